@@ -1,0 +1,66 @@
+"""Progress of long work: a live line on a terminal, a plain line now and then elsewhere. On standard error."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+PLAIN_SECONDS = 10.0
+"""Between two lines where there is no terminal."""
+
+
+class Progress:
+    """`with Progress("sharding", total) as progress: progress.update(done, "610 images/s")`; adds the time left."""
+
+    def __init__(self, title: str, total: int, done: int = 0) -> None:
+        self._title, self._total, self._first = title, max(total, 1), done
+        self._started = self._printed = time.monotonic()
+        self._console = Console(stderr=True)
+        self._live = Live(console=self._console, transient=True, auto_refresh=False)
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def update(self, done: int, text: str) -> None:
+        now = time.monotonic()
+        rate = (done - self._first) / max(now - self._started, 1e-9)
+        eta = f"{_clock((self._total - done) / rate)} left" if rate and done < self._total else ""
+        if self._console.is_terminal:
+            line = Table.grid(padding=(0, 1))
+            line.add_row(self._title, ProgressBar(self._total, done, width=20), text, eta)
+            self._live.update(line, refresh=True)
+        elif now - self._printed >= PLAIN_SECONDS or done >= self._total:
+            self._printed = now
+            self.say(f"{self._title} {100 * done // self._total:3d} %  {text}  {eta}".rstrip())
+
+    def say(self, text: str) -> None:
+        """A line that stays, above the live one."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Quiet(Progress):
+    """Prints nothing: for all processes but the first."""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def update(self, done: int, text: str) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,78 @@
+"""`alexnet-fast demo`: the whole way on images it draws itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from alexnet_fast.config import make_config
+from alexnet_fast.console import Progress
+from alexnet_fast.errors import InputError
+from alexnet_fast.results.evaluate import evaluate_checkpoints
+from alexnet_fast.samples import draw_samples
+from alexnet_fast.sharding.sources import find_images
+from alexnet_fast.sharding.write import Options, write_shard_set
+from alexnet_fast.training import distributed, loop, runs
+
+PARTS = ("images", "shards", "run")
+
+
+def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tuple[dict[str, Any], str]:
+    """Draws, shards, trains and evaluates in the folder `out`; returns the result and a summary for people.
+
+    An earlier demo in the same folder is replaced. Raises InputError when `out` holds anything else.
+    """
+    started = perf_counter()
+    _clear(out)
+    images, shards, run = (out / part for part in PARTS)
+    with Progress("demo", 1) as progress:
+        progress.say(f"1/4  drawing sample images: {images}")
+        draw_samples(images, train_per_class=train_per_class)
+        progress.say(f"2/4  alexnet-fast shard --src {images} --out {shards} --size 96")
+        cores = len(os.sched_getaffinity(0))
+        write_shard_set(find_images(images), shards, Options(size=96), cores, lambda _: None)
+        gpus = int(torch.cuda.is_available())
+        progress.say(
+            f"3/4  alexnet-fast train --gpus {gpus} --recipe fast --epochs {epochs} --batch 64 "
+            f"--shards {shards} --run {run}"
+        )
+    config = make_config("fast", shards=str(shards), epochs=epochs, batch=64)
+    runs.create(run, config)
+    result = distributed.run(loop.train, gpus, config, run, False)
+    if not result.finished:
+        raise InputError("stopped; start the demo again to see the rest.")
+    progress.say(f"4/4  alexnet-fast eval {run}")
+    accuracy = evaluate_checkpoints([run], None, "val", 1, gpus)
+
+    from alexnet_fast.results.figures import draw_run  # matplotlib takes a second to import
+
+    picture = out / "demo.png"
+    draw_run(run, picture)
+    summary = {
+        "top1": accuracy.top1,
+        "top5": accuracy.top5,
+        "images": accuracy.images,
+        "views": accuracy.views,
+        "seconds": perf_counter() - started,
+    }
+    text = (
+        f"top-1 {accuracy.top1:.2f} %  top-5 {accuracy.top5:.2f} %  on {accuracy.images} images it never saw, "
+        f"in {summary['seconds']:.0f} s; curves and guesses: {picture}"
+    )
+    return summary, text
+
+
+def _clear(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file. --out takes a folder.")
+    strange = sorted({path.name for path in out.iterdir()} - {*PARTS, "demo.png"}) if out.is_dir() else []
+    if strange:
+        raise InputError(f"{out} holds other things ({', '.join(strange[:3])}). Choose an empty --out.")
+    for part in PARTS:
+        shutil.rmtree(out / part, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,13 @@
+"""The one exception whose message is meant for the user."""
+
+
+class InputError(ValueError):
+    """The command line, a path or a file is wrong.
+
+    The message says what is wrong, where, and what to do next; the command line shows it without a traceback
+    and exits with 2.
+    """
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on (a loss that is not finite, say). Shown without a traceback; exit code 1."""

@@ -1,0 +1,1 @@
+"""A shard set -> batches on the training device."""

@@ -1,0 +1,120 @@
+"""What happens to every sample: an epoch is a pure function of (seed, epoch). NumPy only.
+
+Row k of an epoch's plan says which sample comes k-th and how it is augmented. The rows are cut into steps of equal
+length (give or take one), each at most the global batch, and each step into an equal part a rank. So every sample is
+seen exactly once, the stream of augmented samples depends neither on the number of ranks nor on threads, and
+(seed, epoch, step) is all there is to resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ORDER, _CROP, _MIRROR, _COLOUR = range(4)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A row a sample, n rows."""
+
+    order: NDArray[np.int64]
+    """(n,) sample numbers: a permutation."""
+    crop: NDArray[np.uint16]
+    """(n, 2) top and left of the crop in the stored image, pixels."""
+    mirror: NDArray[np.bool_]
+    """(n,) flipped left to right."""
+    colour: NDArray[np.float32]
+    """(n, 3) multiples of the principal components' standard deviations added to every pixel."""
+
+
+def epoch_plan(seed: int, epoch: int, samples: int, *, margin: int, colour_std: float, augment: bool = True) -> Plan:
+    """The plan of one epoch.
+
+    `margin`: stored side minus crop side, pixels: each offset is uniform in 0..margin, both included (33 values
+    for 224 of 256, as the original code has it; the paper's count of 2048 crops and flips uses 32).
+    `colour_std`: standard deviation of `colour`, 0.1 in the paper (section 4.1).
+    `augment=False`: the order stays random; every crop is central, nothing is mirrored, no colour is added.
+    """
+    order = _generator(seed, epoch, _ORDER).permutation(samples)
+    if not augment:
+        return Plan(order, *_plain(samples, margin))
+    return Plan(
+        order,
+        _generator(seed, epoch, _CROP).integers(0, margin, (samples, 2), np.uint16, endpoint=True),
+        _generator(seed, epoch, _MIRROR).integers(0, 2, samples, np.uint8).astype(bool),
+        _generator(seed, epoch, _COLOUR).standard_normal((samples, 3), np.float32) * np.float32(colour_std),
+    )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One rank's part of one step: n samples and what happens to each."""
+
+    epoch: int
+    step: int
+    samples: NDArray[np.int64]
+    crop: NDArray[np.uint16]
+    mirror: NDArray[np.bool_]
+    colour: NDArray[np.float32]
+
+
+def steps_per_epoch(samples: int, batch: int) -> int:
+    return -(-samples // batch)
+
+
+def training_rows(
+    samples: int,
+    batch: int,
+    seed: int,
+    *,
+    margin: int,
+    colour_std: float,
+    augment: bool = True,
+    rank: int = 0,
+    world: int = 1,
+    epochs: range = range(1),
+    first_step: int = 0,
+) -> Iterator[Rows]:
+    """This rank's rows of every step of `epochs`, from `first_step` of the first epoch on.
+
+    `batch` is the largest number of rows of a step over all ranks; `margin`, `colour_std` and `augment` are those
+    of `epoch_plan`.
+    """
+    steps = steps_per_epoch(samples, batch)
+    for epoch in epochs:
+        plan = epoch_plan(seed, epoch, samples, margin=margin, colour_std=colour_std, augment=augment)
+        for step in range(first_step, steps):
+            start, stop = _part(0, samples, step, steps)
+            part = slice(*_part(start, stop, rank, world))
+            yield Rows(epoch, step, plan.order[part], plan.crop[part], plan.mirror[part], plan.colour[part])
+        first_step = 0
+
+
+def evaluation_rows(samples: int, batch: int, *, margin: int, rank: int = 0, world: int = 1) -> Iterator[Rows]:
+    """Every sample once over all ranks, in stored order, central crop; `batch` is one rank's."""
+    start, stop = _part(0, samples, rank, world)
+    for step, first in enumerate(range(start, stop, batch)):
+        part = np.arange(first, min(first + batch, stop))
+        yield Rows(0, step, part, *_plain(len(part), margin))
+
+
+def _part(start: int, stop: int, number: int, parts: int) -> tuple[int, int]:
+    """Start and stop of the `number`-th of `parts` near-equal parts of a range."""
+    length = stop - start
+    return start + length * number // parts, start + length * (number + 1) // parts
+
+
+def _plain(samples: int, margin: int) -> tuple[NDArray[np.uint16], NDArray[np.bool_], NDArray[np.float32]]:
+    centre = np.full((samples, 2), margin // 2, np.uint16)
+    return centre, np.zeros(samples, bool), np.zeros((samples, 3), np.float32)
+
+
+def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
+    """Philox is counter-based: (seed, epoch) is its key, and each stream has counters of its own."""
+    return np.random.Generator(
+        np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=np.array([0, 0, 0, stream], np.uint64))
+    )

@@ -1,0 +1,153 @@
+"""Processes, devices and reductions. The only file that imports torch.distributed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from alexnet_fast.errors import InputError, TrainingError
+
+
+@dataclass(frozen=True)
+class Topology:
+    """This process among `world`: `rank` 0 prints and writes."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+def started_by_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def check_gpus(gpus: int) -> None:
+    """Raises InputError when fewer GPUs are usable than asked for."""
+    usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus > usable:
+        found = f"{usable} of them" if usable else "none"
+        raise InputError(
+            f"--gpus {gpus} asks for {gpus} GPU{'s' * (gpus > 1)}, torch finds {found}. "
+            f"Use --gpus {usable}{' to train on the CPU' * (usable == 0)}, or check nvidia-smi and torch's CUDA build."
+        )
+
+
+def run(worker: Callable[..., Any], gpus: int, *args: Any) -> Any:
+    """Calls `worker(topology, *args)` in one process a GPU (one in all for the CPU); returns the first one's result.
+
+    Under torchrun this process is already one of them. Otherwise several are started here, and Ctrl-C reaches each.
+    """
+    check_gpus(min(gpus, 1) if started_by_torchrun() else gpus)
+    if started_by_torchrun():
+        return _work(worker, gpus, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), args)
+    if gpus < 2:
+        return worker(Topology(0, 1, _device(gpus, 0)), *args)
+    import torch.multiprocessing as mp
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+    context = mp.get_context("spawn")
+    results = context.SimpleQueue()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers stop by themselves, together
+    try:
+        mp.start_processes(_spawned, (worker, gpus, args, results), nprocs=gpus, start_method="spawn")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    result = results.get()
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _spawned(rank: int, worker: Callable[..., Any], gpus: int, args: tuple[Any, ...], results: Any) -> None:
+    os.environ["LOCAL_RANK"] = str(rank)
+    try:
+        result = _work(worker, gpus, rank, gpus, args)
+    except (InputError, TrainingError) as error:  # every process meets the same one
+        result = error
+    if rank == 0:
+        results.put(result)
+
+
+def _work(worker: Callable[..., Any], gpus: int, rank: int, world: int, args: tuple[Any, ...]) -> Any:
+    device = _device(gpus, int(os.environ["LOCAL_RANK"]))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        rank=rank,
+        world_size=world,
+        device_id=device if device.type == "cuda" else None,
+    )
+    try:
+        return worker(Topology(rank, world, device), *args)
+    finally:
+        dist.destroy_process_group()
+
+
+def parallel(model: nn.Module, topology: Topology) -> nn.Module:
+    """The model whose gradients are averaged over all processes."""
+    if topology.world == 1:
+        return model
+    ids = [topology.device.index] if topology.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+
+
+def sum_over_processes(values: Tensor, topology: Topology) -> Tensor:
+    if topology.world > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def share_buffers(model: nn.Module, topology: Topology) -> None:
+    """Gives every process the first one's batch-norm statistics, so that all evaluate the same network."""
+    if topology.world > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def barrier(topology: Topology) -> None:
+    if topology.world > 1:
+        dist.barrier()
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Yields a function that tells whether Ctrl-C or SIGTERM came; a second one ends the process at once."""
+    came = False
+
+    def note(number: int, _: Any) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _device(gpus: int, local_rank: int) -> torch.device:
+    return torch.device("cuda", local_rank) if gpus else torch.device("cpu")
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,313 @@
+"""Training: `train` builds everything and walks through the epochs, `train_step` is one step."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alexnet_fast.config import TrainConfig
+from alexnet_fast.console import Progress, Quiet
+from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.loading.loader import Batch, Loader
+from alexnet_fast.loading.plan import steps_per_epoch, training_rows
+from alexnet_fast.model.alexnet import ARCHITECTURES
+from alexnet_fast.results.evaluate import evaluate
+from alexnet_fast.shardset import ShardSet
+from alexnet_fast.training import checkpoint, metrics
+from alexnet_fast.training.distributed import (
+    Topology,
+    barrier,
+    parallel,
+    share_buffers,
+    stop_signals,
+    sum_over_processes,
+)
+from alexnet_fast.training.optim import make_optimizer, set_learning_rates
+
+STUCK_STEPS = 500
+"""A loss still at ln(classes) after this many steps is called stuck."""
+
+
+@dataclass(frozen=True)
+class Result:
+    run: str
+    epochs: int
+    best_top1: float | None
+    top1: float | None
+    images_per_second: float
+    data_wait: float
+    seconds: float
+    finished: bool = True
+
+
+@dataclass
+class State:
+    """All that changes while training."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    epoch: int = 0
+    step: int = 0
+    best_top1: float | None = None
+
+
+def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> Result:
+    """Trains `config` in the run folder `run`; `resume` goes on from its last checkpoint.
+
+    Ctrl-C or SIGTERM saves and returns. Raises InputError for shards that do not fit the configuration,
+    TrainingError when the loss is not finite.
+    """
+    shards = ShardSet(config.shards)
+    split, pixels, classes = shards.split("train"), shards.manifest.pixels, shards.manifest.classes
+    config = resolve(config, split.size, topology)
+    steps = steps_per_epoch(len(split), config.batch)
+    if len(split) // steps < topology.world:
+        raise InputError(f"batch {config.batch} is too small for {topology.world} processes. Give a larger --batch.")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config.precision]
+
+    torch.manual_seed(config.seed)
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    model = ARCHITECTURES[config.arch](len(classes), config.dropout, config.hidden).on(topology.device)
+    scaler = torch.amp.GradScaler(topology.device.type, enabled=config.precision == "fp16")
+    state = State(model, make_optimizer(model, config), scaler)
+    if resume:
+        _restore(state, run)
+    wrapped = parallel(model, topology)
+
+    def save(name: str, everything: bool) -> None:
+        if topology.first:
+            what = _snapshot(state) if everything else {"model": model.state_dict()}
+            about = {
+                "config": config.as_dict(),
+                "classes": classes,
+                "pixels": vars(pixels),
+                "epoch": state.epoch,
+            }
+            checkpoint.save(run / name, {**what, **about})
+
+    log = run / "log.jsonl"
+    progress = (Progress if topology.first else Quiet)(
+        "training", config.epochs * steps, state.epoch * steps + state.step
+    )
+    loader = Loader(
+        split,
+        pixels,
+        training_rows(
+            len(split),
+            config.batch,
+            config.seed,
+            margin=split.size - config.crop,
+            colour_std=config.colour_std,
+            augment=config.augment,
+            rank=topology.rank,
+            world=topology.world,
+            epochs=range(state.epoch, config.epochs),
+            first_step=state.step,
+        ),
+        max_batch=-(-config.batch // topology.world),
+        crop=config.crop,
+        device=topology.device,
+        dtype=dtype,
+        threads=config.threads,
+    )
+    window = Window(topology, loader)
+    top1: float | None = None
+    with stop_signals() as stopped, progress:
+        for batch in loader:
+            window.begin()
+            # --- the step: nothing here waits for the device
+            state.epoch, state.step = batch.rows.epoch, batch.rows.step
+            done = state.epoch * steps + state.step
+            set_learning_rates(state.optimizer, config, done / steps)
+            torch.manual_seed(step_seed(config.seed, done, topology.rank))
+            share = len(batch.labels) * topology.world * steps / len(split)
+            window.add(*train_step(wrapped, state, batch, dtype, config.label_smoothing, share), len(batch.labels))
+            state.step += 1
+            end_of_epoch = state.step == steps
+
+            # --- now and then: log, evaluate, save
+            stop = stopped() if topology.world == 1 else False
+            if (done + 1) % config.log_every == 0 or end_of_epoch:
+                line, stop = window.read(stopped())
+                _check_loss(line["loss"], done + 1, len(classes), progress)
+                if topology.first:
+                    metrics.append(log, {"step": done + 1, "epoch": state.epoch, **line})
+                progress.update(done + 1, _describe(line, state.epoch, config.epochs))
+            if end_of_epoch:
+                state.epoch, state.step = state.epoch + 1, 0
+                if "val" in shards:
+                    started = perf_counter()
+                    share_buffers(model, topology)
+                    accuracy = evaluate(
+                        [model],
+                        shards.split("val"),
+                        pixels,
+                        topology,
+                        crop=config.crop,
+                        dtype=dtype,
+                        threads=config.threads,
+                    )
+                    window.pause(perf_counter() - started)
+                    top1 = accuracy.top1
+                    scores = {"epoch": state.epoch, "val_top1": accuracy.top1, "val_top5": accuracy.top5}
+                    if topology.first:
+                        metrics.append(log, scores)
+                    progress.say(
+                        f"epoch {state.epoch:3d}  val top-1 {accuracy.top1:5.2f} %  top-5 {accuracy.top5:5.2f} %  "
+                        f"train loss {line['loss']:.3f}  {line['images_per_second']:,.0f} images/s"
+                    )
+                    if state.best_top1 is None or top1 > state.best_top1:
+                        state.best_top1 = top1
+                        save("best.pt", everything=False)
+            if end_of_epoch or stop:
+                save("last.pt", everything=True)
+            if stop:
+                break
+    barrier(topology)
+    finished = state.epoch == config.epochs
+    return Result(str(run), state.epoch, state.best_top1, top1, *window.totals(), finished=finished)
+
+
+def train_step(
+    model: nn.Module, state: State, batch: Batch, dtype: torch.dtype, label_smoothing: float, share: float
+) -> tuple[Tensor, Tensor]:
+    """One update; returns the summed loss and the number of correct images, both still on the device.
+
+    `share`: this process' part of the step times the number of processes, about 1. It weighs the loss so that
+    the average over processes counts every image alike.
+    """
+    model.train()
+    with torch.autocast(batch.images.device.type, dtype, enabled=dtype != torch.float32):
+        logits = model(batch.images)
+    loss = nn.functional.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
+    state.scaler.scale(loss * share).backward()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    return loss.detach() * len(batch.labels), (logits.detach().argmax(1) == batch.labels).sum()
+
+
+class Window:
+    """Sums over the steps since the last log line, on the device, and time over the whole run."""
+
+    def __init__(self, topology: Topology, loader: Loader) -> None:
+        self._topology, self._loader = topology, loader
+        self._sums = torch.zeros(3, dtype=torch.float64, device=topology.device)
+        self._started: float | None = None
+        self._waited_before = 0.0
+        self._images = self._seconds = self._waited = 0.0
+
+    def begin(self) -> None:
+        """Starts the clock, with the first batch at hand: start-up is not training."""
+        if self._started is None:
+            self._started, self._waited_before = perf_counter(), self._loader.wait_seconds
+
+    def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
+        self._sums += torch.stack([loss.double(), correct.double(), loss.new_tensor(images, dtype=torch.float64)])
+
+    def pause(self, seconds: float) -> None:
+        """Leaves out time spent on something else."""
+        assert self._started is not None
+        self._started += seconds
+
+    def read(self, stop: bool) -> tuple[dict[str, float], bool]:
+        """The log line of the steps since the last call; and whether any process was told to stop."""
+        sums = torch.cat([self._sums, self._sums.new_tensor([float(stop)])])
+        loss, correct, images, stops = sum_over_processes(sums, self._topology).tolist()
+        assert self._started is not None
+        seconds = perf_counter() - self._started
+        waited = self._loader.wait_seconds - self._waited_before
+        self._images, self._seconds, self._waited = (
+            self._images + images,
+            self._seconds + seconds,
+            self._waited + waited,
+        )
+        self._sums = torch.zeros_like(self._sums)
+        self._started, self._waited_before = perf_counter(), self._loader.wait_seconds
+        line = {
+            "loss": loss / images,
+            "top1": 100 * correct / images,
+            "images_per_second": images / seconds,
+            "data_wait": waited / seconds,
+            "peak_gib": metrics.peak_gib(self._topology.device),
+        }
+        return line, stops > 0
+
+    def totals(self) -> tuple[float, float, float]:
+        """Images a second, share of time spent waiting for data (0 to 1), and seconds, all of training alone."""
+        seconds = max(self._seconds, 1e-9)
+        return self._images / seconds, self._waited / seconds, self._seconds
+
+
+def resolve(config: TrainConfig, stored_side: int, topology: Topology) -> TrainConfig:
+    """Fills in what depends on the shards and the machine: crop, precision, threads."""
+    crop = config.crop or stored_side * 7 // 8
+    if crop > stored_side:
+        raise InputError(f"crop {crop} is larger than the stored images ({stored_side} px). Give a smaller crop.")
+    if crop < 64:
+        raise InputError(f"crop {crop} is too small for AlexNet, which needs 64 px. Shard with --size 74 or more.")
+    precision = config.precision if config.precision != "auto" else best_precision(topology.device)
+    cores = len(os.sched_getaffinity(0))
+    return replace(config, crop=crop, precision=precision, threads=config.threads or max(cores // topology.world, 1))
+
+
+def best_precision(device: torch.device) -> str:
+    """bf16 where the hardware has it; else fp16 on a GPU, fp32 on a CPU."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    has = torch.cpu.get_capabilities()
+    return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "fp32"
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Of dropout: a function of where the run is, so that a resumed run draws the same masks."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
+
+
+def _snapshot(state: State) -> dict[str, Any]:
+    return {
+        "model": state.model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "step": state.step,
+        "best_top1": state.best_top1,
+    }
+
+
+def _restore(state: State, run: Path) -> None:
+    saved = checkpoint.load(run / "last.pt")
+    state.model.load_state_dict(saved["model"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    state.scaler.load_state_dict(saved["scaler"])
+    state.epoch, state.step, state.best_top1 = saved["epoch"], saved["step"], saved["best_top1"]
+
+
+def _check_loss(loss: float, step: int, classes: int, progress: Progress) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss is not finite (step {step}). Most often the learning rate is too high: try --lr a third of "
+            "this run's, more warm-up (--set warmup_epochs=5), or --set precision=fp32. last.pt is from before."
+        )
+    if step >= STUCK_STEPS and loss > math.log(classes) - 0.01:
+        progress.say(
+            f"step {step}: the loss is still {loss:.3f}, that of guessing (ln {classes}). Likely causes: a learning "
+            "rate too low or too high, or an unlucky start (try --seed 1); --arch bn starts reliably."
+        )
+
+
+def _describe(line: dict[str, float], epoch: int, epochs: int) -> str:
+    return (
+        f"epoch {epoch + 1}/{epochs}  loss {line['loss']:.3f}  top-1 {line['top1']:.1f} %  "
+        f"{line['images_per_second']:,.0f} images/s  data wait {100 * line['data_wait']:.1f} %  "
+        f"{line['peak_gib']:.1f} GiB"
+    )

@@ -1,0 +1,71 @@
+"""Data that several tests share: a small image folder, shard sets made from it, and real photographs."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from alexnet_fast.sharding.sources import find_images
+from alexnet_fast.sharding.write import Options, write_shard_set
+
+CLASSES = ("n01_ball", "n02_cube", "n03_cone")
+IMAGES_PER_CLASS = {"train": 20, "val": 6}
+SIZE = 96
+
+REAL_IMAGES = Path("shared", "data", "imagenet-originals-350.tar")
+"""Beside the checkout; not part of the repository."""
+
+
+def picture(seed: int, label: int = 0) -> NDArray[np.uint8]:
+    """A photo-like image: a smooth gradient, tinted by class, with noise; its size differs from seed to seed."""
+    random = np.random.default_rng(seed)
+    height, width = random.integers(60, 260, 2)
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    slopes = random.uniform(-80, 80, (3, 2))
+    image = 128 + slopes[:, 0] * (y[..., None] - 0.5) + slopes[:, 1] * (x[..., None] - 0.5)
+    image[..., label % 3] += 40
+    return (image + random.normal(0, 8, image.shape)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train/ and val/ with three classes: 60 and 18 JPEGs."""
+    folder = tmp_path_factory.mktemp("images")
+    for split, count in IMAGES_PER_CLASS.items():
+        for label, name in enumerate(CLASSES):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                seed = 1000 * label + number + (500 if split == "val" else 0)
+                path = folder / split / name / f"{name}_{number}.JPEG"
+                Image.fromarray(picture(seed, label)).save(path, "JPEG", quality=92)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def jpeg_shards(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards") / "jpeg"
+    write_shard_set(find_images(image_folder), out, Options("jpeg", size=SIZE), 1, lambda images: None)
+    return out
+
+
+@pytest.fixture(scope="session")
+def raw_shards(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards") / "raw"
+    write_shard_set(find_images(image_folder), out, Options("raw", size=SIZE), 1, lambda images: None)
+    return out
+
+
+@pytest.fixture(scope="session")
+def real_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder `train/<class>/*.JPEG` of real photographs; skips where the archive is not beside the checkout."""
+    archive = Path(__file__).resolve().parents[2] / REAL_IMAGES
+    if not archive.is_file():
+        pytest.skip(f"needs {REAL_IMAGES} beside the checkout")
+    folder = tmp_path_factory.mktemp("real")
+    with tarfile.open(fileobj=io.BytesIO(archive.read_bytes())) as tar:
+        tar.extractall(folder, filter="data")
+    return next(path.parent for path in folder.rglob("train"))

@@ -1,0 +1,128 @@
+"""The networks against the paper's numbers, torch's own layers and hand computation."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from alexnet_fast.model.alexnet import ARCHITECTURES, AlexNet, bn, onetower, paper
+from alexnet_fast.model.lrn import LocalResponseNorm
+
+
+def multiply_adds(model: nn.Module, side: int) -> int:
+    """Of convolutions and linear layers, counted from the shapes that pass through them."""
+    total = 0
+
+    def count(layer: nn.Conv2d | nn.Linear, _: object, output: torch.Tensor) -> None:
+        nonlocal total
+        total += output[0].numel() * layer.weight[0].numel()
+
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    model(torch.zeros(1, 3, side, side))
+    return total
+
+
+@pytest.mark.parametrize(
+    ("arch", "parameters", "operations"),
+    [("paper", 60_965_224, 724_406_816), ("onetower", 61_100_840, 714_188_480)],
+)
+def test_parameters_and_multiply_adds(arch: str, parameters: int, operations: int) -> None:
+    model = ARCHITECTURES[arch](1000, 0.5, 4096).eval()
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert multiply_adds(model, 224) == operations
+
+
+def test_shapes_of_the_paper() -> None:
+    model, shapes = paper(10), []
+    x = torch.zeros(1, 3, 224, 224)
+    for layer in model.features:
+        x = layer(x)
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
+            shapes.append(tuple(x.shape[1:]))
+    conv, pool = [(96, 55, 55), (256, 27, 27)], [(96, 27, 27), (256, 13, 13)]
+    assert shapes == [conv[0], pool[0], conv[1], pool[1], *[(384, 13, 13)] * 2, (256, 13, 13), (256, 6, 6)]
+    assert torch.equal(model.avgpool(x), x)  # the identity at 224 px
+
+
+def test_last_window_of_conv1_sees_three_zero_pixels_past_the_edge() -> None:
+    model = paper(10)
+    x = torch.randn(1, 3, 224, 224)
+    padded = torch.zeros(1, 3, 227, 227)
+    padded[:, :, :224, :224] = x
+    expected = nn.functional.conv2d(padded, model.features[1].weight, model.features[1].bias, stride=4)  # type: ignore[arg-type]
+    assert torch.equal(model.features[1](model.features[0](x)), expected)
+
+
+def test_order_of_the_first_two_layers_is_the_layer_file_s() -> None:
+    names = [type(m).__name__ for m in paper(10).features]
+    assert names[1:5] == ["Conv2d", "LocalResponseNorm", "MaxPool2d", "ReLU"]
+    assert names[5:9] == ["Conv2d", "ReLU", "LocalResponseNorm", "MaxPool2d"]
+
+
+def test_initialisation_is_the_layer_file_s() -> None:
+    for name, layer in paper(1000).layers().items():
+        std = 0.03 if name in ("conv3", "conv4", "conv5") else 0.01
+        bias = 1.0 if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0.0
+        assert layer.weight.std().item() == pytest.approx(std, rel=0.02)
+        assert layer.bias is not None
+        assert (layer.bias == bias).all()
+
+
+def test_onetower_has_torchvision_s_names_and_shapes() -> None:
+    widths: dict[str, tuple[int, ...]] = {
+        "0": (64, 3, 11, 11),
+        "3": (192, 64, 5, 5),
+        "6": (384, 192, 3, 3),
+        "8": (256, 384, 3, 3),
+    }
+    widths["10"] = (256, 256, 3, 3)
+    expected: dict[str, tuple[int, ...]] = {f"features.{i}.weight": shape for i, shape in widths.items()}
+    expected |= {f"features.{i}.bias": shape[:1] for i, shape in widths.items()}
+    for i, shape in {"1": (4096, 9216), "4": (4096, 4096), "6": (1000, 4096)}.items():
+        expected |= {f"classifier.{i}.weight": shape, f"classifier.{i}.bias": shape[:1]}
+    model = onetower(1000)
+    assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == expected
+    conv1 = model.layers()["conv1"]
+    assert isinstance(conv1, nn.Conv2d)
+    assert (conv1.stride, conv1.padding) == ((4, 4), (2, 2))
+
+
+@pytest.mark.parametrize("arch", list(ARCHITECTURES))
+@pytest.mark.parametrize("side", [64, 112, 224])
+def test_smaller_inputs_work_and_reach_every_weight(arch: str, side: int) -> None:
+    model: AlexNet = ARCHITECTURES[arch](7, 0.5, 64)
+    logits = model(torch.randn(2, 3, side, side) * 50)
+    assert logits.shape == (2, 7)
+    nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_bn_starts_at_the_loss_of_guessing() -> None:
+    torch.manual_seed(0)
+    loss = nn.functional.cross_entropy(bn(10)(torch.randn(16, 3, 112, 112) * 60), torch.arange(16) % 10)
+    assert loss.item() == pytest.approx(math.log(10), abs=1e-5)
+
+
+def test_lrn_equals_torch_s_layer() -> None:
+    x = (torch.randn(2, 48, 7, 5, dtype=torch.float64) * 80).requires_grad_()
+    ours, theirs = LocalResponseNorm(48).double()(x), nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2)(x)
+    torch.testing.assert_close(ours, theirs)
+    weight = torch.randn_like(ours)
+    (a,), (b,) = (torch.autograd.grad((y * weight).sum(), x) for y in (ours, theirs))
+    torch.testing.assert_close(a, b)
+
+
+def test_lrn_does_not_cross_the_towers() -> None:
+    x = torch.randn(2, 96, 4, 4) * 80
+    halves = [LocalResponseNorm(48)(half) for half in x.chunk(2, dim=1)]
+    torch.testing.assert_close(LocalResponseNorm(96, towers=2)(x), torch.cat(halves, dim=1))
+
+
+def test_lrn_by_hand() -> None:
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).view(1, 6, 1, 1) * 100
+    window = 1 + 4 + 9 + 16  # the second map's neighbours: maps 1 to 4, and none before the first
+    expected = 200 / (2 + 1e-4 / 5 * window * 1e4) ** 0.75
+    assert LocalResponseNorm(6)(x)[0, 1, 0, 0].item() == pytest.approx(expected, rel=1e-5)

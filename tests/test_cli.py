@@ -1,0 +1,249 @@
+"""The command line is a contract: its flags, messages, exit codes and JSON; and it starts without torch."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+import alexnet_fast
+from alexnet_fast.cli import main
+
+REPOSITORY = Path(alexnet_fast.__file__).parents[1]
+
+FLAGS = {
+    "shard": "--encoding --json --out --quality --seed --size --src --strict --workers",
+    "train": "--arch --batch --epochs --gpus --json --lr --precision --recipe --resume --run --seed --set --shards"
+    " --threads",
+    "eval": "--gpus --json --shards --split --views",
+    "demo": "--json --out",
+}
+"""Scripts rely on them: take none away, and add new ones here."""
+
+
+@pytest.fixture(autouse=True)
+def empty_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: str | Path) -> tuple[int, str]:
+    """Exit code and output of a command; never a traceback."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def in_a_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def assert_refused(message: str, *arguments: str | Path) -> None:
+    """Exit code 2, and `message` is all that is printed."""
+    assert run(*arguments) == (2, f"Error: {message}\n")
+
+
+def test_the_flags_of_each_command() -> None:
+    assert isinstance(main, click.Group)
+    assert set(main.commands) == set(FLAGS)
+    for name, command in main.commands.items():
+        options = [param for param in command.params if isinstance(param, click.Option)]
+        assert sorted(flag for option in options for flag in option.opts) == FLAGS[name].split()
+
+
+def test_help_of_every_command_and_option() -> None:
+    obvious = {"encoding", "recipe", "epochs", "precision", "seed", "split"}
+    assert isinstance(main, click.Group)
+    for name, command in main.commands.items():
+        code, output = run(name, "--help")
+        assert code == 0
+        assert command.help
+        assert " ".join(command.help.split()) in " ".join(output.split())
+        for param in command.params:
+            if isinstance(param, click.Option) and param.name not in obvious:
+                assert param.help, f"{name} {param.name}"
+    assert run("shard", "-h") == run("shard", "--help")
+
+
+def test_help_imports_neither_torch_nor_dali() -> None:
+    """They take seconds; the help of a command must not."""
+    code = (
+        "import sys; from alexnet_fast.cli import main\n"
+        "for name in ['', *main.commands]: main([*filter(None, [name]), '--help'], standalone_mode=False)\n"
+        "print([name for name in ('torch', 'nvidia.dali', 'PIL', 'matplotlib') if name in sys.modules])"
+    )
+    assert in_a_process("-c", code).stdout.splitlines()[-1] == "[]"
+
+
+def test_version() -> None:
+    assert run("--version") == (0, f"alexnet-fast, version {alexnet_fast.__version__}\n")
+
+
+def test_unknown_names_are_shown_with_the_usage() -> None:
+    for arguments in (["shard", "--sorce", "x"], ["shrad"], ["shard"], ["train", "--gpus", "two"]):
+        code, output = run(*arguments)
+        assert code == 2
+        assert output.startswith("Usage: ")
+        assert "--help" in output
+    assert "--sorce" in run("shard", "--sorce", "x")[1]
+    assert "'--src'" in run("shard")[1]
+
+
+def test_shard_refuses_its_input(tmp_path: Path, jpeg_shards: Path, image_folder: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    wanted = "--src takes a folder of class folders, or of train/ and val/."
+    assert_refused(f"nowhere does not exist. {wanted}", "shard", "--src", "nowhere", "--out", "out")
+    assert_refused(f"{file} is a file. {wanted}", "shard", "--src", file, "--out", "out")
+    assert_refused(
+        f"{empty} holds no class folders. Expected {empty}/<class>/<image files>.", "shard", "--src", empty
+    )
+    assert not (tmp_path / "out").exists()
+    for out, message in (
+        (file, f"{file} is a file. --out takes a folder."),
+        (
+            jpeg_shards,
+            f"{jpeg_shards} already holds a shard set. Choose another --out, or delete that folder first.",
+        ),
+    ):
+        code, output = run("shard", "--src", image_folder, "--out", out)
+        assert code == 2
+        first, error = output.splitlines()
+        assert first == f"60 train, 18 val images of 3 classes -> {out}"
+        assert error == f"Error: {message}"
+
+
+@pytest.fixture
+def source_with_a_bad_file(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    (folder / "train" / "a").mkdir(parents=True)
+    for name in ("1.png", "2.png"):
+        Image.new("RGB", (30, 20)).save(folder / "train" / "a" / name)
+    (folder / "train" / "a" / "bad.jpg").write_text("no image")
+    return folder
+
+
+def test_shard_writes_and_reports(source_with_a_bad_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["shard", "--src", source_with_a_bad_file, "--out", out, "--size", "16", "--workers", "1"]
+    code, output = run(*arguments, "--json", "result.json")
+    assert code == 0
+    assert re.search(
+        rf"(?m)^2 images in 1 tar in [\d.]+ s \([\d,]+ images/s\): {re.escape(str(out))}$", output
+    )
+    assert output.endswith(f"\nLeft out 1 file that could not be read: {out / 'rejected.jsonl'}\n")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert set(result) == {"images", "rejected", "shards", "seconds", "images_per_second"}
+    assert (result["images"], result["rejected"], result["shards"]) == (2, 1, 1)
+    assert result["images_per_second"] == pytest.approx(result["images"] / result["seconds"])
+
+
+def test_shard_strict_with_json_on_standard_output(source_with_a_bad_file: Path, tmp_path: Path) -> None:
+    """As a user runs it: standard output is JSON alone, and a rejected file ends in exit code 1."""
+    arguments = ["--src", source_with_a_bad_file, "--out", tmp_path / "out", "--size", "16", "--workers", "1"]
+    result = in_a_process("-m", "alexnet_fast", "shard", *arguments, "--strict", "--json", "-")
+    assert result.returncode == 1
+    assert json.loads(result.stdout)["rejected"] == 1
+    assert "Left out 1 file that could not be read" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Warning" not in result.stderr
+
+
+def test_train_refuses_wrong_settings() -> None:
+    start = ("train", "--gpus", "0")
+    code, output = run(*start, "--set", "epoch=3")
+    assert code == 2
+    assert output.startswith(
+        "Error: --set epoch=3: expected NAME=VALUE with one of the names shards, arch, epochs, "
+    )
+    assert run(*start, "--set", "epochs")[0] == 2
+    assert_refused("--set epochs=many: epochs takes a whole number.", *start, "--set", "epochs=many")
+    assert_refused("--set dropout=half: dropout takes a number.", *start, "--set", "dropout=half")
+    assert_refused("--set augment=maybe: augment takes true or false.", *start, "--set", "augment=maybe")
+    assert_refused("dropout is 1.5; it must be at least 0 and below 1.", *start, "--set", "dropout=1.5")
+    assert_refused("lr is -1.0; it must be 0 or more.", *start, "--lr", "-1")
+    assert_refused("lr is nan; it must be 0 or more.", *start, "--lr", "nan")
+
+
+def test_set_help_lists_every_setting() -> None:
+    code, output = run("train", "--gpus", "0", "--recipe", "fast", "--set", "help")
+    assert code == 0
+    assert {"epochs=30", "schedule=cosine", "augment=True"} < set(output.splitlines())
+
+
+def test_train_refuses_gpus_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    end = "Use --gpus 0 to train on the CPU, or check nvidia-smi and torch's CUDA build."
+    assert_refused(f"--gpus 1 asks for 1 GPU, torch finds none. {end}", "train", "--gpus", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    end = "Use --gpus 2, or check nvidia-smi and torch's CUDA build."
+    assert_refused(f"--gpus 3 asks for 3 GPUs, torch finds 2 of them. {end}", "train", "--gpus", "3")
+
+
+def test_train_refuses_folders(tmp_path: Path, jpeg_shards: Path) -> None:
+    start = ("train", "--gpus", "0")
+    assert_refused(
+        "nowhere is not a shard set: it has no manifest.json. "
+        "Make one with: alexnet-fast shard --src IMAGES --out nowhere",
+        *(*start, "--shards", "nowhere"),
+    )
+    assert list(tmp_path.iterdir()) == []  # no run folder was begun
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text("{}")
+    assert_refused(
+        "old already holds a run. Add --resume to go on with it, or choose another --run.",
+        *(*start, "--shards", jpeg_shards, "--run", "old"),
+    )
+    assert (tmp_path / "old" / "config.json").read_text() == "{}"
+
+
+def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
+    resume = ("train", "--gpus", "0", "--resume")
+    assert_refused("--resume needs --run: the folder of the run to go on with.", *resume)
+    assert_refused(
+        "--resume takes the run's own settings, so leave out batch, epochs. Only --threads may differ.",
+        *(*resume, "--run", "run", "--epochs", "2", "--threads", "1", "--set", "batch=8"),
+    )
+    for _ in range(2):  # no such folder, then an empty one
+        assert_refused(
+            "run has no last.pt to resume from. Start it without --resume.", *resume, "--run", "run"
+        )
+        (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / "last.pt").write_bytes(b"damaged")
+    message = "run/last.pt cannot be read as a checkpoint: it is damaged or another program's."
+    assert_refused(message, *resume, "--run", "run")
+
+
+def test_eval_refuses_checkpoints(tmp_path: Path) -> None:
+    hint = "Name a run folder, or a checkpoint (last.pt or best.pt) in it."
+    assert_refused(f"nowhere.pt does not exist. {hint}", "eval", "nowhere.pt")
+    (tmp_path / "run").mkdir()
+    assert_refused(f"run/last.pt does not exist. {hint}", "eval", "run")
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    assert_refused("other.pt is not a checkpoint of this version of alexnet-fast.", "eval", "other.pt")
+    whole = (tmp_path / "other.pt").read_bytes()
+    for data in (b"", b"no checkpoint", whole[: len(whole) // 2]):
+        (tmp_path / "bad.pt").write_bytes(data)
+        message = "bad.pt cannot be read as a checkpoint: it is damaged or another program's."
+        assert_refused(message, "eval", "bad.pt")
+
+
+def test_debug_shows_the_traceback() -> None:
+    arguments = ("shard", "--src", "/nowhere/at/all")
+    plain = in_a_process("-m", "alexnet_fast", *arguments)
+    assert plain.returncode == 2
+    assert plain.stderr.startswith("Error: /nowhere/at/all does not exist.")
+    assert "Traceback" not in plain.stderr
+    debug = in_a_process("-m", "alexnet_fast", "--debug", *arguments)
+    assert debug.returncode != 0
+    assert "Traceback" in debug.stderr
+    assert "InputError: /nowhere/at/all does not exist." in debug.stderr

@@ -1,0 +1,154 @@
+"""DALI's images against an independent Pillow and NumPy computation of the same row."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from alexnet_fast.loading.loader import Batch, Loader, centre, mirrored_last
+from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
+from alexnet_fast.shardset import Pixels, ShardSet, Split
+
+CROP = 84
+
+
+def load(
+    shards: Path, rows: list[Rows], crop: int = CROP, dtype: torch.dtype = torch.float32, threads: int = 2
+) -> list[Batch]:
+    shard_set = ShardSet(shards)
+    loader = Loader(
+        shard_set.split("train"),
+        shard_set.manifest.pixels,
+        rows,
+        max_batch=max(len(r.samples) for r in rows),
+        crop=crop,
+        device=torch.device("cpu"),
+        dtype=dtype,
+        threads=threads,
+    )
+    return list(loader)
+
+
+def some_rows(split: Split, batch: int = 16, epochs: int = 1, rank: int = 0, world: int = 1) -> list[Rows]:
+    margin = split.size - CROP
+    rows = training_rows(
+        len(split), batch, 0, margin=margin, colour_std=0.1, epochs=range(epochs), rank=rank, world=world
+    )
+    return list(rows)
+
+
+def stored_image(split: Split, sample: int) -> NDArray[np.float64]:
+    (data,) = split.read(np.array([sample]))
+    if split.encoding == "raw":
+        return data.astype(np.float64)
+    return np.asarray(Image.open(io.BytesIO(data.tobytes())), dtype=np.float64)
+
+
+def expected_image(split: Split, pixels: Pixels, rows: Rows, i: int) -> NDArray[np.float64]:
+    """Crop, flip, colour and mean of row i, (3, CROP, CROP), by the paper's formulas."""
+    top, left = rows.crop[i].tolist()
+    image = stored_image(split, int(rows.samples[i]))[top : top + CROP, left : left + CROP]
+    if rows.mirror[i]:
+        image = image[:, ::-1]
+    colour = sum(
+        float(alpha) * deviation * np.array(component)
+        for alpha, deviation, component in zip(rows.colour[i], pixels.deviations, pixels.components, strict=True)
+    )
+    expected: NDArray[np.float64] = (image + colour - np.array(pixels.mean)).transpose(2, 0, 1)
+    return expected
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+def test_images_equal_pillow_s(encoding: str, jpeg_shards: Path, raw_shards: Path) -> None:
+    shards = jpeg_shards if encoding == "jpeg" else raw_shards
+    shard_set = ShardSet(shards)
+    split = shard_set.split("train")
+    seen_mirrored = 0
+    for batch in load(shards, some_rows(split)):
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        for i in range(len(batch.labels)):
+            difference = batch.images[i].numpy() - expected_image(split, shard_set.manifest.pixels, batch.rows, i)
+            # raw: float32 rounding alone; JPEG: both decoders are libjpeg-turbo, give or take a grey level
+            assert np.abs(difference).max() < (1e-3 if encoding == "raw" else 2.01)
+            assert np.abs(difference).mean() < (1e-4 if encoding == "raw" else 0.1)
+            assert batch.labels[i] == split.labels[batch.rows.samples[i]]
+            seen_mirrored += bool(batch.rows.mirror[i])
+    assert 0 < seen_mirrored < len(split)
+
+
+def test_every_sample_once_for_one_and_two_ranks(jpeg_shards: Path) -> None:
+    split = ShardSet(jpeg_shards).split("train")
+    for world in (1, 2):
+        seen = [
+            batch.rows.samples
+            for rank in range(world)
+            for batch in load(jpeg_shards, some_rows(split, rank=rank, world=world))
+        ]
+        assert np.array_equal(np.sort(np.concatenate(seen)), np.arange(len(split)))
+
+
+def test_pixels_do_not_depend_on_threads_batches_or_ranks(jpeg_shards: Path) -> None:
+    split = ShardSet(jpeg_shards).split("train")
+
+    def by_sample(batches: list[Batch]) -> dict[int, torch.Tensor]:
+        return {
+            int(sample): image
+            for batch in batches
+            for sample, image in zip(batch.rows.samples, batch.images, strict=True)
+        }
+
+    reference = by_sample(load(jpeg_shards, some_rows(split), threads=1))
+    others = [
+        by_sample(load(jpeg_shards, some_rows(split, batch=7), threads=3)),
+        by_sample([b for r in (0, 1) for b in load(jpeg_shards, some_rows(split, rank=r, world=2))]),
+    ]
+    for other in others:
+        assert other.keys() == reference.keys()
+        assert all(torch.equal(other[sample], image) for sample, image in reference.items())
+
+
+def test_stream_runs_on_over_epochs(jpeg_shards: Path) -> None:
+    rows = some_rows(ShardSet(jpeg_shards).split("train"), epochs=3)
+    batches = load(jpeg_shards, rows)
+    assert [(b.rows.epoch, b.rows.step) for b in batches] == [(r.epoch, r.step) for r in rows]
+
+
+def test_evaluation_order_and_centre_crop(raw_shards: Path) -> None:
+    shard_set = ShardSet(raw_shards)
+    split, mean = shard_set.split("train"), np.array(shard_set.manifest.pixels.mean)
+    batches = load(raw_shards, list(evaluation_rows(len(split), 7, margin=split.size - CROP)))
+    assert np.array_equal(np.concatenate([b.rows.samples for b in batches]), np.arange(len(split)))
+    edge = (split.size - CROP) // 2
+    centre_crop = stored_image(split, 0)[edge : edge + CROP, edge : edge + CROP]
+    assert np.allclose(batches[0].images[0].numpy(), (centre_crop - mean).transpose(2, 0, 1), atol=1e-3)
+
+
+def test_whole_stored_image(raw_shards: Path) -> None:
+    split = ShardSet(raw_shards).split("train")
+    (batch, *_) = load(raw_shards, list(evaluation_rows(len(split), 4, margin=0)), crop=split.size)
+    assert batch.images.shape == (4, 3, split.size, split.size)
+
+
+def test_mirrored_last_keeps_rows_together() -> None:
+    (rows,) = training_rows(40, 40, 0, margin=32, colour_std=0.1)
+    ordered = mirrored_last(rows)
+    assert not ordered.mirror[: (~rows.mirror).sum()].any()
+    before = {s: (*c, m) for s, c, m in zip(rows.samples, rows.crop.tolist(), rows.mirror, strict=True)}
+    after = {s: (*c, m) for s, c, m in zip(ordered.samples, ordered.crop.tolist(), ordered.mirror, strict=True)}
+    assert before == after
+
+
+@pytest.mark.parametrize("upright", [0, 11, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_centre_by_hand(upright: int, dtype: torch.dtype) -> None:
+    pixels = torch.randint(0, 256, (40, 5, 6, 3), dtype=torch.uint8)
+    offset = torch.rand(40, 3) * 200
+    expected = pixels.permute(0, 3, 1, 2).float() - offset[:, :, None, None]
+    expected[upright:] = expected[upright:].flip(3)
+    result = centre(pixels, upright, offset, dtype)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result, expected.to(dtype))

@@ -1,0 +1,85 @@
+"""Schedules and parameter groups against hand-computed numbers and a plain loop."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.errors import InputError
+from alexnet_fast.model.alexnet import bn
+from alexnet_fast.training.optim import learning_rate, make_optimizer, set_learning_rates
+
+PAPER = make_config("paper")
+
+
+@pytest.mark.parametrize(
+    ("epoch", "weights", "biases"),
+    [
+        (0, 0.01, 0.02),
+        (22.4, 0.01, 0.02),
+        (22.5, 0.01 / 6.2996, 0.02),
+        (45, 0.01 / 39.685, 0.002),
+        (67.5, 0.01 / 250, 0.002),
+        (89.99, 0.01 / 250, 0.002),
+    ],
+)
+def test_paper_schedule(epoch: float, weights: float, biases: float) -> None:
+    assert learning_rate(PAPER, epoch) == pytest.approx(weights, rel=1e-4)
+    assert learning_rate(PAPER, epoch, biases=True) == pytest.approx(biases, rel=1e-4)
+
+
+def test_fast_schedule_warms_up_then_falls_to_zero() -> None:
+    config = make_config("fast", lr=1.0, epochs=12, warmup_epochs=2.0)
+    assert [learning_rate(config, e) for e in (0, 1, 2)] == [0, 0.5, 1]
+    assert learning_rate(config, 7) == pytest.approx(0.5)
+    assert learning_rate(config, 9.5) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.75)))
+    assert learning_rate(config, 12) == pytest.approx(0)
+
+
+def test_weights_are_decayed_and_biases_and_norms_are_not() -> None:
+    model = bn(10)
+    groups = {group["kind"]: group for group in make_optimizer(model, PAPER).param_groups}
+    norms = [p for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in (m.weight, m.bias)]
+    biases = [layer.bias for layer in model.layers().values()]
+    assert {id(p) for p in groups["biases"]["params"]} == {id(p) for p in [*norms, *biases]}
+    assert {id(p) for p in groups["weights"]["params"]} == {id(layer.weight) for layer in model.layers().values()}
+    assert (groups["weights"]["weight_decay"], groups["biases"]["weight_decay"]) == (5e-4, 0)
+
+
+def test_update_is_the_paper_s_while_the_rate_is_constant() -> None:
+    """v <- 0.9 v - 0.0005 lr w - lr g; w <- w + v (section 5 of the paper)."""
+    layer = nn.Linear(3, 2, bias=False)
+    optimizer = make_optimizer(layer, PAPER)
+    set_learning_rates(optimizer, PAPER, 0.0)
+    w, v = layer.weight.detach().clone(), torch.zeros(2, 3)
+    for _ in range(5):
+        gradient = torch.randn(2, 3)
+        layer.weight.grad = gradient.clone()
+        optimizer.step()
+        v = 0.9 * v - 0.0005 * 0.01 * w - 0.01 * gradient
+        w = w + v
+    torch.testing.assert_close(layer.weight.detach(), w)
+
+
+def test_batch_scales_the_recipe_s_rate_unless_one_is_given() -> None:
+    assert make_config("paper", batch=256).lr == pytest.approx(0.02)
+    assert make_config("paper", batch=256, lr=0.015).lr == 0.015
+    assert make_config("fast").as_dict() == TrainConfig(**make_config("fast").as_dict()).as_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("arch", "vgg", "arch is vgg; it must be paper, onetower or bn."),
+        ("epochs", 0, "epochs is 0; it must be at least 1."),
+        ("dropout", 1.0, "dropout is 1.0; it must be at least 0 and below 1."),
+        ("lr", -1.0, "lr is -1.0; it must be 0 or more."),
+        ("colour", 1, "unknown setting colour."),
+    ],
+)
+def test_wrong_settings_are_named(name: str, value: object, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        make_config("paper", **{name: value})
+    assert str(error.value) == message

@@ -1,0 +1,194 @@
+"""Training end to end on small shards: learning, resuming, several processes, failures said plainly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.results.evaluate import evaluate_checkpoints
+from alexnet_fast.training import checkpoint, runs
+from alexnet_fast.training.distributed import Topology
+from alexnet_fast.training.loop import Result, train
+
+CPU = Topology(0, 1, torch.device("cpu"))
+
+
+def settings(shards: Path, recipe: str = "fast", **overrides: Any) -> TrainConfig:
+    return make_config(
+        recipe,
+        **{
+            "shards": str(shards),
+            "epochs": 2,
+            "batch": 16,
+            "precision": "fp32",
+            "log_every": 1,
+            "hidden": 256,
+            **overrides,
+        },
+    )
+
+
+def start(config: TrainConfig, run: Path) -> Result:
+    runs.create(run, config)
+    return train(CPU, config, run, resume=False)
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
+    model: dict[str, torch.Tensor] = checkpoint.load(run / name)["model"]
+    return model
+
+
+def test_a_run_learns_and_leaves_its_folder(jpeg_shards: Path, tmp_path: Path) -> None:
+    result = start(settings(jpeg_shards, epochs=6, augment=False, dropout=0.0), tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "config.json",
+        "environment.json",
+        "log.jsonl",
+        "last.pt",
+        "best.pt",
+    }
+    steps = [line for line in log_of(tmp_path / "run") if "loss" in line]
+    evaluations = [line for line in log_of(tmp_path / "run") if "val_top1" in line]
+    assert set(steps[0]) == {"step", "epoch", "loss", "top1", "images_per_second", "data_wait", "peak_gib"}
+    assert steps[0]["loss"] == pytest.approx(1.0986, abs=1e-3)  # ln 3: fc8 starts at zero
+    assert steps[-1]["loss"] < 0.7 * steps[0]["loss"]
+    assert [line["epoch"] for line in evaluations] == [1, 2, 3, 4, 5, 6]
+    assert result.best_top1 == pytest.approx(max(line["val_top1"] for line in evaluations), abs=1e-4)
+    assert evaluate_checkpoints([tmp_path / "run"], None, "val", 1, 0).top1 == pytest.approx(result.best_top1)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 6
+
+
+@pytest.mark.parametrize("arch", ["paper", "onetower"])
+def test_other_networks_train(arch: str, jpeg_shards: Path, tmp_path: Path) -> None:
+    config = settings(jpeg_shards, recipe="paper", arch=arch, epochs=1, lr=0.001)
+    start(config, tmp_path / "run")
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4, 6])
+def test_resuming_equals_never_having_stopped(
+    stop_after: int, jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, dropout too, stopped in mid-epoch or at its end."""
+    config = settings(jpeg_shards)
+    start(config, tmp_path / "whole")
+
+    from alexnet_fast.training import loop
+
+    real_step, taken = loop.train_step, 0
+
+    def step_and_interrupt(*args: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real_step(*args)
+
+    monkeypatch.setattr(loop, "train_step", step_and_interrupt)
+    first = start(config, tmp_path / "parts")
+    assert not first.finished
+    assert train(CPU, runs.reopen(tmp_path / "parts", None), tmp_path / "parts", resume=True).finished
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert [line["step"] for line in log_of(tmp_path / "parts") if "step" in line] == list(
+        range(1, len([line for line in log_of(tmp_path / "whole") if "step" in line]) + 1)
+    )
+
+
+def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.run(
+        [*command, "-m", "alexnet_fast", "--", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_two_processes_train_like_one(jpeg_shards: Path, tmp_path: Path) -> None:
+    """Same global batches, so the same losses to float tolerance (no batch norm, whose statistics are local)."""
+    common = ["--shards", str(jpeg_shards), "--epochs", "1", "--batch", "16", "--lr", "0.0003", "--precision", "fp32"]
+    common += ["--set", "dropout=0", "--set", "log_every=1", "--set", "hidden=256", "--arch", "onetower"]
+    runs_made = []
+    for processes in (1, 2):
+        run = tmp_path / str(processes)
+        done = torchrun(processes, "train", "--gpus", "0", "--run", str(run), *common)
+        assert done.returncode == 0, done.stderr
+        runs_made.append(log_of(run))
+    one, two = runs_made
+    assert [line.get("step") for line in one] == [line.get("step") for line in two]
+    losses = [[line["loss"] for line in log if "loss" in line] for log in runs_made]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert [line.get("val_top1") for line in one] == [line.get("val_top1") for line in two]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(jpeg_shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "alexnet_fast", "train", "--gpus", "0", "--shards", str(jpeg_shards), "--recipe", "fast"]
+        + ["--epochs", "1000", "--batch", "16", "--run", str(run), "--set", "log_every=1", "--set", "hidden=256"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (run / "log.jsonl").exists():
+        assert process.poll() is None, process.stderr
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert f"  alexnet-fast train --gpus 0 --run {run} --resume\n" in out
+    assert (run / "last.pt").exists()
+    assert "Traceback" not in err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(jpeg_shards: Path, tmp_path: Path) -> None:
+    config = settings(jpeg_shards, recipe="paper", arch="onetower", lr=1e6, warmup_epochs=0.0)
+    with pytest.raises(TrainingError, match=r"^the loss is not finite \(step \d+\). Most often the learning rate"):
+        start(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_a_stuck_loss_is_said(
+    jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("alexnet_fast.training.loop.STUCK_STEPS", 2)
+    start(settings(jpeg_shards, lr=0.0, epochs=1), tmp_path / "run")
+    assert "the loss is still 1.099, that of guessing (ln 3)" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_is_said(jpeg_shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="crop 300 is larger than the stored images"):
+        start(settings(jpeg_shards, crop=300), tmp_path / "a")
+    with pytest.raises(InputError, match="crop 32 is too small for AlexNet"):
+        start(settings(jpeg_shards, crop=32), tmp_path / "b")
+    with pytest.raises(InputError, match="already holds a run"):
+        start(settings(jpeg_shards), tmp_path / "b")
+
+
+def test_a_failed_save_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "last.pt", {"epoch": 1})
+    with pytest.raises(Exception, match="pickle"):
+        checkpoint.save(tmp_path / "last.pt", {"epoch": lambda: 2})
+    assert checkpoint.load(tmp_path / "last.pt")["epoch"] == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
+def test_damaged_checkpoints_are_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(content)
+    with pytest.raises(InputError, match=r"last\.pt cannot be read as a checkpoint"):
+        checkpoint.load(tmp_path / "last.pt")

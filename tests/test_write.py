@@ -1,0 +1,242 @@
+"""A shard set is complete, exact and the same bytes every time; bad input leaves no shard set behind."""
+
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_fast.errors import InputError
+from alexnet_fast.sharding.resize import to_square
+from alexnet_fast.sharding.sources import Source, find_images
+from alexnet_fast.sharding.statistics import STRIDE
+from alexnet_fast.sharding.write import Options, Summary, plan_jobs, write_shard_set
+
+SIZE = 96
+
+
+def write(source: Source, out: Path, workers: int = 1, *, encoding: str = "jpeg", seed: int = 0) -> Summary:
+    return write_shard_set(source, out, Options(encoding, size=SIZE, seed=seed), workers, lambda images: None)
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def members(folder: Path, split: str) -> list[tuple[str, bytes, int, int]]:
+    """Name, bytes, tar number and offset of every member as Python's tarfile finds them."""
+    found = []
+    for number, path in enumerate(sorted(folder.glob(f"{split}-*.tar"))):
+        with tarfile.open(path) as tar:
+            for info in tar:
+                member = tar.extractfile(info)
+                assert member is not None
+                found.append((info.name, member.read(), number, info.offset_data))
+    return found
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_same_bytes_with_any_number_of_workers(
+    workers: int, image_folder: Path, jpeg_shards: Path, tmp_path: Path
+) -> None:
+    summary = write(find_images(image_folder), tmp_path / "out", workers)
+    assert (summary.images, summary.rejected) == (78, 0)
+    assert files(tmp_path / "out") == files(jpeg_shards)  # jpeg_shards: by one worker
+
+
+def test_the_files_of_a_shard_set(jpeg_shards: Path) -> None:
+    """60 and 18 images in tars of at most 16, and nothing else: no temporary file, no rejected.jsonl."""
+    tars = [f"train-{number:06d}" for number in range(4)] + [f"val-{number:06d}" for number in range(2)]
+    expected = {f"{tar}.{suffix}" for tar in tars for suffix in ("tar", "idx")}
+    assert set(files(jpeg_shards)) == expected | {"train.index.npy", "val.index.npy", "manifest.json"}
+
+
+def test_another_seed_gives_another_order(image_folder: Path, jpeg_shards: Path, tmp_path: Path) -> None:
+    write(find_images(image_folder), tmp_path / "out", seed=1)
+    first, second = (
+        [name for name, *_ in members(folder, "train")] for folder in (jpeg_shards, tmp_path / "out")
+    )
+    assert first != second
+    assert sorted(first) == sorted(second)
+
+
+def test_every_image_once_in_an_order_that_mixes_classes(image_folder: Path, jpeg_shards: Path) -> None:
+    source = find_images(image_folder)
+    for split, images in source.splits.items():
+        keys = [
+            name.removesuffix(".cls") for name, *_ in members(jpeg_shards, split) if name.endswith(".cls")
+        ]
+        assert sorted(keys) == sorted(image.key for image in images)
+        assert keys != sorted(keys)
+        first_tar = [name for name, _, number, _ in members(jpeg_shards, split) if number == 0]
+        assert len({name.split("/")[0] for name in first_tar}) == 3
+
+
+def test_tars_are_of_near_equal_length_and_at_most_1000(tmp_path: Path) -> None:
+    (image,) = find_images(_one_image(tmp_path)).splits["train"]
+    for count, tars in ((1, 1), (16, 1), (17, 2), (128, 8), (5000, 8), (8001, 9), (50_001, 51)):
+        jobs = plan_jobs(Source(["a"], {"train": [image] * count}), tmp_path, Options())
+        lengths = [len(job.images) for job in jobs]
+        assert len(jobs) == tars
+        assert sum(lengths) == count
+        assert max(lengths) - min(lengths) <= 1
+        assert max(lengths) <= 1000
+
+
+@pytest.mark.parametrize(("shards", "extension"), [("jpeg_shards", "jpg"), ("raw_shards", "npy")])
+def test_index_says_what_tarfile_reads(shards: str, extension: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(shards)
+    for split in ("train", "val"):
+        found = members(folder, split)
+        assert [name.split(".")[0] for name, *_ in found[::2]] == [
+            name.split(".")[0] for name, *_ in found[1::2]
+        ]
+        assert {Path(name).suffix for name, *_ in found[::2]} == {".cls"}
+        assert {Path(name).suffix for name, *_ in found[1::2]} == {f".{extension}"}
+        expected = [
+            (number, offset, len(data), int(label), zlib.crc32(data))
+            for (_, label, _, _), (_, data, number, offset) in zip(found[::2], found[1::2], strict=True)
+        ]
+        assert np.load(folder / f"{split}.index.npy").tolist() == expected
+
+
+def test_label_is_the_place_of_the_class_folder_in_sorted_order(
+    image_folder: Path, jpeg_shards: Path
+) -> None:
+    order = sorted(path.name for path in (image_folder / "train").iterdir())
+    assert [
+        entry["id"] for entry in json.loads((jpeg_shards / "manifest.json").read_text())["classes"]
+    ] == order
+    for name, data, *_ in members(jpeg_shards, "train"):
+        if name.endswith(".cls"):
+            assert order[int(data)] == name.split("/")[0]
+
+
+def test_manifest_counts_and_digests(jpeg_shards: Path) -> None:
+    manifest = json.loads((jpeg_shards / "manifest.json").read_text())
+    assert (manifest["encoding"], manifest["size"], manifest["quality"], manifest["seed"]) == (
+        "jpeg",
+        SIZE,
+        90,
+        0,
+    )
+    for split, tars in manifest["splits"].items():
+        assert [tar["file"] for tar in tars] == sorted(
+            path.name for path in jpeg_shards.glob(f"{split}-*.tar")
+        )
+        for number, tar in enumerate(tars):
+            data = (jpeg_shards / tar["file"]).read_bytes()
+            assert tar["bytes"] == len(data)
+            assert tar["sha256"] == hashlib.sha256(data).hexdigest()
+            assert 2 * tar["samples"] == sum(member[2] == number for member in members(jpeg_shards, split))
+
+
+def test_raw_members_are_the_pixels(image_folder: Path, raw_shards: Path) -> None:
+    paths = {image.key: image.path for image in find_images(image_folder).splits["val"]}
+    found = [(name, data) for name, data, *_ in members(raw_shards, "val") if name.endswith(".npy")]
+    assert len(found) == len(paths)
+    for name, data in found:
+        square = to_square(Path(paths[name.removesuffix(".npy")]).read_bytes(), SIZE)
+        assert np.array_equal(np.load(io.BytesIO(data)), square)
+    assert json.loads((raw_shards / "manifest.json").read_text())["quality"] is None
+
+
+def test_statistics_are_those_of_the_training_pixels_before_encoding(
+    jpeg_shards: Path, raw_shards: Path
+) -> None:
+    """The raw shard set holds the pixels; the JPEG one has the same statistics, of before its own losses."""
+    images = [
+        np.load(io.BytesIO(data)) for name, data, *_ in members(raw_shards, "train") if name.endswith(".npy")
+    ]
+    pixels = np.stack(images)[:, ::STRIDE, ::STRIDE].reshape(-1, 3).astype(np.float64)
+    assert len(pixels) == 60 * 24 * 24
+    for folder in (jpeg_shards, raw_shards):
+        stated = json.loads((folder / "manifest.json").read_text())["pixels"]
+        covariance = np.cov(pixels.T, bias=True)
+        np.testing.assert_allclose(stated["mean"], pixels.mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(stated["covariance"], covariance, atol=1e-6)
+        deviations, components = np.array(stated["deviations"]), np.array(stated["components"])
+        assert np.all(np.diff(deviations) < 0)  # largest first
+        np.testing.assert_allclose(components @ components.T, np.eye(3), atol=1e-6)
+        for deviation, component in zip(deviations, components, strict=True):
+            np.testing.assert_allclose(covariance @ component, deviation**2 * component, atol=1e-3)
+            np.testing.assert_allclose((pixels @ component).std(), deviation, rtol=1e-6)
+            assert component[np.abs(component).argmax()] > 0
+
+
+def _one_image(folder: Path, name: str = "train/a/good.png") -> Path:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 10), (200, 100, 50)).save(folder / name)
+    return folder
+
+
+def test_unreadable_files_are_left_out_and_listed(tmp_path: Path) -> None:
+    folder = _one_image(tmp_path / "in")
+    (folder / "train/a/empty.jpg").touch()
+    (folder / "train/a/text.jpg").write_text("no image")
+    whole = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(whole, "JPEG")
+    (folder / "train/a/half.jpg").write_bytes(whole.getvalue()[:-20])
+    counted: list[int] = []
+    summary = write_shard_set(find_images(folder), tmp_path / "out", Options(size=SIZE), 1, counted.append)
+    assert (summary.images, summary.rejected, summary.shards) == (1, 3, 1)
+    assert sum(counted) == 4  # progress counts files, readable or not
+    rows = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
+    reasons = {row["path"]: row["reason"] for row in rows}
+    assert reasons[str(folder / "train/a/empty.jpg")] == "the file is empty"
+    assert reasons[str(folder / "train/a/text.jpg")] == "not an image of a known format"
+    assert "truncated" in reasons[str(folder / "train/a/half.jpg")]
+    assert len(rows) == 3
+    assert [name for name, *_ in members(tmp_path / "out", "train")] == ["a/good.cls", "a/good.jpg"]
+    assert len(np.load(tmp_path / "out/train.index.npy")) == 1
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_an_existing_shard_set_is_not_touched(image_folder: Path, jpeg_shards: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(jpeg_shards, tmp_path / "out")
+    with pytest.raises(InputError) as error:
+        write(find_images(image_folder), out, seed=1)
+    assert (
+        str(error.value)
+        == f"{out} already holds a shard set. Choose another --out, or delete that folder first."
+    )
+    assert files(out) == files(jpeg_shards)
+
+
+def test_a_split_without_a_readable_image_is_an_error_and_leaves_no_manifest(tmp_path: Path) -> None:
+    folder = _one_image(tmp_path / "in")
+    bad = [folder / "train/a/bad.jpg", folder / "val/a/bad.jpg"]
+    bad[1].parent.mkdir(parents=True)
+    for path in bad:
+        path.write_text("no image")
+    out = tmp_path / "out"
+    with pytest.raises(InputError) as error:
+        write(find_images(folder), out)
+    assert str(error.value) == (
+        f"no image of the split val could be read; the first was {bad[1]} (not an image of a known format). "
+        f"{out / 'rejected.jsonl'} lists them all."
+    )
+    assert not (out / "manifest.json").exists()
+    for path in bad:  # repaired: the same folder takes the shard set, and the old list is gone
+        shutil.copy(folder / "train/a/good.png", path)
+    assert write(find_images(folder), out).images == 3
+    assert (out / "manifest.json").exists()
+    assert not (out / "rejected.jsonl").exists()
+
+
+def test_out_must_be_a_folder_that_can_be_made(tmp_path: Path) -> None:
+    source = find_images(_one_image(tmp_path / "in"))
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(InputError) as error:
+        write(source, file)
+    assert str(error.value) == f"{file} is a file. --out takes a folder."
+    with pytest.raises(InputError) as error:
+        write(source, file / "out")
+    assert str(error.value) == f"{file / 'out'} cannot be made (Not a directory). Choose another --out."
