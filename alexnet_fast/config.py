@@ -92,10 +92,10 @@ RECIPES = {
         arch="bn",
         epochs=30,
         batch=1024,
-        lr=0.08,
+        lr=0.4,
         bias_lr_factor=1.0,
         schedule="cosine",
-        warmup_epochs=2.0,
+        warmup_epochs=1.0,
         label_smoothing=0.1,
     ),
 }

@@ -12,7 +12,7 @@ import torch
 
 from alexnet_fast.config import make_config
 from alexnet_fast.console import Progress
-from alexnet_fast.errors import InputError
+from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.results.evaluate import evaluate_checkpoints
 from alexnet_fast.samples import draw_samples
 from alexnet_fast.sharding.sources import find_images
@@ -45,7 +45,7 @@ def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tupl
     runs.create(run, config)
     result = distributed.run(loop.train, gpus, config, run, False)
     if not result.finished:
-        raise InputError("stopped; start the demo again to see the rest.")
+        raise TrainingError("the demo was stopped. Start it again to see the rest.")
     progress.say(f"4/4  alexnet-fast eval {run}")
     accuracy = evaluate_checkpoints([run], None, "val", 1, gpus)
 

@@ -1,6 +1,5 @@
 """Data that several tests share: a small image folder, shard sets made from it, and real photographs."""
 
-import io
 import tarfile
 from pathlib import Path
 
@@ -17,18 +16,20 @@ IMAGES_PER_CLASS = {"train": 20, "val": 6}
 SIZE = 96
 
 REAL_IMAGES = Path("shared", "data", "imagenet-originals-350.tar")
+IMAGENETTE = Path("shared", "data", "imagenette-224.tar")
 """Beside the checkout; not part of the repository."""
 
 
 def picture(seed: int, label: int = 0) -> NDArray[np.uint8]:
-    """A photo-like image: a smooth gradient, tinted by class, with noise; its size differs from seed to seed."""
+    """A photo-like image: a gradient, tinted by class, with noise; its size differs from seed to seed."""
     random = np.random.default_rng(seed)
     height, width = random.integers(60, 260, 2)
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     slopes = random.uniform(-80, 80, (3, 2))
     image = 128 + slopes[:, 0] * (y[..., None] - 0.5) + slopes[:, 1] * (x[..., None] - 0.5)
     image[..., label % 3] += 40
-    return (image + random.normal(0, 8, image.shape)).clip(0, 255).astype(np.uint8)
+    noisy: NDArray[np.float64] = image + random.normal(0, 8, image.shape)
+    return noisy.clip(0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="session")
@@ -59,13 +60,23 @@ def raw_shards(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
+def unpacked(archive: Path, folder: Path) -> Path:
+    """The archive's folder that holds train/; skips where the archive is not there."""
+    path = Path(__file__).resolve().parents[2] / archive
+    if not path.is_file():
+        pytest.skip(f"needs {archive} beside the checkout")
+    with tarfile.open(path) as tar:
+        tar.extractall(folder, filter="data")
+    return next(path.parent for path in folder.glob("*/train"))
+
+
 @pytest.fixture(scope="session")
 def real_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder `train/<class>/*.JPEG` of real photographs; skips where the archive is not beside the checkout."""
-    archive = Path(__file__).resolve().parents[2] / REAL_IMAGES
-    if not archive.is_file():
-        pytest.skip(f"needs {REAL_IMAGES} beside the checkout")
-    folder = tmp_path_factory.mktemp("real")
-    with tarfile.open(fileobj=io.BytesIO(archive.read_bytes())) as tar:
-        tar.extractall(folder, filter="data")
-    return next(path.parent for path in folder.rglob("train"))
+    """The folder of 350 real photographs, train/<class>/*.JPEG."""
+    return unpacked(REAL_IMAGES, tmp_path_factory.mktemp("real"))
+
+
+@pytest.fixture(scope="session")
+def imagenette(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Imagenette's folder: 9,469 training and 3,925 validation images of ten ImageNet classes."""
+    return unpacked(IMAGENETTE, tmp_path_factory.mktemp("imagenette"))

@@ -19,8 +19,8 @@ REPOSITORY = Path(alexnet_fast.__file__).parents[1]
 
 FLAGS = {
     "shard": "--encoding --json --out --quality --seed --size --src --strict --workers",
-    "train": "--arch --batch --epochs --gpus --json --lr --precision --recipe --resume --run --seed --set --shards"
-    " --threads",
+    "train": "--arch --batch --epochs --gpus --json --lr --precision --recipe --resume --run --seed --set"
+    " --shards --threads",
     "eval": "--gpus --json --shards --split --views",
     "demo": "--json --out",
 }
@@ -103,9 +103,7 @@ def test_shard_refuses_its_input(tmp_path: Path, jpeg_shards: Path, image_folder
     wanted = "--src takes a folder of class folders, or of train/ and val/."
     assert_refused(f"nowhere does not exist. {wanted}", "shard", "--src", "nowhere", "--out", "out")
     assert_refused(f"{file} is a file. {wanted}", "shard", "--src", file, "--out", "out")
-    assert_refused(
-        f"{empty} holds no class folders. Expected {empty}/<class>/<image files>.", "shard", "--src", empty
-    )
+    assert_refused(f"{empty} holds no class folders. Expected {empty}/<class>/<image files>.", "shard", "--src", empty)
     assert not (tmp_path / "out").exists()
     for out, message in (
         (file, f"{file} is a file. --out takes a folder."),
@@ -133,12 +131,10 @@ def source_with_a_bad_file(tmp_path: Path) -> Path:
 
 def test_shard_writes_and_reports(source_with_a_bad_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ["shard", "--src", source_with_a_bad_file, "--out", out, "--size", "16", "--workers", "1"]
+    arguments = ("shard", "--src", source_with_a_bad_file, "--out", out, "--size", "16", "--workers", "1")
     code, output = run(*arguments, "--json", "result.json")
     assert code == 0
-    assert re.search(
-        rf"(?m)^2 images in 1 tar in [\d.]+ s \([\d,]+ images/s\): {re.escape(str(out))}$", output
-    )
+    assert re.search(rf"(?m)^2 images in 1 tar in [\d.]+ s \([\d,]+ images/s\): {re.escape(str(out))}$", output)
     assert output.endswith(f"\nLeft out 1 file that could not be read: {out / 'rejected.jsonl'}\n")
     result = json.loads((tmp_path / "result.json").read_text())
     assert set(result) == {"images", "rejected", "shards", "seconds", "images_per_second"}
@@ -148,7 +144,7 @@ def test_shard_writes_and_reports(source_with_a_bad_file: Path, tmp_path: Path) 
 
 def test_shard_strict_with_json_on_standard_output(source_with_a_bad_file: Path, tmp_path: Path) -> None:
     """As a user runs it: standard output is JSON alone, and a rejected file ends in exit code 1."""
-    arguments = ["--src", source_with_a_bad_file, "--out", tmp_path / "out", "--size", "16", "--workers", "1"]
+    arguments = ("--src", source_with_a_bad_file, "--out", tmp_path / "out", "--size", "16", "--workers", "1")
     result = in_a_process("-m", "alexnet_fast", "shard", *arguments, "--strict", "--json", "-")
     assert result.returncode == 1
     assert json.loads(result.stdout)["rejected"] == 1
@@ -161,9 +157,7 @@ def test_train_refuses_wrong_settings() -> None:
     start = ("train", "--gpus", "0")
     code, output = run(*start, "--set", "epoch=3")
     assert code == 2
-    assert output.startswith(
-        "Error: --set epoch=3: expected NAME=VALUE with one of the names shards, arch, epochs, "
-    )
+    assert output.startswith("Error: --set epoch=3: expected NAME=VALUE with one of the names shards, arch, epochs, ")
     assert run(*start, "--set", "epochs")[0] == 2
     assert_refused("--set epochs=many: epochs takes a whole number.", *start, "--set", "epochs=many")
     assert_refused("--set dropout=half: dropout takes a number.", *start, "--set", "dropout=half")
@@ -214,9 +208,7 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
         *(*resume, "--run", "run", "--epochs", "2", "--threads", "1", "--set", "batch=8"),
     )
     for _ in range(2):  # no such folder, then an empty one
-        assert_refused(
-            "run has no last.pt to resume from. Start it without --resume.", *resume, "--run", "run"
-        )
+        assert_refused("run has no last.pt to resume from. Start it without --resume.", *resume, "--run", "run")
         (tmp_path / "run").mkdir(exist_ok=True)
     (tmp_path / "run" / "last.pt").write_bytes(b"damaged")
     message = "run/last.pt cannot be read as a checkpoint: it is damaged or another program's."

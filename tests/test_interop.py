@@ -114,9 +114,7 @@ def test_our_index_is_what_dalis_tool_writes(
     pytest.importorskip("wds2idx")  # a module that DALI installs
     folder: Path = request.getfixturevalue(shards)
     for tar in sorted(folder.glob("*.tar")):
-        subprocess.run(
-            [sys.executable, "-m", "wds2idx", tar, tmp_path / "idx"], check=True, capture_output=True
-        )
+        subprocess.run([sys.executable, "-m", "wds2idx", tar, tmp_path / "idx"], check=True, capture_output=True)
         assert tar.with_suffix(".idx").read_bytes() == (tmp_path / "idx").read_bytes()
 
 
@@ -147,10 +145,7 @@ def test_a_tar_of_another_length_is_refused(copy: Path) -> None:
 
 def test_a_missing_tar_is_refused(copy: Path) -> None:
     (copy / "train-000001.tar").unlink()
-    assert (
-        refusal(copy)
-        == f"{copy / 'train-000001.tar'} cannot be opened (No such file or directory). Copy it again."
-    )
+    assert refusal(copy) == f"{copy / 'train-000001.tar'} cannot be opened (No such file or directory). Copy it again."
     assert len(ShardSet(copy).split("val")) == 18  # the other split is whole
 
 

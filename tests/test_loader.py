@@ -150,5 +150,8 @@ def test_centre_by_hand(upright: int, dtype: torch.dtype) -> None:
     expected = pixels.permute(0, 3, 1, 2).float() - offset[:, :, None, None]
     expected[upright:] = expected[upright:].flip(3)
     result = centre(pixels, upright, offset, dtype)
+    assert torch.equal(
+        centre(pixels, upright, offset, torch.uint8), (expected + offset[:, :, None, None]).round().byte()
+    )
     assert result.dtype == dtype
     torch.testing.assert_close(result, expected.to(dtype))

@@ -103,9 +103,27 @@ def test_resuming_equals_never_having_stopped(
     assert train(CPU, runs.reopen(tmp_path / "parts", None), tmp_path / "parts", resume=True).finished
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert [line["step"] for line in log_of(tmp_path / "parts") if "step" in line] == list(
-        range(1, len([line for line in log_of(tmp_path / "whole") if "step" in line]) + 1)
-    )
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+def losses(run: Path) -> list[tuple[str, int, float]]:
+    """Of the log: each step's training loss and each epoch's validation accuracy."""
+    return [
+        ("step", line["step"], line["loss"]) if "step" in line else ("epoch", line["epoch"], line["val_top1"])
+        for line in log_of(run)
+    ]
+
+
+def test_resuming_after_a_kill_leaves_one_line_a_step(jpeg_shards: Path, tmp_path: Path) -> None:
+    """A killed process has logged steps past its last checkpoint, the last line perhaps not whole."""
+    run = tmp_path / "run"
+    config = settings(jpeg_shards)
+    start(config, run)
+    whole = (run / "log.jsonl").read_text()
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"step": 900, "epoch": 7, "loss": 1.0}\n{"epoch": 7, "val_top1": 3}\n{"step": 90')
+    assert train(CPU, runs.reopen(run, None), run, resume=True).finished
+    assert (run / "log.jsonl").read_text() == whole
 
 
 def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -131,16 +149,36 @@ def test_two_processes_train_like_one(jpeg_shards: Path, tmp_path: Path) -> None
         runs_made.append(log_of(run))
     one, two = runs_made
     assert [line.get("step") for line in one] == [line.get("step") for line in two]
-    losses = [[line["loss"] for line in log if "loss" in line] for log in runs_made]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    training = [[line["loss"] for line in log if "loss" in line] for log in runs_made]
+    assert training[0] == pytest.approx(training[1], rel=1e-4)
     assert [line.get("val_top1") for line in one] == [line.get("val_top1") for line in two]
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(jpeg_shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-m", "alexnet_fast", "train", "--gpus", "0", "--shards", str(jpeg_shards), "--recipe", "fast"]
-        + ["--epochs", "1000", "--batch", "16", "--run", str(run), "--set", "log_every=1", "--set", "hidden=256"],
+        [
+            sys.executable,
+            "-m",
+            "alexnet_fast",
+            "train",
+            "--gpus",
+            "0",
+            "--shards",
+            str(jpeg_shards),
+            "--recipe",
+            "fast",
+            "--epochs",
+            "1000",
+            "--batch",
+            "16",
+            "--run",
+            str(run),
+            "--set",
+            "log_every=1",
+            "--set",
+            "hidden=256",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -59,9 +59,7 @@ def test_the_files_of_a_shard_set(jpeg_shards: Path) -> None:
 
 def test_another_seed_gives_another_order(image_folder: Path, jpeg_shards: Path, tmp_path: Path) -> None:
     write(find_images(image_folder), tmp_path / "out", seed=1)
-    first, second = (
-        [name for name, *_ in members(folder, "train")] for folder in (jpeg_shards, tmp_path / "out")
-    )
+    first, second = ([name for name, *_ in members(folder, "train")] for folder in (jpeg_shards, tmp_path / "out"))
     assert first != second
     assert sorted(first) == sorted(second)
 
@@ -69,9 +67,7 @@ def test_another_seed_gives_another_order(image_folder: Path, jpeg_shards: Path,
 def test_every_image_once_in_an_order_that_mixes_classes(image_folder: Path, jpeg_shards: Path) -> None:
     source = find_images(image_folder)
     for split, images in source.splits.items():
-        keys = [
-            name.removesuffix(".cls") for name, *_ in members(jpeg_shards, split) if name.endswith(".cls")
-        ]
+        keys = [name.removesuffix(".cls") for name, *_ in members(jpeg_shards, split) if name.endswith(".cls")]
         assert sorted(keys) == sorted(image.key for image in images)
         assert keys != sorted(keys)
         first_tar = [name for name, _, number, _ in members(jpeg_shards, split) if number == 0]
@@ -94,9 +90,7 @@ def test_index_says_what_tarfile_reads(shards: str, extension: str, request: pyt
     folder: Path = request.getfixturevalue(shards)
     for split in ("train", "val"):
         found = members(folder, split)
-        assert [name.split(".")[0] for name, *_ in found[::2]] == [
-            name.split(".")[0] for name, *_ in found[1::2]
-        ]
+        assert [name.split(".")[0] for name, *_ in found[::2]] == [name.split(".")[0] for name, *_ in found[1::2]]
         assert {Path(name).suffix for name, *_ in found[::2]} == {".cls"}
         assert {Path(name).suffix for name, *_ in found[1::2]} == {f".{extension}"}
         expected = [
@@ -106,13 +100,9 @@ def test_index_says_what_tarfile_reads(shards: str, extension: str, request: pyt
         assert np.load(folder / f"{split}.index.npy").tolist() == expected
 
 
-def test_label_is_the_place_of_the_class_folder_in_sorted_order(
-    image_folder: Path, jpeg_shards: Path
-) -> None:
+def test_label_is_the_place_of_the_class_folder_in_sorted_order(image_folder: Path, jpeg_shards: Path) -> None:
     order = sorted(path.name for path in (image_folder / "train").iterdir())
-    assert [
-        entry["id"] for entry in json.loads((jpeg_shards / "manifest.json").read_text())["classes"]
-    ] == order
+    assert [entry["id"] for entry in json.loads((jpeg_shards / "manifest.json").read_text())["classes"]] == order
     for name, data, *_ in members(jpeg_shards, "train"):
         if name.endswith(".cls"):
             assert order[int(data)] == name.split("/")[0]
@@ -127,9 +117,7 @@ def test_manifest_counts_and_digests(jpeg_shards: Path) -> None:
         0,
     )
     for split, tars in manifest["splits"].items():
-        assert [tar["file"] for tar in tars] == sorted(
-            path.name for path in jpeg_shards.glob(f"{split}-*.tar")
-        )
+        assert [tar["file"] for tar in tars] == sorted(path.name for path in jpeg_shards.glob(f"{split}-*.tar"))
         for number, tar in enumerate(tars):
             data = (jpeg_shards / tar["file"]).read_bytes()
             assert tar["bytes"] == len(data)
@@ -147,13 +135,9 @@ def test_raw_members_are_the_pixels(image_folder: Path, raw_shards: Path) -> Non
     assert json.loads((raw_shards / "manifest.json").read_text())["quality"] is None
 
 
-def test_statistics_are_those_of_the_training_pixels_before_encoding(
-    jpeg_shards: Path, raw_shards: Path
-) -> None:
+def test_statistics_are_those_of_the_training_pixels_before_encoding(jpeg_shards: Path, raw_shards: Path) -> None:
     """The raw shard set holds the pixels; the JPEG one has the same statistics, of before its own losses."""
-    images = [
-        np.load(io.BytesIO(data)) for name, data, *_ in members(raw_shards, "train") if name.endswith(".npy")
-    ]
+    images = [np.load(io.BytesIO(data)) for name, data, *_ in members(raw_shards, "train") if name.endswith(".npy")]
     pixels = np.stack(images)[:, ::STRIDE, ::STRIDE].reshape(-1, 3).astype(np.float64)
     assert len(pixels) == 60 * 24 * 24
     for folder in (jpeg_shards, raw_shards):
@@ -202,10 +186,7 @@ def test_an_existing_shard_set_is_not_touched(image_folder: Path, jpeg_shards: P
     out = shutil.copytree(jpeg_shards, tmp_path / "out")
     with pytest.raises(InputError) as error:
         write(find_images(image_folder), out, seed=1)
-    assert (
-        str(error.value)
-        == f"{out} already holds a shard set. Choose another --out, or delete that folder first."
-    )
+    assert str(error.value) == f"{out} already holds a shard set. Choose another --out, or delete that folder first."
     assert files(out) == files(jpeg_shards)
 
 

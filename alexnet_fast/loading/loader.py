@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -33,7 +34,8 @@ class Batch:
 class Loader:
     """Iterates once over `rows`; stateless otherwise, so a resumed run just passes the rows still to come.
 
-    `max_batch`: the most rows one item holds. `crop`: side of the images, pixels. `dtype`: of the images.
+    `max_batch`: the most rows one item holds. `crop`: side of the images, pixels. `dtype`: of the images; uint8
+    leaves out the mean and the colour.
     `threads`: that decode on the CPU. `wait_seconds` sums the time the consumer spent waiting in this iterator.
     """
 
@@ -92,11 +94,23 @@ class Loader:
                 return
             rows = waiting.popleft()
             offset = self._mean - torch.from_numpy(rows.colour) @ self._colour_axes
-            images = centre(pixels, int((~rows.mirror).sum()), offset, self._dtype)
+            with _one_thread():
+                images = centre(pixels, int((~rows.mirror).sum()), offset, self._dtype)
             labels = torch.from_numpy(self._split.labels[rows.samples])
             batch = Batch(images, labels.to(self._device, non_blocking=True), rows)
             self.wait_seconds += perf_counter() - started
             yield batch
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For many short CPU operations: meeting other threads after each costs more than it saves, and on a busy machine far more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def mirrored_last(rows: Rows) -> Rows:
@@ -115,7 +129,7 @@ def mirrored_last(rows: Rows) -> Rows:
 def centre(pixels: torch.Tensor, upright: int, offset: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """uint8 (n, h, w, 3) -> `dtype` (n, 3, h, w) in channels-last memory: pixel minus the image's RGB `offset` (n, 3).
 
-    The first `upright` images stay, the others are mirrored.
+    The first `upright` images stay, the others are mirrored. uint8 stays as it is, without the subtraction.
     """
     n, height, width, _ = pixels.shape
     out = torch.empty((n, height, width * 3), dtype=dtype, device=pixels.device)
@@ -128,5 +142,9 @@ def centre(pixels: torch.Tensor, upright: int, offset: torch.Tensor, dtype: torc
             block = pixels[part]
             if mirrored:
                 block = block.flip(2)
-            torch.sub(block.reshape(-1, height, width * 3), offset_rows[part], out=out[part])
+            block = block.reshape(-1, height, width * 3)
+            if dtype == torch.uint8:
+                out[part] = block
+            else:
+                torch.sub(block, offset_rows[part], out=out[part])
     return out.view(n, height, width, 3).permute(0, 3, 1, 2)

@@ -86,14 +86,19 @@ def onetower(classes: int, dropout: float = 0.5, hidden: int = 4096) -> AlexNet:
 
 
 def bn(classes: int, dropout: float = 0.5, hidden: int = 4096) -> AlexNet:
-    """One tower, batch norm between each convolution and its ReLU; He initialisation instead of the paper's."""
+    """One tower, batch norm between each convolution and its ReLU; convolutions start as He et al. have it.
+
+    fc6 and fc7 keep torch's own start, whose small outputs let the first steps be large; fc8 starts at zero, the
+    loss at that of guessing.
+    """
     model = AlexNet(
         _single_tower(lambda width: [nn.BatchNorm2d(width)]), _torchvision_classifier(classes, dropout, hidden)
     )
-    for layer in model.layers().values():
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    nn.init.zeros_(model.layers()["fc8"].weight)  # starts at the loss of guessing
+    for name, layer in model.layers().items():
+        if name.startswith("conv"):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(model.layers()["fc8"].weight)
+    nn.init.zeros_(model.layers()["fc8"].bias)  # type: ignore[arg-type]
     return model
 
 

@@ -29,16 +29,23 @@ def to_square(data: bytes, size: int) -> RGB:
     EXIF orientation is ignored, as torchvision's loader does. Raises ValueError when `data` is not an image, is
     damaged, or has more than MAX_PIXELS pixels.
     """
-    image = decode(data, 2 * size)
-    side = min(image.shape[:2])
-    top, left = ((length - side) // 2 for length in image.shape[:2])
-    square = image[top : top + side, left : left + side]  # cropped first: a third fewer pixels to resize
-    if side == size:
-        return np.ascontiguousarray(square)
-    nchw = torch.from_numpy(square).permute(2, 0, 1)[None]
-    resized = torch.nn.functional.interpolate(nchw, (size, size), mode="bilinear", antialias=True)
-    out: RGB = resized[0].permute(1, 2, 0).contiguous().numpy()
-    return out
+    image = _trim(decode(data, 2 * size))
+    height, width, _ = image.shape
+    scale = size / min(height, width)
+    height, width = max(round(height * scale), size), max(round(width * scale), size)
+    if (height, width) != image.shape[:2]:
+        nchw = torch.from_numpy(image).permute(2, 0, 1)[None]
+        resized = torch.nn.functional.interpolate(nchw, (height, width), mode="bilinear", antialias=True)
+        image = resized[0].permute(1, 2, 0).numpy()
+    top, left = (height - size) // 2, (width - size) // 2
+    return np.ascontiguousarray(image[top : top + size, left : left + size])
+
+
+def _trim(image: RGB) -> RGB:
+    """Cuts both ends of a very long image, whose resized form would be huge; its centre stays where it is."""
+    keep = 8 * min(image.shape[:2])
+    top, left = (max(length - keep, 0) // 2 for length in image.shape[:2])
+    return image[top : image.shape[0] - top, left : image.shape[1] - left]
 
 
 def decode(data: bytes, min_side: int) -> RGB:

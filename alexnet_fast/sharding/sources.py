@@ -32,7 +32,8 @@ def find_images(src: Path) -> Source:
     """Lists `src/train/<class>/*` and `src/val/<class>/*`, or `src/<class>/*` as one split `train`.
 
     Every file that is not hidden, nor in a hidden folder, counts as an image: its content decides later. The
-    listing is sorted, so it does not depend on the file system. Raises InputError when there is nothing to shard or the classes do not agree.
+    listing is sorted, so it does not depend on the file system. Raises InputError when there is nothing to shard
+    or the classes do not agree.
     """
     if not src.exists():
         raise InputError(f"{src} does not exist. --src takes a folder of class folders, or of train/ and val/.")
@@ -47,7 +48,7 @@ def find_images(src: Path) -> Source:
         raise InputError(
             f"{folders['train']} holds no class folders. Expected {folders['train']}/<class>/<image files>."
         )
-    for name, folder in folders.items():
+    for folder in folders.values():
         unknown = sorted(set(_subfolders(folder)) - set(classes))
         if unknown:
             raise InputError(

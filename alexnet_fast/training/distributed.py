@@ -101,7 +101,10 @@ def parallel(model: nn.Module, topology: Topology) -> nn.Module:
     if topology.world == 1:
         return model
     ids = [topology.device.index] if topology.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+    # Batch-norm statistics stay each process' own until share_buffers: the step does not wait for them.
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False
+    )
 
 
 def sum_over_processes(values: Tensor, topology: Topology) -> Tensor:
