@@ -133,6 +133,16 @@ def test_whole_stored_image(raw_shards: Path) -> None:
     assert batch.images.shape == (4, 3, split.size, split.size)
 
 
+def test_mirroring_whole_stored_images_leaves_the_tar_alone(raw_shards: Path) -> None:
+    """Mirroring is in place: it must not reach the mapped file, even where nothing is cropped."""
+    split = ShardSet(raw_shards).split("train")
+    before = stored_image(split, 0)
+    rows = list(training_rows(len(split), 16, 0, margin=0, colour_std=0.1))
+    assert any(r.mirror.any() for r in rows)
+    load(raw_shards, rows, crop=split.size)
+    assert np.array_equal(stored_image(split, 0), before)
+
+
 def test_mirrored_last_keeps_rows_together() -> None:
     (rows,) = training_rows(40, 40, 0, margin=32, colour_std=0.1)
     ordered = mirrored_last(rows)
@@ -149,9 +159,8 @@ def test_centre_by_hand(upright: int, dtype: torch.dtype) -> None:
     offset = torch.rand(40, 3) * 200
     expected = pixels.permute(0, 3, 1, 2).float() - offset[:, :, None, None]
     expected[upright:] = expected[upright:].flip(3)
+    unchanged = (expected + offset[:, :, None, None]).round().byte()
+    assert torch.equal(centre(pixels.clone(), upright, offset, torch.uint8), unchanged)
     result = centre(pixels, upright, offset, dtype)
-    assert torch.equal(
-        centre(pixels, upright, offset, torch.uint8), (expected + offset[:, :, None, None]).round().byte()
-    )
     assert result.dtype == dtype
     torch.testing.assert_close(result, expected.to(dtype))

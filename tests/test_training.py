@@ -156,29 +156,9 @@ def test_two_processes_train_like_one(jpeg_shards: Path, tmp_path: Path) -> None
 
 def test_ctrl_c_saves_and_says_how_to_go_on(jpeg_shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
+    options = ["--epochs", "1000", "--batch", "16", "--set", "log_every=1", "--set", "hidden=256", "--run", str(run)]
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "alexnet_fast",
-            "train",
-            "--gpus",
-            "0",
-            "--shards",
-            str(jpeg_shards),
-            "--recipe",
-            "fast",
-            "--epochs",
-            "1000",
-            "--batch",
-            "16",
-            "--run",
-            str(run),
-            "--set",
-            "log_every=1",
-            "--set",
-            "hidden=256",
-        ],
+        [sys.executable, "-m", "alexnet_fast", "train", "--gpus", "0", "--shards", str(jpeg_shards), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -23,6 +23,7 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 
 from alexnet_fast.loading.loader import Loader
+from alexnet_fast.loading.memory import keep_freed_memory
 from alexnet_fast.loading.plan import training_rows
 from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training.metrics import environment
@@ -132,6 +133,7 @@ def rate(case: Case, shards: ShardSet, batch: int, threads: int, images: int) ->
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the record.")
 def main(shards: Path, turns: int, threads: int, batch: int, out: Path | None) -> None:
     torch.set_num_threads(threads)
+    keep_freed_memory()  # our loader does; so every case has it
     shard_set = ShardSet(shards)
     images = len(shard_set.split("train")) - batch
     results: dict[str, list[float]] = {name: [] for name in CASES}

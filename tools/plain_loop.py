@@ -26,7 +26,7 @@ from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.plan import training_rows
 from alexnet_fast.model.alexnet import bn
 from alexnet_fast.shardset import ShardSet
-from alexnet_fast.training.loop import State, best_precision, keep_freed_memory, train_step
+from alexnet_fast.training.loop import State, best_precision, train_step
 from alexnet_fast.training.metrics import environment
 from alexnet_fast.training.optim import make_optimizer
 
@@ -59,7 +59,6 @@ def plain(shards: Path, batch: int) -> Step:
 
 
 def ours(shards: Path, batch: int) -> Step:
-    keep_freed_memory()
     shard_set = ShardSet(shards)
     split, dtype = shard_set.split("train"), precision()
     crop = split.size * 7 // 8

@@ -11,11 +11,12 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from alexnet_fast.loading.memory import keep_freed_memory
 from alexnet_fast.loading.plan import Rows
 from alexnet_fast.shardset import Pixels, Split
 
 PREFETCH = 2
-CHUNK = 16
+CHUNK = 4
 """Images the CPU converts at a time: few enough to stay in its cache."""
 
 
@@ -65,6 +66,8 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         from alexnet_fast.loading import graph  # DALI takes a second to import
 
+        if self._device.type == "cpu":
+            keep_freed_memory()
         waiting: deque[Rows] = deque()
         alive: deque[object] = deque(maxlen=2 * PREFETCH + 2)
         margin = max(self._split.size - self._crop, 1)
@@ -104,7 +107,7 @@ class Loader:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """For many short CPU operations: meeting other threads after each costs more than it saves, and on a busy machine far more."""
+    """For many short CPU operations: meeting the other threads after each costs more than it saves."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -129,22 +132,23 @@ def mirrored_last(rows: Rows) -> Rows:
 def centre(pixels: torch.Tensor, upright: int, offset: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """uint8 (n, h, w, 3) -> `dtype` (n, 3, h, w) in channels-last memory: pixel minus the image's RGB `offset` (n, 3).
 
-    The first `upright` images stay, the others are mirrored. uint8 stays as it is, without the subtraction.
+    The first `upright` images stay, the others are mirrored, in place. uint8 stays without the subtraction.
     """
     n, height, width, _ = pixels.shape
-    out = torch.empty((n, height, width * 3), dtype=dtype, device=pixels.device)
+    chunk = CHUNK if pixels.device.type == "cpu" else n
+    for start in range(upright, n, chunk):
+        block = pixels[start : start + chunk]
+        block.copy_(block.flip(2))
+    if dtype == torch.uint8:
+        return pixels.permute(0, 3, 1, 2)
     # A whole image row of the offset: the subtraction then runs along contiguous memory, not along 3 channels.
     offset_rows = offset.to(pixels.device, non_blocking=True).repeat(1, width)[:, None]
-    chunk = CHUNK if pixels.device.type == "cpu" else n
-    for first, stop, mirrored in ((0, upright, False), (upright, n, True)):
-        for start in range(first, stop, chunk):
-            part = slice(start, min(start + chunk, stop))
-            block = pixels[part]
-            if mirrored:
-                block = block.flip(2)
-            block = block.reshape(-1, height, width * 3)
-            if dtype == torch.uint8:
-                out[part] = block
-            else:
-                torch.sub(block, offset_rows[part], out=out[part])
+    rows = pixels.view(n, height, width * 3)
+    out = torch.empty(rows.shape, dtype=dtype, device=pixels.device)
+    for start in range(0, n, chunk):
+        part = slice(start, start + chunk)
+        block = out[part] if dtype == torch.float32 else torch.empty_like(rows[part], dtype=torch.float32)
+        block.copy_(rows[part]).sub_(offset_rows[part])
+        if dtype != torch.float32:
+            out[part] = block
     return out.view(n, height, width, 3).permute(0, 3, 1, 2)

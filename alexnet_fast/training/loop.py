@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 from dataclasses import dataclass, replace
@@ -74,8 +73,6 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
         raise InputError(f"batch {config.batch} is too small for {topology.world} processes. Give a larger --batch.")
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config.precision]
 
-    if topology.device.type == "cpu":
-        keep_freed_memory()
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -219,18 +216,6 @@ def best_precision(device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     has = torch.cpu.get_capabilities()
     return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "fp32"
-
-
-def keep_freed_memory() -> None:
-    """Tells glibc to keep what the step frees, hundreds of MB of gradients, instead of giving it back each time.
-
-    Taking it anew page by page costs a third of a CPU step. Does nothing where the C library has no mallopt.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        m_mmap_max, m_trim_threshold = -4, -1  # from malloc.h
-        mallopt(m_mmap_max, 0)
-        mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
