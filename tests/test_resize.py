@@ -175,11 +175,11 @@ def test_a_shift_of_one_pixel_would_show() -> None:
 
 
 def central_square(image: Image.Image, size: int, resample: Image.Resampling) -> NDArray[np.uint8]:
-    """Cut out first, so that nothing but the filter differs between two results."""
-    side = min(image.size)
-    left, top = ((length - side) // 2 for length in image.size)
-    box = (left, top, left + side, top + side)
-    return np.asarray(image.convert("RGB").resize((size, size), resample, box=box))
+    """The paper's rule: shorter side to `size`, then the centre."""
+    width, height = (round(length * size / min(image.size)) for length in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    resized = image.convert("RGB").resize((width, height), resample)
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
