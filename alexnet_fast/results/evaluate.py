@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_fast.config import TrainConfig
+from alexnet_fast.console import Progress
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.plan import evaluation_rows
@@ -40,6 +42,7 @@ def evaluate(
     views: int = 1,
     dtype: torch.dtype = torch.float32,
     threads: int = 2,
+    progress: Callable[[int], None] = lambda images: None,
 ) -> Accuracy:
     """Counts every image once, whatever the number of processes: nothing is padded or dropped.
 
@@ -47,6 +50,7 @@ def evaluate(
 
     `views`: 1, the central crop; 10, corners and centre and their mirror images, softmax averaged (the paper's
     section 4.1). `dtype`: what the network computes in. `crop`: side of the network's input, pixels.
+    `progress` is told the number of images this process has done.
     """
     side = split.size if views == 10 else crop
     batch = BATCH if views == 1 else BATCH // 8
@@ -55,12 +59,15 @@ def evaluate(
         split, pixels, rows, max_batch=batch, crop=side, device=topology.device, dtype=dtype, threads=threads
     )
     counts = torch.zeros(3, dtype=torch.int64, device=topology.device)
+    done = 0
     for model in models:
         model.eval()
     with torch.inference_mode(), torch.autocast(topology.device.type, dtype, enabled=dtype != torch.float32):
         for item in loader:
             inputs = ten_views(item.images, crop) if views == 10 else [item.images]
             counts += count_correct(predict(models, inputs), item.labels)
+            done += len(item.labels)
+            progress(done)
     top1, top5, images = sum_over_processes(counts, topology).tolist()
     if images != len(split):
         raise AssertionError(f"evaluated {images} of {len(split)} images")
@@ -102,13 +109,15 @@ def evaluate_checkpoints(paths: list[Path], shards: str | None, split: str, view
     check_gpus(gpus)
     device = torch.device("cuda", 0) if gpus else torch.device("cpu")
     models = [checkpoint.build_model(state).on(device) for state in states]
-    return evaluate(
-        list[nn.Module](models),
-        shard_set.split(split),
-        Pixels(**states[0]["pixels"]),
-        Topology(0, 1, device),
-        crop=configs[0].crop,
-        views=views,
-        dtype=torch.float32,
-        threads=len(os.sched_getaffinity(0)),
-    )
+    images = shard_set.split(split)
+    with Progress("evaluating", len(images)) as progress:
+        return evaluate(
+            list[nn.Module](models),
+            images,
+            Pixels(**states[0]["pixels"]),
+            Topology(0, 1, device),
+            crop=configs[0].crop,
+            views=views,
+            threads=len(os.sched_getaffinity(0)),
+            progress=lambda done: progress.update(done, f"{done:,}/{len(images):,} images"),
+        )
