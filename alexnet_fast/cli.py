@@ -7,6 +7,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -25,7 +26,7 @@ class Commands(click.Group):
         except (InputError, TrainingError, OSError) as error:
             if ctx.params["debug"]:
                 raise
-            if os.environ.get("RANK", "0") == "0":
+            if _is_first():
                 click.echo(f"Error: {error}", err=True)
             ctx.exit(1 if isinstance(error, TrainingError) else 2)
 
@@ -98,9 +99,9 @@ def shard(
 
 
 @main.command()
-@click.option("--gpus", type=click.IntRange(0), required=True, help="Number of GPUs; 0 trains on the CPU.")
+@click.option("--gpus", type=click.IntRange(0), help="Number of GPUs; 0 trains on the CPU.  [required]")
 @click.option("--shards", help="Folder of the shard set.  [default: shards/imagenet]")
-@click.option("--recipe", type=click.Choice(list(RECIPES)), default="paper", show_default=True)
+@click.option("--recipe", type=click.Choice(list(RECIPES)), help="Where all settings come from.  [default: paper]")
 @click.option("--arch", type=click.Choice(["paper", "onetower", "bn"]), help="Network.  [default: the recipe's]")
 @click.option("--epochs", type=click.IntRange(1))
 @click.option("--batch", type=click.IntRange(1), help="Images a step over all GPUs; scales the recipe's rate.")
@@ -115,8 +116,8 @@ def shard(
 @click.option("--resume", is_flag=True, help="Go on with --run from its last checkpoint, with its settings.")
 @json_option
 def train(
-    gpus: int,
-    recipe: str,
+    gpus: int | None,
+    recipe: str | None,
     settings: tuple[str, ...],
     run: Path | None,
     resume: bool,
@@ -125,16 +126,18 @@ def train(
 ) -> None:
     """Train a network and leave a run folder."""
     if "help" in settings:
-        click.echo(_settings_help(recipe))
+        click.echo(_settings_help(recipe or "paper"))
         return
+    if gpus is None:
+        raise click.UsageError("Missing option '--gpus'.")
     given = {name: value for name, value in overrides.items() if value is not None} | parse_settings(settings)
     if resume and run is None:
         raise InputError("--resume needs --run: the folder of the run to go on with.")
-    if resume and (changed := sorted(set(given) - {"threads"})):
+    if resume and (changed := sorted({*given, *(["recipe"] if recipe else [])} - {"threads"})):
         raise InputError(
             f"--resume takes the run's own settings, so leave out {', '.join(changed)}. Only --threads may differ."
         )
-    config = make_config(recipe, **given)
+    config = make_config(recipe or "paper", **given)
 
     from alexnet_fast.shardset import ShardSet
     from alexnet_fast.training import distributed, loop, runs
@@ -144,10 +147,10 @@ def train(
     if resume:
         config = runs.reopen(folder, overrides["threads"])
     ShardSet(config.shards)
-    if not resume and os.environ.get("RANK", "0") == "0":
+    if not resume and _is_first():
         runs.create(folder, config)
     result = distributed.run(loop.train, gpus, config, folder, resume)
-    if os.environ.get("RANK", "0") != "0":
+    if not _is_first():
         return
     score = "" if result.best_top1 is None else f"best val top-1 {result.best_top1:.2f} %, "
     text = (
@@ -222,7 +225,16 @@ def _settings_help(recipe: str) -> str:
 
 
 def _resume_line(gpus: int, folder: Path) -> str:
-    return f"  alexnet-fast train --gpus {gpus} --run {folder} --resume"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return (
+            f"  the same torchrun command, with no more than: train --gpus {gpus} --run {quote(str(folder))} --resume"
+        )
+    return f"  alexnet-fast train --gpus {gpus} --run {quote(str(folder))} --resume"
+
+
+def _is_first() -> bool:
+    """The one process that prints: torchrun starts several."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
 
 
 def _clock() -> float:

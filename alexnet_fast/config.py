@@ -76,8 +76,10 @@ class TrainConfig:
             "colour_std",
             "seed",
             "crop",
+            "threads",
         ):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _check(self.seed < 2**32, "seed", self.seed, "below 4294967296")
         for name in ("label_smoothing", "dropout"):
             _check(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
 

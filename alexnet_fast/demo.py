@@ -20,6 +20,8 @@ from alexnet_fast.sharding.write import Options, write_shard_set
 from alexnet_fast.training import distributed, loop, runs
 
 PARTS = ("images", "shards", "run")
+MARKER = ".alexnet-fast-demo"
+"""An empty file that tells a demo's folder from one of the user's: only there may a new demo delete the old."""
 
 
 def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tuple[dict[str, Any], str]:
@@ -70,9 +72,9 @@ def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tupl
 def _clear(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. --out takes a folder.")
-    strange = sorted({path.name for path in out.iterdir()} - {*PARTS, "demo.png"}) if out.is_dir() else []
-    if strange:
-        raise InputError(f"{out} holds other things ({', '.join(strange[:3])}). Choose an empty --out.")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARKER).exists():
+        raise InputError(f"{out} is not empty and holds no demo. Choose an empty --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).touch()
     for part in PARTS:
         shutil.rmtree(out / part, ignore_errors=True)
-    out.mkdir(parents=True, exist_ok=True)

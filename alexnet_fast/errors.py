@@ -1,4 +1,4 @@
-"""The one exception whose message is meant for the user."""
+"""The exceptions whose messages are meant for the user."""
 
 
 class InputError(ValueError):

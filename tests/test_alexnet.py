@@ -121,6 +121,11 @@ def test_lrn_does_not_cross_the_towers() -> None:
     torch.testing.assert_close(LocalResponseNorm(96, towers=2)(x), torch.cat(halves, dim=1))
 
 
+def test_lrn_in_half_precision_does_not_overflow() -> None:
+    x = torch.full((1, 48, 2, 2), 1000.0)
+    torch.testing.assert_close(LocalResponseNorm(48)(x.half()).float(), LocalResponseNorm(48)(x), rtol=5e-3, atol=0)
+
+
 def test_lrn_by_hand() -> None:
     x = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).view(1, 6, 1, 1) * 100
     window = 1 + 4 + 9 + 16  # the second map's neighbours: maps 1 to 4, and none before the first

@@ -15,7 +15,7 @@ def test_demo_leaves_images_shards_a_run_and_a_picture(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     for _ in range(2):  # a second demo replaces the first
         result, text = run_demo(out, train_per_class=4, epochs=1)
-        assert {path.name for path in out.iterdir()} == {"images", "shards", "run", "demo.png"}
+        assert {path.name for path in out.iterdir()} == {".alexnet-fast-demo", "images", "shards", "run", "demo.png"}
     assert set(result) == {"top1", "top5", "images", "views", "seconds"}
     assert (result["images"], result["views"]) == (len(ShardSet(out / "shards").split("val")), 1)
     assert text.startswith(f"top-1 {result['top1']:.2f} %")
@@ -25,10 +25,12 @@ def test_demo_leaves_images_shards_a_run_and_a_picture(tmp_path: Path) -> None:
 
 
 def test_demo_touches_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "holiday.jpg").touch()
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(InputError) as error:
         run_demo(tmp_path)
-    assert str(error.value) == f"{tmp_path} holds other things (thesis.tex). Choose an empty --out."
+    assert str(error.value) == f"{tmp_path} is not empty and holds no demo. Choose an empty --out."
     with pytest.raises(InputError, match=r"is a file\. --out takes a folder"):
         run_demo(tmp_path / "thesis.tex")
-    assert (tmp_path / "thesis.tex").exists()
+    assert (tmp_path / "images" / "holiday.jpg").exists()

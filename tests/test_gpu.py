@@ -13,6 +13,7 @@ from alexnet_fast.loading.plan import training_rows
 from alexnet_fast.model.alexnet import bn
 from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training import distributed, loop, runs
+from alexnet_fast.training.metrics import Window
 from alexnet_fast.training.optim import make_optimizer
 
 pytestmark = pytest.mark.gpu
@@ -41,11 +42,12 @@ def test_the_step_never_waits_for_the_gpu(jpeg_shards: Path) -> None:
     model = bn(3, hidden=256).on(device)
     state = loop.State(model, make_optimizer(model, make_config("fast")), torch.amp.GradScaler("cuda", enabled=False))
     first, second, *_ = batches(jpeg_shards, device)
+    window = Window(distributed.Topology(0, 1, device), Loader.__new__(Loader))
     loop.train_step(model, state, first, torch.bfloat16, 0.1, 1.0)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        loop.train_step(model, state, second, torch.bfloat16, 0.1, 1.0)
+        window.add(*loop.train_step(model, state, second, torch.bfloat16, 0.1, 1.0), 16)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

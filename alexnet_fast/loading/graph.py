@@ -54,5 +54,7 @@ def build(
 
 def next_batch(pipeline: Pipeline) -> torch.Tensor:
     """The next (n, crop, crop, 3) uint8 batch, shared with DALI, not copied. Raises StopIteration at the end."""
-    (images,) = pipeline.run()
+    # On the stream that will use them: their memory is then not reused before it has.
+    stream = None if pipeline.device_id is None else torch.cuda.current_stream(pipeline.device_id)
+    (images,) = pipeline.run(stream)
     return torch.from_dlpack(images.as_tensor())

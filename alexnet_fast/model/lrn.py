@@ -27,6 +27,7 @@ class LocalResponseNorm(nn.Module):
         self.register_buffer("band", band.repeat(towers, 1)[..., None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = nn.functional.conv2d(x * x, self.band.to(x.dtype), groups=self.towers) + self.k
+        small = x / 16  # whose square stays below fp16's largest number
+        scale = nn.functional.conv2d(small * small, (self.band * 256).to(x.dtype), groups=self.towers) + self.k
         inverse_root = scale.rsqrt()
         return x * (inverse_root * inverse_root.sqrt())

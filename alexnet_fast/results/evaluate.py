@@ -90,7 +90,7 @@ def ten_views(images: Tensor, crop: int) -> list[Tensor]:
 def count_correct(scores: Tensor, labels: Tensor) -> Tensor:
     """(3,) int64: images whose label is the highest score, is among the five highest, and all."""
     best = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
-    return torch.stack([best[:, 0].sum(), best.sum(), torch.tensor(len(labels), device=labels.device)])
+    return torch.stack([best[:, 0].sum(), best.sum(), torch.full((), len(labels), device=labels.device)])
 
 
 def evaluate_checkpoints(paths: list[Path], shards: str | None, split: str, views: int, gpus: int | None) -> Accuracy:
@@ -109,7 +109,14 @@ def evaluate_checkpoints(paths: list[Path], shards: str | None, split: str, view
     check_gpus(gpus)
     device = torch.device("cuda", 0) if gpus else torch.device("cpu")
     models = [checkpoint.build_model(state).on(device) for state in states]
+    if any(state["pixels"] != states[0]["pixels"] for state in states):
+        raise InputError("these networks were trained with different pixel means, so they cannot be averaged.")
     images = shard_set.split(split)
+    if configs[0].crop > images.size:
+        raise InputError(
+            f"the network takes {configs[0].crop} px, the images of {shard_set.folder} have {images.size}. "
+            f"Shard them with --size {-(-configs[0].crop * 8 // 7)}."
+        )
     with Progress("evaluating", len(images)) as progress:
         return evaluate(
             list[nn.Module](models),

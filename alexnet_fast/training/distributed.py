@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import active_children
 from typing import Any
 
 import torch
@@ -59,11 +61,21 @@ def run(worker: Callable[..., Any], gpus: int, *args: Any) -> Any:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
     context = mp.get_context("spawn")
     results = context.SimpleQueue()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers stop by themselves, together
+    # The workers stop by themselves, together: the terminal's Ctrl-C reaches them, SIGTERM is passed on.
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, _pass_on),
+    }
     try:
         mp.start_processes(_spawned, (worker, gpus, args, results), nprocs=gpus, start_method="spawn")
+    except mp.ProcessExitedException:
+        if results.empty():
+            raise
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if results.empty():  # a second Ctrl-C, which does not wait for a checkpoint
+        raise KeyboardInterrupt
     result = results.get()
     if isinstance(result, Exception):
         raise result
@@ -72,12 +84,19 @@ def run(worker: Callable[..., Any], gpus: int, *args: Any) -> Any:
 
 def _spawned(rank: int, worker: Callable[..., Any], gpus: int, args: tuple[Any, ...], results: Any) -> None:
     os.environ["LOCAL_RANK"] = str(rank)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         result = _work(worker, gpus, rank, gpus, args)
-    except (InputError, TrainingError) as error:  # every process meets the same one
-        result = error
+    except (InputError, TrainingError, OSError) as error:
+        results.put(error)
+        sys.exit(1)  # the others may wait for this process: the parent ends them
     if rank == 0:
         results.put(result)
+
+
+def _pass_on(number: int, _: Any) -> None:
+    for child in active_children():
+        child.terminate()
 
 
 def _work(worker: Callable[..., Any], gpus: int, rank: int, world: int, args: tuple[Any, ...]) -> Any:
@@ -111,6 +130,15 @@ def sum_over_processes(values: Tensor, topology: Topology) -> Tensor:
     if topology.world > 1:
         dist.all_reduce(values)
     return values
+
+
+def any_stopped(stopped: bool, topology: Topology) -> bool:
+    """Whether any process was told to stop. GPU processes are not asked here, so as not to wait: log steps ask them."""
+    if topology.world == 1:
+        return stopped
+    if topology.device.type == "cuda":
+        return False
+    return bool(sum_over_processes(torch.tensor([float(stopped)]), topology).item())
 
 
 def share_buffers(model: nn.Module, topology: Topology) -> None:

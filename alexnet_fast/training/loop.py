@@ -24,6 +24,7 @@ from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training import checkpoint, metrics
 from alexnet_fast.training.distributed import (
     Topology,
+    any_stopped,
     barrier,
     parallel,
     share_buffers,
@@ -137,8 +138,8 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             end_of_epoch = state.step == steps
 
             # --- now and then: log, evaluate, save
-            stop = stopped() if topology.world == 1 else False
-            if (done + 1) % config.log_every == 0 or end_of_epoch:
+            stop = any_stopped(stopped(), topology)
+            if (done + 1) % config.log_every == 0 or end_of_epoch or stop:
                 line, stop = window.read(stopped())
                 _check_loss(line["loss"], done + 1, len(classes), progress)
                 if topology.first:
@@ -245,7 +246,8 @@ def _check_loss(loss: float, step: int, classes: int, progress: Progress) -> Non
     if not math.isfinite(loss):
         raise TrainingError(
             f"the loss is not finite (step {step}). Most often the learning rate is too high: try --lr a third of "
-            "this run's, more warm-up (--set warmup_epochs=5), or --set precision=fp32. last.pt is from before."
+            "this run's, more warm-up (--set warmup_epochs=5), or --set precision=fp32. "
+            "last.pt, if there is one, is from before."
         )
     if step >= STUCK_STEPS and loss > math.log(classes) - 0.01:
         progress.say(

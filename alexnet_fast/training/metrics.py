@@ -96,7 +96,8 @@ class Window:
 
     def __init__(self, topology: Topology, loader: Loader) -> None:
         self._topology, self._loader = topology, loader
-        self._sums = torch.zeros(3, dtype=torch.float64, device=topology.device)
+        self._sums = torch.zeros(2, dtype=torch.float64, device=topology.device)
+        self._new_images = 0
         self._started: float | None = None
         self._waited_before = 0.0
         self._images = self._seconds = self._waited = 0.0
@@ -107,7 +108,8 @@ class Window:
             self._started, self._waited_before = perf_counter(), self._loader.wait_seconds
 
     def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
-        self._sums += torch.stack([loss.double(), correct.double(), loss.new_tensor(images, dtype=torch.float64)])
+        self._sums += torch.stack([loss.double(), correct.double()])
+        self._new_images += images
 
     def pause(self, seconds: float) -> None:
         """Leaves out time spent on something else."""
@@ -116,7 +118,7 @@ class Window:
 
     def read(self, stop: bool) -> tuple[dict[str, float], bool]:
         """The log line of the steps since the last call; and whether any process was told to stop."""
-        sums = torch.cat([self._sums, self._sums.new_tensor([float(stop)])])
+        sums = torch.cat([self._sums, self._sums.new_tensor([float(self._new_images), float(stop)])])
         loss, correct, images, stops = sum_over_processes(sums, self._topology).tolist()
         assert self._started is not None
         seconds = perf_counter() - self._started
@@ -126,7 +128,7 @@ class Window:
             self._seconds + seconds,
             self._waited + waited,
         )
-        self._sums = torch.zeros_like(self._sums)
+        self._sums, self._new_images = torch.zeros_like(self._sums), 0
         self._started, self._waited_before = perf_counter(), self._loader.wait_seconds
         line = {
             "loss": loss / images,

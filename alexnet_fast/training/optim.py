@@ -27,7 +27,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
         {"params": weights, "weight_decay": config.weight_decay, "kind": "weights"},
         {"params": biases, "weight_decay": 0.0, "kind": "biases"},
     ]
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    # With a loss scaler a skipped first step leaves the fused kernel's momentum uninitialised (torch 2.13).
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=config.precision != "fp16")
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, progress: float) -> None:
