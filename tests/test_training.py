@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pytest
@@ -169,7 +170,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(jpeg_shards: Path, tmp_path: Path) -
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert f"  alexnet-fast train --gpus 0 --run {run} --resume\n" in out
+    assert f"  alexnet-fast train --gpus 0 --run {quote(str(run))} --resume\n" in out
     assert (run / "last.pt").exists()
     assert "Traceback" not in err
 

@@ -120,10 +120,7 @@ def parallel(model: nn.Module, topology: Topology) -> nn.Module:
     if topology.world == 1:
         return model
     ids = [topology.device.index] if topology.device.type == "cuda" else None
-    # Batch-norm statistics stay each process' own until share_buffers: the step does not wait for them.
-    return nn.parallel.DistributedDataParallel(
-        model, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False
-    )
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
 
 
 def sum_over_processes(values: Tensor, topology: Topology) -> Tensor:
