@@ -68,6 +68,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     """
     shards = ShardSet(config.shards)
     split, pixels, classes = shards.split("train"), shards.manifest.pixels, shards.manifest.classes
+    val = shards.split("val") if "val" in shards else None
     config = resolve(config, split.size, topology)
     steps = steps_per_epoch(len(split), config.batch)
     if len(split) // steps < topology.world:
@@ -148,11 +149,11 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             started = perf_counter()
             if end_of_epoch:
                 state.epoch, state.step = state.epoch + 1, 0
-                if "val" in shards:
+                if val is not None:
                     share_buffers(model, topology)
                     accuracy = evaluate(
                         [model],
-                        shards.split("val"),
+                        val,
                         pixels,
                         topology,
                         crop=config.crop,
