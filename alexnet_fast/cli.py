@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -42,59 +43,116 @@ json_option = click.option(
     "--json", "json_file", metavar="FILE", help="Also write the result as JSON; - for standard output."
 )
 path_type = click.Path(path_type=Path)
+LAYOUTS = ["folders", "ilsvrc", "kaggle", "whole", "parquet", "webdataset"]
+
+
+class PartType(click.ParamType[tuple[int, int]]):
+    """`I/N` as two numbers."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        match = re.fullmatch(r"(\d+)/(\d+)", str(value))
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            self.fail(f"{value!r} is not I/N with I from 1 to N.", param, ctx)
+        return int(match[1]), int(match[2])
 
 
 @main.command()
-@click.option("--src", type=path_type, required=True, help="Folder with train/CLASS/* and val/CLASS/*, or CLASS/*.")
-@click.option("--out", type=path_type, default="shards/imagenet", show_default=True, help="Folder of the shard set.")
+@click.option("--src", type=path_type, help="Images: class folders, ImageNet's archives, parquet files, WebDataset.")
+@click.option(
+    "--out",
+    "outs",
+    multiple=True,
+    default=["shards/imagenet"],
+    show_default=True,
+    help="Folder of the shard set, or a URL (s3://...). Several folders: its tars are spread over their disks.",
+)
+@click.option("--layout", type=click.Choice(LAYOUTS), help="What --src is.  [default: recognised by looking]")
 @click.option("--encoding", type=click.Choice(["jpeg", "raw"]), default="jpeg", show_default=True)
 @click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="Of the JPEGs.")
 @click.option("--size", type=click.IntRange(8, 4096), default=256, show_default=True, help="Stored side, pixels.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the stored order.")
+@click.option("--keep", is_flag=True, help="Store a JPEG that is a square of that size already as it is.")
+@click.option("--classes", type=path_type, metavar="FILE", help="Only these classes: a text file, a class id a line.")
+@click.option("--val-fraction", type=float, help="Split this share of every class off as val.")
+@click.option(
+    "--split", type=click.Choice(["half"]), help="half: as --val-fraction 0.5, the paper's way for Fall 2009."
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of order and split.")
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster at tcp://HOST:PORT.")
+@click.option("--part", type=PartType(), help="Write every N-th tar, from the I-th: for a batch array.")
+@click.option("--finish", is_flag=True, help="Write the manifest of a set whose parts are all there.")
+@click.option("--check-md5", is_flag=True, help="First compare the official archives with their known sums.")
 @click.option("--strict", is_flag=True, help="Exit with 1 when a file could not be read.")
 @json_option
 def shard(
-    src: Path,
-    out: Path,
-    encoding: str,
-    quality: int,
-    size: int,
-    seed: int,
+    src: Path | None,
+    outs: tuple[str, ...],
     workers: int | None,
+    scheduler: str | None,
+    part: tuple[int, int] | None,
+    finish: bool,
     strict: bool,
     json_file: str | None,
+    **making: Any,
 ) -> None:
-    """Resize images and write them as WebDataset tars with random access."""
-    from alexnet_fast.console import Progress
-    from alexnet_fast.sharding.sources import find_images
-    from alexnet_fast.sharding.write import Options, write_shard_set
+    """Resize images and write them as WebDataset tars with random access.
 
-    source = find_images(src)
-    total = sum(len(images) for images in source.splits.values())
-    counts = ", ".join(f"{len(images):,} {split}" for split, images in source.splits.items())
-    done = 0
-    with Progress("sharding", total) as progress:
-        progress.say(f"{counts} images of {len(source.classes):,} classes -> {out}")
-        started = _clock()
+    A run that was stopped is gone on with by the same command: finished tars are kept.
+    """
+    from alexnet_fast.sharding import run
 
-        def count(images: int) -> None:
-            nonlocal done
-            done += images
-            progress.update(done, f"{done:,}/{total:,} images  {done / (_clock() - started):,.0f} images/s")
-
-        cores = len(os.sched_getaffinity(0))
-        summary = write_shard_set(source, out, Options(encoding, quality, size, seed), workers or cores, count)
-    result = {**asdict(summary), "images_per_second": summary.images / summary.seconds}
+    if finish:
+        if src or part or scheduler:
+            raise InputError("--finish takes --out alone.")
+        summary = run.finish(list(outs))
+    elif src is None:
+        raise click.UsageError("Missing option '--src'.")
+    else:
+        summary = run.shard(src, list(outs), workers=workers, scheduler=scheduler, part=part, **making)
+    if not summary.complete:
+        click.echo(f"{summary.shards:,} tars are there; other parts are to come: {outs[0]}", err=json_file == "-")
+    rate = summary.written / summary.seconds
+    result = {
+        "images": summary.images,
+        "rejected": summary.rejected,
+        "shards": summary.shards,
+        "seconds": summary.seconds,
+        "images_per_second": rate,
+    }
     text = (
         f"{summary.images:,} images in {summary.shards:,} tar{'s' * (summary.shards > 1)} in {summary.seconds:.1f} s "
-        f"({result['images_per_second']:,.0f} images/s): {out}"
+        f"({rate:,.0f} images/s): {outs[0]}"
     )
     if summary.rejected:
         files = f"{summary.rejected:,} file{'s' * (summary.rejected > 1)}"
-        text += f"\nLeft out {files} that could not be read: {out / 'rejected.jsonl'}"
+        text += f"\nLeft out {files} that could not be read: {outs[0]}/rejected.jsonl"
     _print(text, result, json_file)
     if strict and summary.rejected:
+        sys.exit(1)
+
+
+@main.command("verify")
+@click.argument("shards", metavar="SHARDS")
+@click.option("--quick", is_flag=True, help="Only sizes and indexes; the images are not read.")
+@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
+@json_option
+def verify_command(shards: str, quick: bool, workers: int | None, json_file: str | None) -> None:
+    """Read a shard set again and name every damaged file and sample."""
+    from alexnet_fast.console import Progress
+    from alexnet_fast.shardset import ShardSet
+    from alexnet_fast.verify import verify
+
+    splits = ShardSet(shards).manifest.splits.values()
+    total = sum(tar.samples for tars in splits for tar in tars)
+    with Progress("verifying", total) as progress:
+        damaged = verify(Path(shards), quick, workers or len(os.sched_getaffinity(0)), progress.counter("images"))
+    lines = [f"{damage.file}: {damage.sample + ': ' * bool(damage.sample)}{damage.problem}" for damage in damaged]
+    checked = "sizes and indexes of " if quick else ""
+    text = f"{len(lines):,} problems: {shards}" if lines else f"{checked}{total:,} samples are whole: {shards}"
+    _print("\n".join([*lines, text]), {"ok": not lines, "damaged": [asdict(d) for d in damaged]}, json_file)
+    if lines:
         sys.exit(1)
 
 

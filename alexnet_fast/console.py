@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.live import Live
@@ -41,6 +42,21 @@ class Progress:
         elif now - self._printed >= PLAIN_SECONDS or done >= self._total:
             self._printed = now
             self.say(f"{self._title} {100 * done // self._total:3d} %  {text}  {eta}".rstrip())
+
+    def expect(self, total: int) -> None:
+        self._total = max(total, 1)
+
+    def counter(self, things: str) -> Callable[[int], None]:
+        """A function to be told how many things more are done; it shows them and their rate."""
+        done, started = self._first, time.monotonic()
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            rate = (done - self._first) / max(time.monotonic() - started, 1e-9)
+            self.update(done, f"{done:,}/{self._total:,} {things}  {rate:,.0f} {things}/s")
+
+        return count
 
     def say(self, text: str) -> None:
         """A line that stays, above the live one."""

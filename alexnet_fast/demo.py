@@ -15,8 +15,11 @@ from alexnet_fast.console import Progress
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.results.evaluate import evaluate_checkpoints
 from alexnet_fast.samples import draw_samples
+from alexnet_fast.sharding.output import open_output
+from alexnet_fast.sharding.plan import Options
+from alexnet_fast.sharding.pool import Processes
 from alexnet_fast.sharding.sources import find_images
-from alexnet_fast.sharding.write import Options, write_shard_set
+from alexnet_fast.sharding.write import write_shard_set
 from alexnet_fast.training import distributed, loop, runs
 
 PARTS = ("images", "shards", "run")
@@ -37,7 +40,8 @@ def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tupl
         draw_samples(images, train_per_class=train_per_class)
         progress.say(f"2/4  alexnet-fast shard --src {images} --out {shards} --size 96")
         cores = len(os.sched_getaffinity(0))
-        write_shard_set(find_images(images), shards, Options(size=96), cores, lambda _: None)
+        output = open_output([str(shards)])
+        write_shard_set(find_images(images), output, Options(size=96), lambda: Processes(cores))
         gpus = int(torch.cuda.is_available())
         progress.say(
             f"3/4  alexnet-fast train --gpus {gpus} --recipe fast --epochs {epochs} --batch 64 "

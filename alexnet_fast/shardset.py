@@ -5,14 +5,18 @@ shards/imagenet/
   train-000000.tar     <key>.cls (ASCII class index) and <key>.jpg, or <key>.npy (uint8 size x size x 3)
   train-000000.idx     DALI's index of that tar, version 1.2
   train.index.npy      one row a sample of the whole split, in stored order: INDEX_DTYPE
+
+shards/README.md has every detail; alexnet_fast/interop.py makes the small files for other tools.
 """
 
 from __future__ import annotations
 
 import json
 import mmap
-from dataclasses import asdict, dataclass
+import warnings
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +30,10 @@ MEMBER = {"jpeg": "jpg", "raw": "npy"}
 """Extension of the image member for each encoding."""
 
 INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("label", "<i4"), ("crc32", "<u4")])
-"""A sample: tar number, first byte and number of bytes of its image member, class index, crc32 of those bytes."""
+"""A sample: place of its tar in the manifest's list, first byte and number of bytes of its image member, class index
+(UNLABELLED where there is none), crc32 of those bytes."""
+
+UNLABELLED = -1
 
 
 @dataclass(frozen=True)
@@ -51,16 +58,24 @@ class Tar:
     sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What `manifest.json` holds. The same input, options and seed give the same file, byte for byte."""
+    """What `manifest.json` holds. The same input, options and seed give the same file, byte for byte.
+
+    `keep`: a stored JPEG may be a source's own file: a square of at least 7/8 of `size`, any colour and subsampling.
+    `plan`: fingerprint of the listing and options it was made from. `counts`: per split, the labelled samples of
+    each class. These three are empty in sets of before they were there.
+    """
 
     encoding: str
     size: int
     quality: int | None
     seed: int
+    keep: bool = False
+    plan: str = ""
     classes: list[dict[str, str]]
     splits: dict[str, list[Tar]]
+    counts: dict[str, list[int]] = field(default_factory=dict)
     pixels: Pixels
 
     def to_json(self) -> str:
@@ -71,11 +86,52 @@ class Manifest:
     def from_json(cls, text: str) -> Manifest:
         """Raises ValueError, KeyError or TypeError when the text is not a manifest of this version."""
         body = json.loads(text)
+        if not isinstance(body, dict):
+            raise TypeError("not a JSON object")
         if body.pop("format", None) != FORMAT or body.pop("version", None) != FORMAT_VERSION:
             raise ValueError(f"not version {FORMAT_VERSION} of {FORMAT}")
+        for name, kind in get_type_hints(cls).items():
+            if not _fits(body.get(name), kind) and name in body:
+                raise ValueError(f"its {name} is of the wrong type")
         body["splits"] = {name: [Tar(**tar) for tar in tars] for name, tars in body["splits"].items()}
         body["pixels"] = Pixels(**body["pixels"])
-        return cls(**body)
+        manifest = cls(**body)
+        _check(manifest)
+        return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """What the types alone do not say."""
+    tars = [tar for split in manifest.splits.values() for tar in split]
+    names = [*manifest.splits, *(tar.file for tar in tars)]
+    pixels = manifest.pixels
+    checks = {
+        "encoding": manifest.encoding in MEMBER,
+        "size": manifest.size > 0,
+        "classes": all({"id", "name"} <= entry.keys() for entry in manifest.classes),
+        "splits": all(tar.samples >= 0 and tar.bytes >= 0 for tar in tars)
+        and all(name and not {"/", "\0"} & set(name) for name in names),
+        "pixels": all(len(vector) == 3 for vector in (pixels.mean, pixels.deviations))
+        and all([len(row) for row in matrix] == [3, 3, 3] for matrix in (pixels.covariance, pixels.components)),
+    }
+    for name, is_right in checks.items():
+        if not is_right:
+            raise ValueError(f"its {name} cannot be right")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether JSON's `value` is of the type `kind`: a damaged number, say, may still be JSON."""
+    arguments = get_args(kind)
+    if is_dataclass(kind):
+        kinds = get_type_hints(kind)
+        return type(value) is dict and all(_fits(value[name], kinds[name]) for name in kinds.keys() & value.keys())
+    if get_origin(kind) is list:
+        return type(value) is list and all(_fits(item, arguments[0]) for item in value)
+    if get_origin(kind) is dict:
+        return type(value) is dict and all(_fits(item, arguments[1]) for item in value.values())
+    if arguments:
+        return any(_fits(value, one) for one in arguments)
+    return type(value) in ((int, float) if kind is float else (kind,))
 
 
 def tar_name(split: str, number: int) -> str:
@@ -93,7 +149,7 @@ class Split:
         self.name = name
         self.encoding = manifest.encoding
         self.size = manifest.size
-        self.index: NDArray[np.void] = _load_index(folder / index_name(name))
+        self.index: NDArray[np.void] = load_index(folder / index_name(name))
         self.labels: NDArray[np.int64] = self.index["label"].astype(np.int64)
         tars = manifest.splits[name]
         if len(self.index) != sum(tar.samples for tar in tars):
@@ -101,10 +157,24 @@ class Split:
                 f"{folder / index_name(name)} lists {len(self.index):,} samples, the manifest "
                 f"{sum(tar.samples for tar in tars):,}. Make the shard set again."
             )
+        if not self._fits(tars, len(manifest.classes)):
+            raise InputError(
+                f"{folder / index_name(name)} does not fit its tars. Make the shard set again; "
+                f"alexnet-fast verify {folder} names what is damaged."
+            )
         self._tars = [_map_tar(folder / tar.file, tar.bytes) for tar in tars]
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def _fits(self, tars: list[Tar], classes: int) -> bool:
+        shard, offset, size = (self.index[column] for column in ("shard", "offset", "size"))
+        if len(shard) and int(shard.max()) >= len(tars):
+            return False
+        tar_bytes = np.array([tar.bytes for tar in tars], np.uint64)[shard]
+        smallest = 1 if self.encoding == "jpeg" else 3 * self.size**2
+        inside = (size >= smallest) & (size <= tar_bytes) & (offset <= tar_bytes - np.minimum(size, tar_bytes))
+        return bool(inside.all() and (self.labels >= UNLABELLED).all() and (self.labels < classes).all())
 
     def read(self, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
         """Zero-copy views of the stored images: JPEG bytes (n,), or raw pixels (size, size, 3), a sample each."""
@@ -138,26 +208,36 @@ class ShardSet:
             )
         try:
             self.manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else error
             raise InputError(f"{path} cannot be read as a manifest ({reason}). Make the shard set again.") from error
 
     def __contains__(self, split: str) -> bool:
         return split in self.manifest.splits
 
-    def split(self, name: str) -> Split:
+    def split(self, name: str, *, labelled: bool = True) -> Split:
+        """Opens a split; with `labelled=False` also one that holds images without a label (theirs is UNLABELLED)."""
         if name not in self:
             has = ", ".join(self.manifest.splits)
             raise InputError(f"{self.folder} has no split named {name}; it has: {has}.")
-        return Split(self.folder, name, self.manifest)
+        split = Split(self.folder, name, self.manifest)
+        if labelled and (split.labels == UNLABELLED).any():
+            raise InputError(
+                f"the split {name} of {self.folder} has no labels, so a network can be neither trained nor evaluated "
+                "on it. Take another split."
+            )
+        return split
 
 
-def _load_index(path: Path) -> NDArray[np.void]:
+def load_index(path: Path) -> NDArray[np.void]:
+    """Raises InputError when the file cannot be read or is no sample index."""
     try:
-        index: NDArray[np.void] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            index = np.load(path, allow_pickle=False)
+    except Exception as error:  # numpy, and Python's tokenizer below it, raise many kinds on a damaged header
         raise InputError(f"{path} cannot be read ({error}). Make the shard set again.") from error
-    if index.dtype != INDEX_DTYPE or index.ndim != 1:
+    if not isinstance(index, np.ndarray) or index.dtype != INDEX_DTYPE or index.ndim != 1:
         raise InputError(f"{path} is not a sample index of version {FORMAT_VERSION}. Make the shard set again.")
     return index
 

@@ -1,5 +1,6 @@
 """Data that several tests share: a small image folder, shard sets made from it, and real photographs."""
 
+import hashlib
 import tarfile
 from pathlib import Path
 
@@ -8,8 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet_fast.sharding.images import Source
+from alexnet_fast.sharding.output import Output, open_output
+from alexnet_fast.sharding.plan import Options
+from alexnet_fast.sharding.pool import Processes
 from alexnet_fast.sharding.sources import find_images
-from alexnet_fast.sharding.write import Options, write_shard_set
+from alexnet_fast.sharding.write import Part, Summary, write_shard_set
 
 CLASSES = ("n01_ball", "n02_cube", "n03_cone")
 IMAGES_PER_CLASS = {"train": 20, "val": 6}
@@ -18,6 +23,19 @@ SIZE = 96
 REAL_IMAGES = Path("shared", "data", "imagenet-originals-350.tar")
 IMAGENETTE = Path("shared", "data", "imagenette-224.tar")
 """Beside the checkout; not part of the repository."""
+
+
+def write(source: Source, out: Path | str, options: Options, workers: int = 1, part: Part | None = None) -> Summary:
+    return write_to(open_output([str(out)]), source, options, workers, part)
+
+
+def write_to(output: Output, source: Source, options: Options, workers: int = 1, part: Part | None = None) -> Summary:
+    return write_shard_set(source, output, options, lambda: Processes(workers), part=part)
+
+
+def files(folder: Path) -> dict[str, str]:
+    """The sha256 of every file."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
 def picture(seed: int, label: int = 0) -> NDArray[np.uint8]:
@@ -49,14 +67,14 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def jpeg_shards(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards") / "jpeg"
-    write_shard_set(find_images(image_folder), out, Options("jpeg", size=SIZE), 1, lambda images: None)
+    write(find_images(image_folder), out, Options("jpeg", size=SIZE))
     return out
 
 
 @pytest.fixture(scope="session")
 def raw_shards(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards") / "raw"
-    write_shard_set(find_images(image_folder), out, Options("raw", size=SIZE), 1, lambda images: None)
+    write(find_images(image_folder), out, Options("raw", size=SIZE))
     return out
 
 

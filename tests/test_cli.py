@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,9 @@ from alexnet_fast.cli import main
 REPOSITORY = Path(alexnet_fast.__file__).parents[1]
 
 FLAGS = {
-    "shard": "--encoding --json --out --quality --seed --size --src --strict --workers",
+    "shard": "--check-md5 --classes --encoding --finish --json --keep --layout --out --part --quality --scheduler"
+    " --seed --size --split --src --strict --val-fraction --workers",
+    "verify": "--json --quick --workers",
     "train": "--arch --batch --epochs --gpus --json --lr --precision --recipe --resume --run --seed --set"
     " --shards --threads",
     "eval": "--gpus --json --shards --split --views",
@@ -93,6 +96,7 @@ def test_unknown_names_are_shown_with_the_usage() -> None:
         assert "--help" in output
     assert "--sorce" in run("shard", "--sorce", "x")[1]
     assert "'--src'" in run("shard")[1]
+    assert "'SHARDS'" in run("verify")[1]
 
 
 def test_shard_refuses_its_input(tmp_path: Path, jpeg_shards: Path, image_folder: Path) -> None:
@@ -100,23 +104,81 @@ def test_shard_refuses_its_input(tmp_path: Path, jpeg_shards: Path, image_folder
     file.touch()
     empty = tmp_path / "empty"
     empty.mkdir()
-    wanted = "--src takes a folder of class folders, or of train/ and val/."
+    wanted = "--src takes a folder of images, or of ImageNet's archives."
     assert_refused(f"nowhere does not exist. {wanted}", "shard", "--src", "nowhere", "--out", "out")
-    assert_refused(f"{file} is a file. {wanted}", "shard", "--src", file, "--out", "out")
-    assert_refused(f"{empty} holds no class folders. Expected {empty}/<class>/<image files>.", "shard", "--src", empty)
+    for src in (file, empty):
+        code, output = run("shard", "--src", src, "--out", "out")
+        assert code == 2
+        assert output.startswith(f"Error: {src} has none of the known layouts: class folders, the official archives")
     assert not (tmp_path / "out").exists()
     for out, message in (
         (file, f"{file} is a file. --out takes a folder."),
-        (
-            jpeg_shards,
-            f"{jpeg_shards} already holds a shard set. Choose another --out, or delete that folder first.",
-        ),
+        (jpeg_shards, f"{jpeg_shards} already holds a shard set. Choose another --out, or delete that one first."),
     ):
         code, output = run("shard", "--src", image_folder, "--out", out)
         assert code == 2
         first, error = output.splitlines()
         assert first == f"60 train, 18 val images of 3 classes -> {out}"
         assert error == f"Error: {message}"
+
+
+def test_shard_refuses_options_that_do_not_fit(image_folder: Path, tmp_path: Path) -> None:
+    start = ("shard", "--src", image_folder, "--out", "out")
+    assert_refused(
+        "--keep stores JPEGs as they are; leave it out with --encoding raw.", *start, "--keep", "--encoding", "raw"
+    )
+    assert_refused(
+        "--split half is --val-fraction 0.5; give one of the two.", *start, "--split", "half", "--val-fraction", "0.5"
+    )
+    assert_refused("--val-fraction is 1.0; it must lie between 0 and 1.", *start, "--val-fraction", "1")
+    assert_refused(
+        "the source has a split val already. Leave out --val-fraction and --split.", *start, "--split", "half"
+    )
+    assert_refused("--finish takes --out alone.", *start, "--finish")
+    assert_refused("out holds no unfinished shard set. Begin one with --src.", "shard", "--out", "out", "--finish")
+    for part in ("0/4", "5/4", "1", "a/b"):
+        code, output = run(*start, "--part", part)
+        assert code == 2
+        assert f"'{part}' is not I/N with I from 1 to N." in output
+    code, output = run("shard", "--src", image_folder / "train", "--out", "s3://bucket/set", "--out", "x")
+    assert code == 2
+    assert output.splitlines()[-1] == (
+        "Error: --out s3://bucket/set is a URL: give it alone. Several --out are for several local disks."
+    )
+
+
+def test_shard_takes_classes_and_splits_them(image_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("n03_cone cone\n\n# the round one\nn01_ball\n")
+    arguments = ("--classes", "classes.txt", "--split", "half", "--size", "16", "--workers", "1", "--json", "-")
+    code, output = run("shard", "--src", image_folder / "train", "--out", "out", *arguments)
+    assert code == 0, output
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [entry["id"] for entry in manifest["classes"]] == ["n01_ball", "n03_cone"]
+    assert manifest["counts"] == {"train": [10, 10], "val": [10, 10]}
+
+
+def test_verify_says_what_is_damaged(jpeg_shards: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(jpeg_shards, tmp_path / "copy")
+    code, output = run("verify", copy, "--workers", "1")
+    assert (code, output.splitlines()[-1]) == (0, f"78 samples are whole: {copy}")
+    tar = copy / "train-000001.tar"
+    data = bytearray(tar.read_bytes())
+    data[3000] ^= 1
+    tar.write_bytes(data)
+    assert run("verify", copy, "--quick")[0] == 0
+    code, output = run("verify", copy, "--json", "damage.json", "--workers", "1")
+    assert code == 1
+    found = json.loads((tmp_path / "damage.json").read_text())
+    assert found["ok"] is False
+    assert {row["file"] for row in found["damaged"]} == {"train-000001.tar"}
+    for row in found["damaged"]:
+        assert set(row) == {"file", "sample", "problem"}
+        assert row["problem"] in output
+    assert_refused(
+        "nowhere is not a shard set: it has no manifest.json. "
+        "Make one with: alexnet-fast shard --src IMAGES --out nowhere",
+        *("verify", "nowhere"),
+    )
 
 
 @pytest.fixture
@@ -139,7 +201,7 @@ def test_shard_writes_and_reports(source_with_a_bad_file: Path, tmp_path: Path) 
     result = json.loads((tmp_path / "result.json").read_text())
     assert set(result) == {"images", "rejected", "shards", "seconds", "images_per_second"}
     assert (result["images"], result["rejected"], result["shards"]) == (2, 1, 1)
-    assert result["images_per_second"] == pytest.approx(result["images"] / result["seconds"])
+    assert result["images_per_second"] == pytest.approx((result["images"] + result["rejected"]) / result["seconds"])
 
 
 def test_shard_strict_with_json_on_standard_output(source_with_a_bad_file: Path, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import torch
 
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
+from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
-from alexnet_fast.sharding.write import Options, write_shard_set
 from alexnet_fast.shardset import ShardSet
+from tests.conftest import write
 
 SIZE, CROP = 128, 112
 
@@ -20,7 +21,7 @@ SIZE, CROP = 128, 112
 @pytest.fixture(scope="module")
 def shards(imagenette: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards") / "imagenette"
-    summary = write_shard_set(find_images(imagenette), out, Options(size=SIZE), 2, lambda images: None)
+    summary = write(find_images(imagenette), out, Options(size=SIZE), 2)
     assert (summary.images, summary.rejected) == (9_469 + 3_925, 0)
     return out
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 import zlib
@@ -13,20 +14,19 @@ import pytest
 from PIL import Image
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.sharding.images import Entry, Listing, Source
+from alexnet_fast.sharding.output import open_output
+from alexnet_fast.sharding.plan import Options, jobs, make_plan
 from alexnet_fast.sharding.resize import to_square
-from alexnet_fast.sharding.sources import Source, find_images
+from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.statistics import STRIDE
-from alexnet_fast.sharding.write import Options, Summary, plan_jobs, write_shard_set
-
-SIZE = 96
-
-
-def write(source: Source, out: Path, workers: int = 1, *, encoding: str = "jpeg", seed: int = 0) -> Summary:
-    return write_shard_set(source, out, Options(encoding, size=SIZE, seed=seed), workers, lambda images: None)
+from alexnet_fast.sharding.write import Part, Summary, finish_shard_set, write_tar
+from tests import conftest
+from tests.conftest import SIZE, files
 
 
-def files(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+def write(source: Source, out: Path, workers: int = 1, seed: int = 0, part: Part | None = None) -> Summary:
+    return conftest.write(source, out, Options(size=SIZE, seed=seed), workers, part)
 
 
 def members(folder: Path, split: str) -> list[tuple[str, bytes, int, int]]:
@@ -54,7 +54,8 @@ def test_the_files_of_a_shard_set(jpeg_shards: Path) -> None:
     """60 and 18 images in tars of at most 16, and nothing else: no temporary file, no rejected.jsonl."""
     tars = [f"train-{number:06d}" for number in range(4)] + [f"val-{number:06d}" for number in range(2)]
     expected = {f"{tar}.{suffix}" for tar in tars for suffix in ("tar", "idx")}
-    assert set(files(jpeg_shards)) == expected | {"train.index.npy", "val.index.npy", "manifest.json"}
+    expected |= {f"{split}.{suffix}" for split in ("train", "val") for suffix in ("index.npy", "wids.json")}
+    assert set(files(jpeg_shards)) == expected | {"_info.json", "SHA256SUMS", "manifest.json"}
 
 
 def test_another_seed_gives_another_order(image_folder: Path, jpeg_shards: Path, tmp_path: Path) -> None:
@@ -74,15 +75,43 @@ def test_every_image_once_in_an_order_that_mixes_classes(image_folder: Path, jpe
         assert len({name.split("/")[0] for name in first_tar}) == 3
 
 
+def source_of(count: int, root: Path, *, block: int = 0) -> Source:
+    """`count` images of one class that are not there; `block`: so many can only be read together."""
+    listing = Listing(["a"])
+    entries = [Entry("train/a", f"{number}.jpg") for number in range(count)]
+    if block:
+        for start in range(0, count, block):
+            listing.add_block(start // block, ((0, entry) for entry in entries[start : start + block]))
+    else:
+        listing.add_class(0, entries)
+    return Source(root, ["a"], {"train": listing.images()})
+
+
 def test_tars_are_of_near_equal_length_and_at_most_1000(tmp_path: Path) -> None:
-    (image,) = find_images(_one_image(tmp_path)).splits["train"]
     for count, tars in ((1, 1), (16, 1), (17, 2), (128, 8), (5000, 8), (8001, 9), (50_001, 51)):
-        jobs = plan_jobs(Source(["a"], {"train": [image] * count}), tmp_path, Options())
-        lengths = [len(job.images) for job in jobs]
-        assert len(jobs) == tars
+        source = source_of(count, tmp_path)
+        plan = make_plan(source, Options())
+        assert plan.tars == {"train": tars}
+        names = list(plan.tar_names())
+        made = list(jobs(source, Options(), open_output([str(tmp_path)]), set(names)))
+        lengths = [len(job.images) for job in made]
+        assert [(job.split, job.number) for job in made] == names
+        assert lengths == [plan.images_in(*name) for name in names]
         assert sum(lengths) == count
         assert max(lengths) - min(lengths) <= 1
         assert max(lengths) <= 1000
+        assert len({image.key for job in made for image in job.images}) == count
+
+
+def test_images_that_are_read_together_stay_together(tmp_path: Path) -> None:
+    source = source_of(400, tmp_path, block=10)
+    names = set(make_plan(source, Options()).tar_names())
+    made = list(jobs(source, Options(), open_output([str(tmp_path)]), names))
+    order = [int(Path(image.name).stem) for job in made for image in job.images]
+    assert sorted(order) == list(range(400))
+    blocks = [order[start] // 10 for start in range(0, 400, 10)]
+    assert order == [10 * block + row for block in blocks for row in range(10)]
+    assert blocks != sorted(blocks)
 
 
 @pytest.mark.parametrize(("shards", "extension"), [("jpeg_shards", "jpg"), ("raw_shards", "npy")])
@@ -126,11 +155,11 @@ def test_manifest_counts_and_digests(jpeg_shards: Path) -> None:
 
 
 def test_raw_members_are_the_pixels(image_folder: Path, raw_shards: Path) -> None:
-    paths = {image.key: image.path for image in find_images(image_folder).splits["val"]}
+    paths = {image.key: image_folder / image.path for image in find_images(image_folder).splits["val"]}
     found = [(name, data) for name, data, *_ in members(raw_shards, "val") if name.endswith(".npy")]
     assert len(found) == len(paths)
     for name, data in found:
-        square = to_square(Path(paths[name.removesuffix(".npy")]).read_bytes(), SIZE)
+        square = to_square(paths[name.removesuffix(".npy")].read_bytes(), SIZE)
         assert np.array_equal(np.load(io.BytesIO(data)), square)
     assert json.loads((raw_shards / "manifest.json").read_text())["quality"] is None
 
@@ -167,15 +196,13 @@ def test_unreadable_files_are_left_out_and_listed(tmp_path: Path) -> None:
     whole = io.BytesIO()
     Image.new("RGB", (64, 64)).save(whole, "JPEG")
     (folder / "train/a/half.jpg").write_bytes(whole.getvalue()[:-20])
-    counted: list[int] = []
-    summary = write_shard_set(find_images(folder), tmp_path / "out", Options(size=SIZE), 1, counted.append)
-    assert (summary.images, summary.rejected, summary.shards) == (1, 3, 1)
-    assert sum(counted) == 4  # progress counts files, readable or not
+    summary = write(find_images(folder), tmp_path / "out")
+    assert (summary.images, summary.rejected, summary.shards, summary.written) == (1, 3, 1, 4)
     rows = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
     reasons = {row["path"]: row["reason"] for row in rows}
-    assert reasons[str(folder / "train/a/empty.jpg")] == "the file is empty"
-    assert reasons[str(folder / "train/a/text.jpg")] == "not an image of a known format"
-    assert "truncated" in reasons[str(folder / "train/a/half.jpg")]
+    assert reasons["train/a/empty.jpg"] == "the file is empty"
+    assert reasons["train/a/text.jpg"] == "not an image of a known format"
+    assert "truncated" in reasons["train/a/half.jpg"]
     assert len(rows) == 3
     assert [name for name, *_ in members(tmp_path / "out", "train")] == ["a/good.cls", "a/good.jpg"]
     assert len(np.load(tmp_path / "out/train.index.npy")) == 1
@@ -186,7 +213,7 @@ def test_an_existing_shard_set_is_not_touched(image_folder: Path, jpeg_shards: P
     out = shutil.copytree(jpeg_shards, tmp_path / "out")
     with pytest.raises(InputError) as error:
         write(find_images(image_folder), out, seed=1)
-    assert str(error.value) == f"{out} already holds a shard set. Choose another --out, or delete that folder first."
+    assert str(error.value) == f"{out} already holds a shard set. Choose another --out, or delete that one first."
     assert files(out) == files(jpeg_shards)
 
 
@@ -200,7 +227,7 @@ def test_a_split_without_a_readable_image_is_an_error_and_leaves_no_manifest(tmp
     with pytest.raises(InputError) as error:
         write(find_images(folder), out)
     assert str(error.value) == (
-        f"no image of the split val could be read; the first was {bad[1]} (not an image of a known format). "
+        f"no image of the split val could be read; the first was val/a/bad.jpg (not an image of a known format). "
         f"{out / 'rejected.jsonl'} lists them all."
     )
     assert not (out / "manifest.json").exists()
@@ -212,12 +239,140 @@ def test_a_split_without_a_readable_image_is_an_error_and_leaves_no_manifest(tmp
 
 
 def test_out_must_be_a_folder_that_can_be_made(tmp_path: Path) -> None:
-    source = find_images(_one_image(tmp_path / "in"))
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(InputError) as error:
-        write(source, file)
+        open_output([str(file)])
     assert str(error.value) == f"{file} is a file. --out takes a folder."
     with pytest.raises(InputError) as error:
-        write(source, file / "out")
+        open_output([str(file / "out")])
     assert str(error.value) == f"{file / 'out'} cannot be made (Not a directory). Choose another --out."
+
+
+def test_a_finished_set_is_left_alone_by_the_same_command(
+    image_folder: Path, jpeg_shards: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(jpeg_shards, tmp_path / "out")
+    before = [path.stat().st_mtime_ns for path in sorted(out.iterdir())]
+    summary = write(find_images(image_folder), out)
+    assert (summary.images, summary.written, summary.shards, summary.complete) == (78, 0, 6, True)
+    assert [path.stat().st_mtime_ns for path in sorted(out.iterdir())] == before
+
+
+def test_an_unfinished_set_of_other_options_is_refused(image_folder: Path, tmp_path: Path) -> None:
+    source = find_images(image_folder)
+    write(source, tmp_path / "out", part=Part(1, 2))
+    with pytest.raises(InputError) as error:
+        write(source, tmp_path / "out", seed=3)
+    assert str(error.value) == (
+        f"{tmp_path / 'out'} holds an unfinished shard set of other images or options (seed 0, now 3). Give the same "
+        f"as then, choose another --out, or delete {tmp_path / 'out'}/.work to start afresh."
+    )
+    (extra := tmp_path / "more").mkdir()
+    shutil.copytree(image_folder / "train", extra / "train")
+    with pytest.raises(InputError, match=r"of other images or options \(other images\)"):
+        write(find_images(extra), tmp_path / "out")
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
+def test_parts_in_any_order_write_the_same_bytes(
+    order: tuple[int, ...], image_folder: Path, jpeg_shards: Path, tmp_path: Path
+) -> None:
+    source = find_images(image_folder)
+    for index in order:
+        assert not (tmp_path / "out" / "manifest.json").exists()
+        summary = write(source, tmp_path / "out", part=Part(index, 3))
+        assert summary.complete == (index == order[-1])
+    assert files(tmp_path / "out") == files(jpeg_shards)
+    again = write(source, tmp_path / "out", part=Part(2, 3))
+    assert (again.written, again.complete) == (0, True)
+
+
+def test_finish_names_the_missing_tars_and_completes_a_set(
+    image_folder: Path, jpeg_shards: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    destination = open_output([str(out)])
+    with pytest.raises(InputError, match=r"holds no unfinished shard set\. Begin one with --src"):
+        finish_shard_set(destination)
+    source = find_images(image_folder)
+    write(source, out, part=Part(1, 6))
+    with pytest.raises(InputError) as error:
+        finish_shard_set(destination)
+    assert str(error.value) == (
+        f"5 of 6 tars of {out} are missing: train-000001.tar, train-000002.tar, train-000003.tar, val-000000.tar, "
+        "val-000001.tar. Run the parts that write them (--part I/N), or all with --src."
+    )
+    names = set(make_plan(source, Options(size=SIZE)).tar_names())
+    for job in jobs(source, Options(size=SIZE), destination, names - {("train", 0)}):
+        write_tar(job)
+    assert finish_shard_set(destination).images == 78
+    assert files(out) == files(jpeg_shards)
+
+
+def test_tars_on_several_disks_are_one_set(image_folder: Path, jpeg_shards: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    destination = open_output([str(first), str(second)])
+    assert conftest.write_to(destination, find_images(image_folder), Options(size=SIZE)).images == 78
+    assert files(first) == files(jpeg_shards)
+    linked = [path.name for path in sorted(first.iterdir()) if path.is_symlink()]
+    assert linked == ["train-000001.tar", "train-000003.tar", "val-000001.tar"]
+    assert sorted(path.name for path in second.iterdir()) == linked
+
+
+def test_a_tar_without_a_readable_image_is_dropped(tmp_path: Path) -> None:
+    """DALI refuses an index without samples."""
+    folder = _one_image(tmp_path / "in")
+    for number in range(16):
+        (folder / f"train/a/x{number}.jpg").write_text("no image")
+    summary = write(find_images(folder), tmp_path / "out")
+    assert (summary.images, summary.rejected, summary.shards) == (1, 16, 1)
+    (tar,) = (tmp_path / "out").glob("*.tar")
+    assert [entry["file"] for entry in json.loads((tmp_path / "out/manifest.json").read_text())["splits"]["train"]] == [
+        tar.name
+    ]
+    assert np.load(tmp_path / "out/train.index.npy")["shard"].tolist() == [0]
+
+
+def test_a_file_that_vanishes_is_rejected(image_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(image_folder, tmp_path / "in")
+    source = find_images(folder)
+    gone = folder / source.splits["train"][7].path
+    gone.unlink()
+    assert write(source, tmp_path / "out").rejected == 1
+    (row,) = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
+    assert row == {
+        "split": "train",
+        "path": gone.relative_to(folder).as_posix(),
+        "reason": "No such file or directory",
+    }
+
+
+def test_a_record_that_speaks_of_another_tar_is_not_believed(image_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    source = find_images(image_folder)
+    write(source, out, part=Part(1, 2))
+    (out / "train-000000.tar").write_bytes(b"cut")
+    with pytest.raises(InputError, match=r"train-000000.tar is damaged: not .* bytes. Run the same command again."):
+        write(source, out)
+    assert write(source, out).complete
+
+
+def test_fsync_comes_before_every_rename(image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut must not leave a renamed file whose bytes never reached the disk."""
+    events: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        events.append("fsync")
+
+    def replace(source: Path, target: Path) -> None:
+        events.append(f"> {target.name}")
+        source.rename(target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    source = find_images(image_folder)
+    (job,) = jobs(source, Options(size=SIZE), open_output([str(tmp_path / "out")]), {("val", 0)})
+    write_tar(job)
+    names = ["val-000000.tar", "val-000000.idx", "val-000000.tar.json"]
+    assert events == [event for name in names for event in ("fsync", f"> {name}", "fsync")]

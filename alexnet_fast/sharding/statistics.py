@@ -34,6 +34,13 @@ class PixelSums:
         self.total += other.total
         self.products += other.products
 
+    def as_lists(self) -> dict[str, Any]:
+        return {"count": self.count, "total": self.total.tolist(), "products": self.products.tolist()}
+
+    @classmethod
+    def from_lists(cls, body: dict[str, Any]) -> PixelSums:
+        return cls(body["count"], np.array(body["total"], np.int64), np.array(body["products"], np.int64))
+
     def statistics(self) -> Pixels:
         """Principal components as the paper's section 4.1 wants them; each vector's largest entry is positive."""
         count = max(self.count, 1)

@@ -1,202 +1,341 @@
-"""Writes a shard set: a seeded global order, then one independent job a tar, on a pool of processes."""
+"""Writes a shard set: an independent job a tar, each with a record of its completion, and the manifest at the end."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
-import os
 import tarfile
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing import get_context
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from alexnet_fast.console import Progress, Quiet
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.sources import Image, Source
+from alexnet_fast.interop import side_files
+from alexnet_fast.sharding.images import Source
+from alexnet_fast.sharding.output import WORK, Output, locked, one_at_a_time
+from alexnet_fast.sharding.plan import PLAN, Job, Options, Plan, begin, begun_plan, jobs, make_plan
+from alexnet_fast.sharding.pool import Pool, run
+from alexnet_fast.sharding.reading import read_images
 from alexnet_fast.sharding.statistics import PixelSums
 from alexnet_fast.shardset import INDEX_DTYPE, MANIFEST, MEMBER, Manifest, Tar, index_name, tar_name
 
-SAMPLES_PER_TAR = 1000
-MIN_TARS = 8
-"""A small set is still cut in a few tars, so that several processes have work."""
+REJECTED = "rejected.jsonl"
+Name = tuple[str, int]
+"""Of a tar: split and number."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """`size`: pixels of the stored square; `quality`: of JPEG, 1 to 100; `seed`: of the stored order."""
+class Record:
+    """What a finished tar leaves for the manifest. `rows` are those of the split's index, `rejected` is
+    (path, reason) of each file that was no image."""
 
-    encoding: str = "jpeg"
-    quality: int = 90
-    size: int = 256
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Job:
-    """A tar to write: which images, in which order. A pure function of the listing, the options and the seed."""
-
-    split: str
-    number: int
-    images: list[Image]
-    options: Options
-    out: Path
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a job reports back."""
-
-    job: Job
     tar: Tar
-    index: NDArray[np.void]
+    rows: list[list[int]]
     pixels: PixelSums
-    rejected: list[dict[str, str]]
+    rejected: list[list[str]]
+
+    def to_json(self) -> str:
+        return json.dumps({**asdict(self), "pixels": self.pixels.as_lists()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        body: dict[str, Any] = json.loads(text)
+        return cls(Tar(**body["tar"]), body["rows"], PixelSums.from_lists(body["pixels"]), body["rejected"])
 
 
 @dataclass(frozen=True)
 class Summary:
+    """`images`, `rejected` and `shards` count what is in the output; `written` the images of this run.
+    `complete`: the manifest is there."""
+
     images: int
     rejected: int
     shards: int
+    written: int
     seconds: float
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part `index` (from 1) of `count`: every `count`-th tar of the plan."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
 
 
 def write_shard_set(
-    source: Source, out: Path, options: Options, workers: int, progress: Callable[[int], None]
+    source: Source,
+    output: Output,
+    options: Options,
+    pool: Callable[[], Pool],
+    *,
+    part: Part | None = None,
+    progress: Progress | None = None,
 ) -> Summary:
-    """Writes `source` to the folder `out`; `progress` is told the number of images each finished tar took.
+    """Writes what is missing of `source` in `output`, and the manifest once all of it is there.
 
-    Everything is written under a temporary name and renamed; the manifest comes last, so a folder with a manifest
-    is complete. Files that are not readable images are skipped and listed in `rejected.jsonl`.
-    Raises InputError when `out` cannot take a new shard set, or no image at all could be read.
+    A run that was killed at any moment is gone on with by the same call: finished tars are kept. Files that are no
+    readable images are left out and listed in `rejected.jsonl`.
+    Raises InputError when the output holds something else or is being written to, the disk is full, a worker was
+    killed twice over one tar, or no image of a split could be read.
     """
     started = perf_counter()
-    _prepare(out)
-    jobs = plan_jobs(source, out, options)
-    done = _run(jobs, workers, progress)
-    by_split = {split: [d for d in done if d.job.split == split] for split in source.splits}
-    rejected = [row for d in done for row in d.rejected]
-    if rejected:
-        _write(out / "rejected.jsonl", "".join(json.dumps(row) + "\n" for row in rejected).encode())
-    for split, parts in by_split.items():
-        if not sum(d.tar.samples for d in parts):
-            first = next(row for d in parts for row in d.rejected)
+    plan = make_plan(source, options)
+    try:
+        if _is_finished(output, plan):
+            output.delete(WORK)
+            return _summary(output, 0, started)
+        with locked(output, str(part) if part else None):
+            if part is None:
+                output.tidy()
+            begin(plan, output)
+            names = list(plan.tar_names())
+            mine = names if part is None else names[part.index - 1 :: part.count]
+            written = _write_tars(source, plan, output, mine, pool, progress or Quiet("", 1))
+            if output.size(MANIFEST) is None and _missing(output, names):
+                return Summary(written, 0, len(mine), written, perf_counter() - started, complete=False)
+            _finish(output, plan)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(_disk_full(plan, output)) from error
+        raise
+    return _summary(output, written, started)
+
+
+def finish_shard_set(output: Output) -> Summary:
+    """Writes the manifest of a set whose parts are all there; raises InputError naming the tars that are not."""
+    started = perf_counter()
+    if output.size(MANIFEST) is None:
+        plan = begun_plan(output)
+        missing = _missing(output, list(plan.tar_names()))
+        if missing:
+            some = ", ".join(tar_name(*name) for name in missing[:5])
             raise InputError(
-                f"no image of the split {split} could be read; the first was {first['path']} "
-                f"({first['reason']}). {out / 'rejected.jsonl'} lists them all."
+                f"{len(missing):,} of {sum(plan.tars.values()):,} tars of {output} are missing: {some}"
+                f"{' ...' if len(missing) > 5 else ''}. Run the parts that write them (--part I/N), or all with --src."
             )
-        file = io.BytesIO()
-        np.save(file, np.concatenate([d.index for d in parts]))
-        _write(out / index_name(split), file.getvalue())
+        _finish(output, plan)
+    output.delete(WORK)
+    return _summary(output, 0, started)
+
+
+def write_tar(job: Job) -> int:
+    """Writes one tar, its DALI index and its record; returns the number of images read. Runs in a worker."""
+    from alexnet_fast.sharding import resize  # imports torch: only where images are made
+
+    options, output = job.options, job.output
+    extension = MEMBER[options.encoding]
+    rows, lines, rejected = [], [], []
     sums = PixelSums()
-    for part in by_split["train"]:
-        sums.add(part.pixels)
+    temporary = output.temporary(str(job))
+    try:
+        with _HashedFile(temporary) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
+            for image, found in read_images(job.root, job.images):
+                try:
+                    if isinstance(found, OSError):
+                        raise found
+                    pixels, data = resize.convert(
+                        found, size=options.size, encoding=options.encoding, quality=options.quality, keep=options.keep
+                    )
+                except (OSError, ValueError) as error:
+                    rejected.append([image.path, str(error)])
+                    continue
+                sums.add_image(pixels)
+                label = str(image.label).encode()
+                label_at = _add(tar, f"{image.key}.cls", label)
+                data_at = _add(tar, f"{image.key}.{extension}", data)
+                rows.append([job.number, data_at, len(data), image.label, zlib.crc32(data)])
+                lines.append(
+                    f"cls {label_at} {len(label)} {image.key}.cls "
+                    f"{extension} {data_at} {len(data)} {image.key}.{extension}\n"
+                )
+        record = Record(Tar(str(job), len(rows), file.size, file.digest.hexdigest()), rows, sums, rejected)
+        output.publish(temporary, str(job))
+    finally:
+        temporary.unlink(missing_ok=True)
+    output.write(str(job).replace(".tar", ".idx"), (f"v1.2 {len(lines)}\n" + "".join(lines)).encode())
+    output.write(_record_name(job.split, job.number), record.to_json().encode())
+    return len(job.images)
+
+
+def _write_tars(
+    source: Source, plan: Plan, output: Output, names: list[Name], pool: Callable[[], Pool], progress: Progress
+) -> int:
+    """Writes those of the tars that are not there; returns the number of images it read."""
+    missing = _missing(output, names)
+    if len(missing) < len(names):
+        progress.say(f"going on: {len(names) - len(missing):,} of {len(names):,} tars are there already")
+    images = sum(plan.images_in(*name) for name in missing)
+    progress.expect(images)
+    if missing:
+        count = progress.counter("images")
+        run(pool(), write_tar, jobs(source, plan.options, output, set(missing)), count, progress.say)
+    return images
+
+
+def _finish(output: Output, plan: Plan) -> None:
+    """Reads the records; writes indexes, side files, and the manifest last: a folder that has one is complete."""
+    with one_at_a_time(output):
+        if output.read(PLAN) is not None:
+            _write_manifest(output, plan)
+
+
+def _write_manifest(output: Output, plan: Plan) -> None:
+    sums = PixelSums()
+    tars: dict[str, list[Tar]] = {}
+    counts: dict[str, list[int]] = {}
+    rejected: list[str] = []
+    for split, number_of_tars in plan.tars.items():
+        records = [_read_record(output, split, number) for number in range(number_of_tars)]
+        stored = [record for record in records if record.tar.samples]
+        lines = [{"split": split, "path": path, "reason": reason} for r in records for path, reason in r.rejected]
+        rejected += [json.dumps(line, ensure_ascii=False) + "\n" for line in lines]
+        if not stored:
+            for place in plan.tar_names():  # to be tried again
+                if _read_record(output, *place).rejected:
+                    output.delete(_record_name(*place))
+            output.write(REJECTED, "".join(rejected).encode("utf-8", "surrogateescape"))
+            raise InputError(
+                f"no image of the split {split} could be read; the first was {lines[0]['path']} "
+                f"({lines[0]['reason']}). {output}/{REJECTED} lists them all."
+            )
+        rows = [(shard, *row[1:]) for shard, record in enumerate(stored) for row in record.rows]
+        index = np.array(rows, INDEX_DTYPE)
+        file = io.BytesIO()
+        np.save(file, index)
+        output.write(index_name(split), file.getvalue())
+        tars[split] = [record.tar for record in stored]
+        labels = index["label"]
+        counts[split] = np.bincount(labels[labels >= 0], minlength=len(plan.classes)).tolist()
+        if split == "train":
+            for record in records:
+                sums.add(record.pixels)
+        for record in records:
+            if not record.tar.samples:  # DALI refuses an empty tar
+                output.delete(record.tar.file)
+                output.delete(record.tar.file.replace(".tar", ".idx"))
+    options = plan.options
     manifest = Manifest(
         encoding=options.encoding,
         size=options.size,
         quality=options.quality if options.encoding == "jpeg" else None,
+        keep=options.keep,
         seed=options.seed,
-        classes=[{"id": name, "name": name} for name in source.classes],
-        splits={split: [d.tar for d in parts] for split, parts in by_split.items()},
+        plan=plan.fingerprint(),
+        classes=plan.classes,
+        splits=tars,
+        counts=counts,
         pixels=sums.statistics(),
     )
-    _write(out / MANIFEST, manifest.to_json().encode())
-    stored = sum(d.tar.samples for d in done)
-    return Summary(stored, len(rejected), len(done), perf_counter() - started)
+    if rejected:
+        output.write(REJECTED, "".join(rejected).encode("utf-8", "surrogateescape"))
+    else:
+        output.delete(REJECTED)
+    for name, data in side_files(manifest).items():
+        output.write(name, data)
+    output.write(MANIFEST, manifest.to_json().encode())
+    output.delete(WORK)
 
 
-def plan_jobs(source: Source, out: Path, options: Options) -> list[Job]:
-    """Shuffles each split by (seed, split) and cuts it into tars of near-equal length."""
-    jobs = []
-    for part, (split, images) in enumerate(source.splits.items()):
-        random = np.random.Generator(np.random.Philox(key=np.array([options.seed, part], np.uint64)))
-        order = random.permutation(len(images))
-        tars = max(-(-len(images) // SAMPLES_PER_TAR), min(MIN_TARS, -(-len(images) // 16)))
-        for number, rows in enumerate(np.array_split(order, tars)):
-            jobs.append(Job(split, number, [images[row] for row in rows], options, out))
-    return jobs
-
-
-def write_tar(job: Job) -> Done:
-    """Writes one tar and its DALI index; runs in a worker process."""
-    from alexnet_fast.sharding import resize  # imports torch: only where images are made
-
-    extension = MEMBER[job.options.encoding]
-    tar_path = job.out / tar_name(job.split, job.number)
-    rows, lines, rejected = [], [], []
-    sums = PixelSums()
-    temporary = _temporary(tar_path)
-    with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for image in job.images:
-            try:
-                pixels = resize.to_square(Path(image.path).read_bytes(), job.options.size)
-            except (OSError, ValueError) as error:
-                rejected.append({"path": image.path, "reason": str(error)})
-                continue
-            sums.add_image(pixels)
-            data = resize.encode(pixels, job.options.encoding, job.options.quality)
-            label = str(image.label).encode()
-            label_at = _add(tar, f"{image.key}.cls", label)
-            data_at = _add(tar, f"{image.key}.{extension}", data)
-            rows.append((job.number, data_at, len(data), image.label, zlib.crc32(data)))
-            lines.append(
-                f"cls {label_at} {len(label)} {image.key}.cls {extension} {data_at} {len(data)} {image.key}.{extension}"
-            )
-    digest = _finish(temporary, tar_path)
-    index = f"v1.2 {len(lines)}\n" + "".join(line + "\n" for line in lines)
-    _write(tar_path.with_suffix(".idx"), index.encode())
-    tar_record = Tar(tar_path.name, len(rows), tar_path.stat().st_size, digest)
-    return Done(job, tar_record, np.array(rows, INDEX_DTYPE), sums, rejected)
-
-
-def _run(jobs: list[Job], workers: int, progress: Callable[[int], None]) -> list[Done]:
-    """Runs the jobs on `workers` processes; the results are in the order of the jobs."""
-    results: dict[int, Done] = {}
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("forkserver"), initializer=_start_worker)
-    with pool:
-        futures = {pool.submit(write_tar, job): number for number, job in enumerate(jobs)}
-        try:
-            for future in as_completed(futures):
-                number = futures[future]
-                results[number] = future.result()
-                progress(len(jobs[number].images))
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a worker process was killed, most often for want of memory. Run it again with fewer --workers."
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-    return [results[number] for number in range(len(jobs))]
-
-
-def _start_worker() -> None:
-    import signal
-
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    torch.set_num_threads(1)
-
-
-def _prepare(out: Path) -> None:
-    if (out / MANIFEST).exists():
-        raise InputError(f"{out} already holds a shard set. Choose another --out, or delete that folder first.")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file. --out takes a folder.")
+def _is_finished(output: Output, plan: Plan) -> bool:
+    """Raises InputError when the output holds another shard set."""
+    text = output.read(MANIFEST)
+    if text is None:
+        return False
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be made ({error.strerror}). Choose another --out.") from error
-    (out / "rejected.jsonl").unlink(missing_ok=True)  # of an earlier run that failed
+        same = Manifest.from_json(text.decode()).plan == plan.fingerprint()
+    except (ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise InputError(f"{output} already holds a shard set. Choose another --out, or delete that one first.")
+    return True
+
+
+def _summary(output: Output, written: int, started: float) -> Summary:
+    manifest = Manifest.from_json((output.read(MANIFEST) or b"").decode())
+    tars = [tar for split in manifest.splits.values() for tar in split]
+    rejected = (output.read(REJECTED) or b"").count(b"\n")
+    images = sum(tar.samples for tar in tars)
+    return Summary(images, rejected, len(tars), written, perf_counter() - started, complete=True)
+
+
+def _missing(output: Output, names: list[Name]) -> list[Name]:
+    there = set(output.names(WORK))
+    return [name for name in names if Path(_record_name(*name)).name not in there]
+
+
+def _record_name(split: str, number: int) -> str:
+    return f"{WORK}/{tar_name(split, number)}.json"
+
+
+def _read_record(output: Output, split: str, number: int) -> Record:
+    """Raises InputError when the record, or the tar it speaks of, is damaged."""
+    name = _record_name(split, number)
+    try:
+        record = Record.from_json((output.read(name) or b"").decode())
+        problem = "" if output.size(record.tar.file) == record.tar.bytes else f"not {record.tar.bytes:,} bytes"
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"its record cannot be read ({error})"
+    if problem:
+        output.delete(name)
+        raise InputError(f"{output}/{tar_name(split, number)} is damaged: {problem}. Run the same command again.")
+    return record
+
+
+def _disk_full(plan: Plan, output: Output) -> str:
+    """How much more is needed: by the finished tars, or, before the first one, by the size of typical JPEGs."""
+    names = list(plan.tar_names())
+    missing = set(_missing(output, names))
+    sizes = [output.size(tar_name(*name)) or 0 for name in names if name not in missing]
+    pixels = plan.options.size**2
+    guess = 3 * pixels + 2048 if plan.options.encoding == "raw" else 0.4 * pixels + 2048  # a byte count an image
+    average = sum(sizes) / len(sizes) if sizes else guess * sum(plan.images.values()) / len(names)
+    free = output.free()
+    needed = f"about {_bytes(average * len(missing))} are needed for the {len(missing):,} tars to come"
+    there = "" if free is None else f", {_bytes(free)} are free"
+    return (
+        f"no space left in {output}: {needed}{there}. Make room and run the same command again: "
+        f"the {len(sizes):,} finished tars are kept."
+    )
+
+
+def _bytes(number: float) -> str:
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.2f} MB"
+
+
+class _HashedFile:
+    """A file open for writing that computes the sha256 of what is written, so that nothing is read again."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self.size
+
+    def __enter__(self) -> _HashedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
@@ -206,23 +345,3 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
     tar.addfile(info, io.BytesIO(data))
     padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
     return int(tar.offset) - padded
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
-
-
-def _finish(temporary: Path, final: Path) -> str:
-    """Flushes to disk, renames, and returns the sha256 of the content."""
-    with temporary.open("rb") as file:
-        digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
-        while block := file.read(1 << 20):
-            digest.update(block)
-        os.fsync(file.fileno())
-    os.replace(temporary, final)
-    return digest.hexdigest()
-
-
-def _write(path: Path, data: bytes) -> None:
-    _temporary(path).write_bytes(data)
-    _finish(_temporary(path), path)

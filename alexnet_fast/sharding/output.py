@@ -1,0 +1,269 @@
+"""Where a shard set is written: one or several folders, or the URL of an object store.
+
+Whatever is there under its final name is whole: it was written elsewhere, flushed to the disk and renamed, or put
+as one object.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import uuid4
+
+from alexnet_fast.errors import InputError
+
+WORK = ".work"
+"""The folder inside the output that holds the plan and a record a finished tar, until the manifest is written."""
+
+
+class Output(Protocol):
+    """Names are relative to the output: `train-000000.tar`, `.work/plan.json`."""
+
+    def temporary(self, name: str) -> Path:
+        """A new local file to write `name` to; it is then published, or deleted by the caller."""
+
+    def publish(self, temporary: Path, name: str) -> None:
+        """Moves a written file to its final name, durably."""
+
+    def write(self, name: str, data: bytes) -> None: ...
+
+    def read(self, name: str) -> bytes | None:
+        """None when it is not there."""
+
+    def size(self, name: str) -> int | None:
+        """Bytes; None when it is not there."""
+
+    def names(self, folder: str) -> list[str]: ...
+
+    def delete(self, name: str) -> None:
+        """A file or a folder; nothing happens when it is not there."""
+
+    def tidy(self) -> None:
+        """Deletes what a killed run left half-written. Only for a run that is alone."""
+
+    def free(self) -> int | None:
+        """Bytes left on the disk, or the fullest of several; None where nobody can say."""
+
+    def __str__(self) -> str: ...
+
+
+def open_output(places: list[str]) -> Output:
+    """One or several folders, or one URL that fsspec knows. Raises InputError when it cannot be used."""
+    urls = [place for place in places if "://" in place]
+    if not urls:
+        return Folders.make([Path(place) for place in places])
+    if len(places) > 1:
+        raise InputError(f"--out {urls[0]} is a URL: give it alone. Several --out are for several local disks.")
+    return ObjectStore.connect(urls[0])
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The first folder is the shard set. Tars take turns over all of them; those elsewhere are linked into it."""
+
+    folders: list[Path]
+
+    @classmethod
+    def make(cls, folders: list[Path]) -> Folders:
+        folders = [Path(os.path.abspath(folder)) if len(folders) > 1 else folder for folder in folders]
+        for folder in folders:
+            if folder.exists() and not folder.is_dir():
+                raise InputError(f"{folder} is a file. --out takes a folder.")
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"{folder} cannot be made ({error.strerror}). Choose another --out.") from error
+        return cls(folders)
+
+    def temporary(self, name: str) -> Path:
+        path = self._home(name) / WORK / f"{Path(name).name}.{uuid4().hex}.tmp"
+        path.parent.mkdir(exist_ok=True)
+        return path
+
+    def publish(self, temporary: Path, name: str) -> None:
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        home = self._home(name)
+        os.replace(temporary, home / name)
+        _sync_folder((home / name).parent)
+        if home != self.folders[0]:
+            link = self.folders[0] / WORK / f"{name}.{uuid4().hex}.tmp"
+            link.symlink_to(home / name)
+            os.replace(link, self.folders[0] / name)
+            _sync_folder(self.folders[0])
+
+    def write(self, name: str, data: bytes) -> None:
+        temporary = self.temporary(name)
+        try:
+            temporary.write_bytes(data)
+            self.publish(temporary, name)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.folders[0] / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def size(self, name: str) -> int | None:
+        try:
+            return (self.folders[0] / name).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            return os.listdir(self.folders[0] / folder)
+        except FileNotFoundError:
+            return []
+
+    def delete(self, name: str) -> None:
+        for folder in self.folders:
+            path = folder / name
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        for folder in self.folders:
+            for path in (folder / WORK).glob("*.tmp"):
+                path.unlink(missing_ok=True)
+
+    def free(self) -> int | None:
+        return min(shutil.disk_usage(folder).free for folder in self.folders)
+
+    def __str__(self) -> str:
+        return str(self.folders[0])
+
+    def _home(self, name: str) -> Path:
+        if not name.endswith(".tar"):
+            return self.folders[0]
+        return self.folders[int(name[-10:-4]) % len(self.folders)]
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """A folder of an fsspec file system: `s3://bucket/imagenet`, `gs://...`. An object is put whole or not at all."""
+
+    files: Any
+    root: str
+    url: str
+
+    @classmethod
+    def connect(cls, url: str) -> ObjectStore:
+        import fsspec
+
+        try:
+            files, root = fsspec.core.url_to_fs(url)
+            files.invalidate_cache()
+            files.exists(root)
+        except (ImportError, ValueError) as error:
+            raise InputError(f"--out {url} cannot be used: {error}") from error
+        except Exception as error:  # every store has its own kinds
+            raise InputError(f"--out {url} cannot be reached ({error}). Check the address and credentials.") from error
+        return cls(files, root.rstrip("/"), url)
+
+    def temporary(self, name: str) -> Path:
+        handle, path = tempfile.mkstemp(prefix="alexnet-fast-", suffix=f"-{Path(name).name}")
+        os.close(handle)
+        return Path(path)
+
+    def publish(self, temporary: Path, name: str) -> None:
+        self.files.put_file(str(temporary), f"{self.root}/{name}")
+        temporary.unlink()
+
+    def write(self, name: str, data: bytes) -> None:
+        self.files.pipe_file(f"{self.root}/{name}", data)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            data: bytes = self.files.cat_file(f"{self.root}/{name}")
+        except FileNotFoundError:
+            return None
+        return data
+
+    def size(self, name: str) -> int | None:
+        try:
+            self.files.invalidate_cache()
+            size: int = self.files.size(f"{self.root}/{name}")
+        except FileNotFoundError:
+            return None
+        return size
+
+    def names(self, folder: str) -> list[str]:
+        self.files.invalidate_cache()
+        try:
+            return [path.rsplit("/", 1)[-1] for path in self.files.ls(f"{self.root}/{folder}", detail=False)]
+        except FileNotFoundError:
+            return []
+
+    def delete(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self.files.rm(f"{self.root}/{name}", recursive=True)
+
+    def tidy(self) -> None:
+        pass
+
+    def free(self) -> int | None:
+        return None
+
+    def __str__(self) -> str:
+        return self.url
+
+
+@contextmanager
+def locked(output: Output, part: str | None) -> Iterator[None]:
+    """Refuses a second run on the same folder with InputError; a part (`1/4`) excludes only itself and whole runs.
+
+    The lock ends with the process that holds it, however it ends. An object store has no locks, and needs none: two
+    runs put the same objects.
+    """
+    with ExitStack() as held:
+        if isinstance(output, Folders):
+            wanted = [("lock", fcntl.LOCK_SH if part else fcntl.LOCK_EX)]
+            if part:
+                wanted.append((f"lock-{part.replace('/', '-of-')}", fcntl.LOCK_EX))
+            try:
+                for name, kind in wanted:
+                    held.enter_context(_file_lock(output, name, kind | fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise InputError(
+                    f"another alexnet-fast shard is writing to {output}. Wait for it, or choose another --out."
+                ) from error
+        yield
+
+
+@contextmanager
+def one_at_a_time(output: Output) -> Iterator[None]:
+    """Waits for its turn: of several parts that end together, each may write the manifest."""
+    with ExitStack() as held:
+        if isinstance(output, Folders):
+            held.enter_context(_file_lock(output, "lock-finish", fcntl.LOCK_EX))
+        yield
+
+
+@contextmanager
+def _file_lock(output: Folders, name: str, kind: int) -> Iterator[None]:
+    folder = output.folders[0] / WORK
+    folder.mkdir(exist_ok=True)
+    with (folder / name).open("w") as file:
+        fcntl.flock(file, kind)
+        yield
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is on the disk only when the folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

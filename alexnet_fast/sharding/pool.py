@@ -1,0 +1,158 @@
+"""Runs independent jobs: on processes of this machine, or on the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from socket import create_connection
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from alexnet_fast.errors import InputError
+
+J = TypeVar("J")
+R = TypeVar("R")
+TRIES = 2
+
+
+class Pool(Protocol):
+    """`slots` jobs run at once; `killed` is what a future raises when its worker died."""
+
+    slots: int
+    killed: type[Exception]
+
+    def submit(self, slot: int, function: Callable[[J], R], job: J) -> Future[R]: ...
+
+    def renew(self, slot: int) -> None:
+        """After the slot's worker was killed."""
+
+    def close(self) -> None:
+        """Waits for the jobs under way."""
+
+
+class Processes:
+    """A pool of one process a slot: when a process is killed, it is known which job it had, and no other suffers."""
+
+    killed: type[Exception] = BrokenProcessPool
+
+    def __init__(self, workers: int) -> None:
+        self.slots = workers
+        self._context: Any = get_context("forkserver")
+        self._context.set_forkserver_preload(["alexnet_fast.sharding.resize"])  # torch is imported once
+        self._executors = [self._start() for _ in range(workers)]
+
+    def submit(self, slot: int, function: Callable[[J], R], job: J) -> Future[R]:
+        return self._executors[slot].submit(function, job)
+
+    def renew(self, slot: int) -> None:
+        self._executors[slot].shutdown()
+        self._executors[slot] = self._start()
+
+    def close(self) -> None:
+        for executor in self._executors:
+            executor.shutdown(cancel_futures=True)
+
+    def _start(self) -> Executor:
+        return ProcessPoolExecutor(1, mp_context=self._context, initializer=_start_worker)
+
+
+class DaskWorkers:
+    """The threads of the workers that a Dask scheduler has; they must see source and output at the same paths."""
+
+    def __init__(self, address: str) -> None:
+        try:
+            from distributed import Client
+            from distributed.scheduler import KilledWorker
+        except ImportError as error:
+            raise InputError("--scheduler needs Dask: pip install 'alexnet-fast[cluster]'") from error
+        try:
+            url = urlsplit(address)
+            with create_connection((url.hostname, url.port or 8786), timeout=20):  # Dask's own refusal takes minutes
+                pass
+            self._client: Any = Client(address, timeout=20, set_as_default=False)
+            self._client.wait_for_workers(1, timeout=60)
+            self._client.register_worker_callbacks(_use_one_thread)  # also of workers that come later
+        except (OSError, ValueError, TimeoutError) as error:
+            raise InputError(f"no Dask scheduler with workers answers at {address} ({error}).") from error
+        self.killed: type[Exception] = KilledWorker
+        self.slots = max(sum(self._client.nthreads().values()), 1) + 1  # one more: no worker waits for its next job
+        self._executor: Executor = self._client.get_executor(pure=False)
+
+    def submit(self, slot: int, function: Callable[[J], R], job: J) -> Future[R]:
+        return self._executor.submit(function, job)
+
+    def renew(self, slot: int) -> None:
+        pass  # Dask's nanny has started another worker
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._client.close()
+
+
+def run(
+    pool: Pool, function: Callable[[J], R], jobs: Iterable[J], finished: Callable[[R], None], say: Callable[[str], None]
+) -> None:
+    """Calls `function` on every job and `finished` with each result as it comes; jobs are taken as slots get free.
+
+    A job whose worker was killed (by the kernel for want of memory, say) is tried once more. Raises InputError when
+    that fails too, and whatever `function` raises.
+    """
+    todo = iter(jobs)
+    idle = list(range(pool.slots))
+    running: dict[Future[R], tuple[int, J, int]] = {}
+    try:
+        while True:
+            while idle and (job := next(todo, None)) is not None:
+                slot = idle.pop()
+                running[_submit(pool, slot, function, job)] = slot, job, 1
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                slot, job, tries = running.pop(future)
+                try:
+                    finished(future.result())
+                    idle.append(slot)
+                except pool.killed as error:
+                    if tries == TRIES:
+                        raise InputError(
+                            f"the worker that wrote {job} was killed {TRIES} times, most often by the kernel for want "
+                            "of memory. Run the same command with fewer --workers: finished tars are kept."
+                        ) from error
+                    say(f"the worker that wrote {job} was killed, most often for want of memory; trying once more")
+                    pool.renew(slot)
+                    running[_submit(pool, slot, function, job)] = slot, job, tries + 1
+    finally:
+        pool.close()
+
+
+def _submit(pool: Pool, slot: int, function: Callable[[J], R], job: J) -> Future[R]:
+    try:
+        return pool.submit(slot, function, job)
+    except pool.killed:  # while it had nothing to do
+        pool.renew(slot)
+        return pool.submit(slot, function, job)
+
+
+def _start_worker() -> None:
+    import signal
+    from threading import Thread
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _use_one_thread()
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _use_one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

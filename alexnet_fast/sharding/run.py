@@ -1,0 +1,70 @@
+"""`alexnet-fast shard`: from the command line's values to a shard set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from alexnet_fast.console import Progress
+from alexnet_fast.errors import InputError
+from alexnet_fast.sharding.layouts import ilsvrc
+from alexnet_fast.sharding.output import open_output
+from alexnet_fast.sharding.plan import Options
+from alexnet_fast.sharding.pool import DaskWorkers, Pool, Processes
+from alexnet_fast.sharding.selection import read_class_file, split_off, take_classes
+from alexnet_fast.sharding.sources import find_images
+from alexnet_fast.sharding.write import Part, Summary, finish_shard_set, write_shard_set
+
+
+def shard(
+    src: Path,
+    outs: list[str],
+    *,
+    layout: str | None,
+    encoding: str,
+    quality: int,
+    size: int,
+    keep: bool,
+    classes: Path | None,
+    val_fraction: float | None,
+    split: str | None,
+    seed: int,
+    workers: int | None,
+    scheduler: str | None,
+    part: tuple[int, int] | None,
+    check_md5: bool,
+) -> Summary:
+    """Raises InputError when anything asked for cannot be done."""
+    if keep and encoding == "raw":
+        raise InputError("--keep stores JPEGs as they are; leave it out with --encoding raw.")
+    if split and val_fraction is not None:
+        raise InputError("--split half is --val-fraction 0.5; give one of the two.")
+    fraction = 0.5 if split == "half" else val_fraction
+    if fraction is not None and not 0 < fraction < 1:
+        raise InputError(f"--val-fraction is {fraction}; it must lie between 0 and 1.")
+    with Progress("sharding", 1) as progress:
+        if check_md5:
+            progress.say(f"checked: {', '.join(ilsvrc.check_md5(src))}")
+        source = find_images(src, layout)
+        if classes is not None:
+            source = take_classes(source, read_class_file(classes))
+        if fraction is not None:
+            source = split_off(source, fraction, seed)
+        counts = ", ".join(f"{len(images):,} {name}" for name, images in source.splits.items())
+        progress.say(f"{counts} images of {len(source.classes):,} classes -> {' '.join(outs)}")
+
+        def pool() -> Pool:
+            return DaskWorkers(scheduler) if scheduler else Processes(workers or len(os.sched_getaffinity(0)))
+
+        return write_shard_set(
+            source,
+            open_output(outs),
+            Options(encoding, quality, size, seed, keep),
+            pool,
+            part=Part(*part) if part else None,
+            progress=progress,
+        )
+
+
+def finish(outs: list[str]) -> Summary:
+    return finish_shard_set(open_output(outs))
