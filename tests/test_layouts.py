@@ -195,6 +195,14 @@ def make_kaggle(root: Path, photos: Photos) -> Path:
     )
 
 
+def make_moved_kaggle(root: Path, photos: Photos) -> Path:
+    """All in one folder."""
+    (make_kaggle(root / "unpacked", photos) / "ILSVRC/Data/CLS-LOC").rename(root / "moved")
+    for path in (root / "unpacked").glob("*.*"):
+        path.rename(root / "moved" / path.name)
+    return root
+
+
 def table(rows: list[tuple[bytes | None, str | None, int | None]], names: list[str] | None = None) -> pa.Table:
     image = pa.array(
         [{"bytes": data, "path": path} for data, path, _ in rows],
@@ -288,6 +296,7 @@ BUILDERS: dict[str, tuple[Callable[[Path, Photos], Path], str]] = {
     "Kaggle, ILSVRC": (make_kaggle, "ILSVRC"),
     "Kaggle, Data": (make_kaggle, "ILSVRC/Data"),
     "Kaggle, CLS-LOC": (make_kaggle, "ILSVRC/Data/CLS-LOC"),
+    "Kaggle, moved": (make_moved_kaggle, "moved"),
     "parquet": (make_parquet, "."),
     "parquet, data": (make_parquet, "data"),
     "WebDataset": (make_webdataset, "."),
@@ -450,6 +459,15 @@ def test_parquet_without_names_or_test_labels(tmp_path: Path) -> None:
     assert source.classes == ["0", "1"]
     assert source.names == {}
     assert source.splits["test"][0].label == -1
+
+
+def test_parquet_files_of_val_need_not_say_the_wnid(tmp_path: Path) -> None:
+    pq.write_table(table([(b"1", "n01440764_1.JPEG", 0)], ["tench"]), tmp_path / "train.parquet")
+    pq.write_table(table([(b"2", "ILSVRC2012_val_00000001.JPEG", 0)], ["tench"]), tmp_path / "validation.parquet")
+    source = find_images(tmp_path)
+    assert source.classes == ["n01440764"]
+    assert contents(source, "train") == {"n01440764/n01440764_1": b"1"}
+    assert contents(source, "val") == {"n01440764/ILSVRC2012_val_00000001": b"2"}
 
 
 def test_rows_are_read_in_the_order_given(tmp_path: Path) -> None:

@@ -87,15 +87,13 @@ def _lister(archive: Path, inside: Member | None, root: Path) -> Callable[[], li
 
 
 def _members(file: IO[bytes], start: int, end: int, where: str) -> Iterator[Member]:
-    """`tarfile` itself ends quietly at a damaged or cut header: so where it ended is looked at."""
+    """`tarfile` ends quietly at a damaged or cut header, and goes on past `end`: so where it ended is looked at."""
     cut = f"{where} is truncated. Copy or download it again."
     _check_kind(file, start, end, where)
     file.seek(start)
     try:
         with tarfile.TarFile(fileobj=file) as tar:
             for info in tar:
-                if info.offset_data + info.size > end:
-                    raise InputError(cut)
                 if info.issparse():
                     raise InputError(f"{where} stores {info.name} with holes. Pack it again without --sparse.")
                 if info.isfile() and not info.name.rpartition("/")[2].startswith("."):

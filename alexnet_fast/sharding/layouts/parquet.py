@@ -19,7 +19,7 @@ from typing import Any
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.images import TABLE_ROW, UNLABELLED, Entry, Images, Listing, Source
-from alexnet_fast.sharding.layouts.splits import WNID, by_split, check_labels
+from alexnet_fast.sharding.layouts.splits import WNID, by_split, check_labels, unique_ids
 
 _SUFFIX = re.compile(rf"_({WNID.pattern})(?=\.\w+$)")
 _BATCH = 16
@@ -53,7 +53,7 @@ def read(src: Path) -> Source:
     names = _class_names(parts["train"][0])
     groups = {split: [group for path in part for group in _groups(path, src)] for split, part in parts.items()}
     labels = [label for part in groups.values() for group in part for label in group.labels]
-    classes = _classes(groups, names, max([len(names) - 1, *labels]) + 1)
+    classes = _classes(groups["train"], names, max([len(names) - 1, *labels]) + 1)
     for split, part in groups.items():
         check_labels(src, split, [label for group in part for label in group.labels], len(classes))
     called = {number: name for number, name in zip(classes, names, strict=False) if name != number}
@@ -118,16 +118,16 @@ def _split_name(path: Path, row: int, name: str | None) -> tuple[str, str | None
     return base, sys.intern(at_start[0]) if at_start else None
 
 
-def _classes(groups: dict[str, list[Group]], names: list[str], number: int) -> list[str]:
-    """The wnid on which all images of a label agree; else the name; else the number."""
+def _classes(train: list[Group], names: list[str], number: int) -> list[str]:
+    """The wnid on which all training images of a label agree; else the name; else the number."""
     wnids: list[set[str | None]] = [set() for _ in range(number)]
-    for group in (group for part in groups.values() for group in part):
+    for group in train:
         for label, wnid in zip(group.labels, group.wnids, strict=True):
             if label >= 0:
                 wnids[label].add(wnid)
     ids = [found.pop() if len(found) == 1 else None for found in wnids]
     ids = [wnid or (names[label] if label < len(names) else None) for label, wnid in enumerate(ids)]
-    return [name if name and ids.count(name) == 1 else str(label) for label, name in enumerate(ids)]
+    return unique_ids(ids)
 
 
 def _class_names(path: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -55,6 +55,12 @@ def list_labelled(classes: list[str], entries: Iterable[Entry], labels: Iterable
         if label in groups:
             listing.add_class(label, groups[label])
     return listing.images()
+
+
+def unique_ids(names: Sequence[str | None]) -> list[str]:
+    """The name of each class; its number where it has none, or another class has the same."""
+    times = Counter(names)
+    return [name if name and times[name] == 1 else str(label) for label, name in enumerate(names)]
 
 
 def check_labels(src: Path, split: str, labels: Sequence[int], classes: int) -> None:

@@ -19,7 +19,7 @@ from alexnet_fast.sharding.archives import Member
 from alexnet_fast.sharding.images import Entry, Source
 from alexnet_fast.sharding.layouts import folders
 from alexnet_fast.sharding.layouts.names import read_names
-from alexnet_fast.sharding.layouts.splits import WNID, by_split, check_labels, list_labelled
+from alexnet_fast.sharding.layouts.splits import WNID, by_split, check_labels, list_labelled, unique_ids
 from alexnet_fast.shardset import FORMAT, MANIFEST
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -102,8 +102,7 @@ def _classes(train: list[Sample], number: int) -> list[str]:
     for sample in train:
         match = WNID.match(sample.entry.name)
         wnids[sample.label].add(match[0] if match else None)
-    ids = [found.pop() if len(found) == 1 else None for found in wnids]
-    return [name if name and ids.count(name) == 1 else str(label) for label, name in enumerate(ids)]
+    return unique_ids([found.pop() if len(found) == 1 else None for found in wnids])
 
 
 def _own_classes(src: Path) -> tuple[list[str], dict[str, str]]:
