@@ -11,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.loading.loader import Loader
+from alexnet_fast.loading.plan import evaluation_rows
 from alexnet_fast.sharding.images import Entry, Listing, Source
 from alexnet_fast.sharding.output import open_output
 from alexnet_fast.sharding.plan import Options, jobs, make_plan
@@ -21,6 +24,8 @@ from alexnet_fast.sharding.resize import to_square
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.statistics import STRIDE
 from alexnet_fast.sharding.write import Part, Summary, finish_shard_set, write_tar
+from alexnet_fast.shardset import ShardSet
+from alexnet_fast.verify import verify
 from tests import conftest
 from tests.conftest import SIZE, files
 
@@ -376,3 +381,37 @@ def test_fsync_comes_before_every_rename(image_folder: Path, tmp_path: Path, mon
     write_tar(job)
     names = ["val-000000.tar", "val-000000.idx", "val-000000.tar.json"]
     assert events == [event for name in names for event in ("fsync", f"> {name}", "fsync")]
+
+
+def test_keep_stores_fitting_squares_as_they_are(tmp_path: Path) -> None:
+    """At least 7/8 of the size, so that every training crop fits; the loader reads them beside the others."""
+    folder = tmp_path / "in" / "a"
+    folder.mkdir(parents=True)
+    for side in (96, 90, 84, 83, 97):
+        Image.fromarray(conftest.picture(side)).resize((side, side)).save(folder / f"{side}.jpg", quality=95)
+    Image.fromarray(conftest.picture(1)).resize((96, 90)).save(folder / "oblong.jpg")
+    source = find_images(tmp_path / "in")
+    conftest.write(source, tmp_path / "out", Options(size=SIZE, keep=True))
+    stored = {name: data for name, data, *_ in members(tmp_path / "out", "train") if name.endswith(".jpg")}
+    kept = {name for name, data in stored.items() if data == (folder / Path(name).name).read_bytes()}
+    assert kept == {"a/96.jpg", "a/90.jpg", "a/84.jpg"}
+    for name, data in stored.items():
+        if name not in kept:
+            assert Image.open(io.BytesIO(data)).size == (SIZE, SIZE)
+    assert verify(tmp_path / "out", False, 1, lambda images: None) == []
+    shards = ShardSet(tmp_path / "out")
+    (batch,) = Loader(
+        shards.split("train"),
+        shards.manifest.pixels,
+        evaluation_rows(6, 6, margin=SIZE - 84),
+        max_batch=6,
+        crop=84,
+        device=torch.device("cpu"),
+        dtype=torch.uint8,
+        threads=1,
+    )
+    assert batch.images.shape == (6, 3, 84, 84)
+    at = list(stored).index("a/84.jpg")
+    with Image.open(folder / "84.jpg") as image:
+        difference = batch.images[at].permute(1, 2, 0).numpy().astype(float) - np.asarray(image)
+    assert np.abs(difference).mean() < 1
