@@ -1,217 +1,347 @@
-"""Sharding beside plain Pillow pools, on the same photographs, in turns.
+"""Writing a shard set beside Pillow, torchvision and img2dataset: the same files to the same tars, in turns.
 
-    python tools/shard_peers.py IMAGES [--repeat 20] [--turns 5] [--workers 2] [--out tools/records/DATE_shard_HARDWARE]
+    python tools/shard_peers.py IMAGES [--repeat 20] [--turns 5] [--out tools/records/DATE_shard_HARDWARE]
 
-IMAGES: class folders of full-size JPEGs, each taken --repeat times through symbolic links. Ours is the whole
-`alexnet-fast shard` command, start-up, indexes, sums and flushing to disk included; a peer is a process pool that
-opens, resizes, crops, encodes and appends to a tar of its own. Prints images/s, the quality of what is written,
-memory, where the time goes, and how long all of ImageNet would take.
+IMAGES: train/<class>/*.JPEG; each is listed REPEAT times through symbolic links. Every method has two processes of
+one thread each and writes 256-pixel JPEGs of quality 90 with their labels to tars; ours is the whole command
+`alexnet-fast shard`, which also hashes, indexes and checks. The clock is the command's own, from an empty pool on;
+so is the peers'. "Running" leaves the start-up out: the same again with every image once, subtracted. FFCV's writer
+is no peer: it cannot crop, and shrinks by the longer side.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, median
-from time import perf_counter, process_time, sleep
+from typing import Any
 
 import click
 import numpy as np
-import psutil
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet_fast.sharding import resize
-from alexnet_fast.training.metrics import environment
+SIZE, QUALITY, WORKERS = 256, 90, 2
+PEER = "Pillow bilinear"
+SETS = {"ImageNet-1k": 1_281_167 + 50_000, "Fall 2011": 14_197_122}
 
-SIZE, QUALITY = 256, 90
-IMAGENET_1K, FALL_2011 = 1_281_167 + 50_000, 14_197_122
-RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "Lanczos": Image.Resampling.LANCZOS}
-
-
-def with_pillow(path: Path, resampling: str, draft: bool) -> Image.Image:
-    """Shorter side to SIZE, then the central square."""
-    with Image.open(path) as image:
-        if draft:
-            image.draft("RGB", (2 * SIZE, 2 * SIZE))
-        rgb = image.convert("RGB")
-        scale = SIZE / min(rgb.size)
-        width, height = (max(round(side * scale), SIZE) for side in rgb.size)
-        left, top = (width - SIZE) // 2, (height - SIZE) // 2
-        return rgb.resize((width, height), RESAMPLING[resampling]).crop((left, top, left + SIZE, top + SIZE))
+Method = Callable[[bytes], bytes]
+"""An image file -> the JPEG to store."""
 
 
-def jpeg(image: Image.Image, quality: int = QUALITY) -> bytes:
+def central_square(image: Image.Image, resample: Image.Resampling) -> Image.Image:
+    width, height = (round(length * SIZE / min(image.size)) for length in image.size)
+    left, top = (width - SIZE) // 2, (height - SIZE) // 2
+    return image.convert("RGB").resize((width, height), resample).crop((left, top, left + SIZE, top + SIZE))
+
+
+def pillow(data: bytes, resample: Image.Resampling, draft: bool = False, quality: int = QUALITY) -> bytes:
+    image = Image.open(io.BytesIO(data))
+    if draft:
+        image.draft("RGB", (SIZE, SIZE))
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
+    central_square(image, resample).save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
-def write_tar(paths: list[Path], tar: Path, resampling: str, draft: bool) -> None:
-    with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT) as file:
-        for number, path in enumerate(paths):
-            data = jpeg(with_pillow(path, resampling, draft))
-            info = tarfile.TarInfo(f"{number}.jpg")
-            info.size = len(data)
-            file.addfile(info, io.BytesIO(data))
+def pillow_bilinear(data: bytes) -> bytes:
+    return pillow(data, Image.Resampling.BILINEAR)
 
 
-def peer(resampling: str, draft: bool, paths: list[Path], out: Path, workers: int) -> float:
-    """Seconds; the pool is started before the clock."""
-    chunks = [paths[start : start + 250] for start in range(0, len(paths), 250)]
-    tars = [out / f"{number}.tar" for number in range(len(chunks))]
-    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-        list(pool.map(sleep, [0.1] * workers))
-        started = perf_counter()
-        list(pool.map(partial(write_tar, resampling=resampling, draft=draft), chunks, tars))
-        return perf_counter() - started
+def pillow_draft(data: bytes) -> bytes:
+    return pillow(data, Image.Resampling.BILINEAR, draft=True)
 
 
-def ours(source: Path, out: Path, workers: int) -> tuple[float, float, int]:
-    """Seconds by the command's own clock, CPU seconds of its processes, and the largest worker's memory in bytes."""
-    command = [sys.executable, "-m", "alexnet_fast", "shard", "--src", str(source), "--out", str(out / "set")]
-    process = psutil.Popen(
-        [*command, "--workers", str(workers), "--json", "-"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    memory, cpu = 0, {}
-    while process.poll() is None:
-        for child in process.children(recursive=True):
-            try:
-                times = child.cpu_times()
-                memory = max(memory, child.memory_info().rss)
-            except psutil.NoSuchProcess:
-                continue
-            cpu[child.pid] = times.user + times.system
-        sleep(0.05)
-    assert process.stdout is not None
-    seconds: float = json.loads(process.stdout.read())["seconds"]
-    return seconds, sum(cpu.values()), memory
+def pillow_lanczos(data: bytes) -> bytes:
+    return pillow(data, Image.Resampling.LANCZOS)
 
 
-def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    return float(10 * np.log10(255**2 / np.square(a.astype(float) - b).mean()))
+def torchvision(data: bytes) -> bytes:
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
+
+    image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+    height, width = (round(length * SIZE / min(image.shape[1:])) for length in image.shape[1:])
+    top, left = (height - SIZE) // 2, (width - SIZE) // 2
+    image = torch.nn.functional.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
+    encoded = encode_jpeg(image[:, top : top + SIZE, left : left + SIZE].contiguous(), QUALITY)
+    return bytes(encoded.numpy())
 
 
-def quality(paths: list[Path]) -> dict[str, dict[str, float]]:
-    """PSNR against Pillow's Lanczos square before JPEG, and bytes: of ours, and of Pillow's bilinear at the same size.
+def img2dataset(data: bytes) -> bytes:
+    import cv2
+    from img2dataset.resizer import Resizer
 
-    Pillow's PSNR at our number of bytes is interpolated between its JPEG qualities 86 and 94, image by image.
-    """
-    rows = []
-    for path in paths:
-        target = np.asarray(with_pillow(path, "Lanczos", False))
-        square = with_pillow(path, "bilinear", False)
-        pairs = []
-        for one in (86, 94):
-            data = jpeg(square, one)
-            pairs.append((len(data), psnr(np.asarray(Image.open(io.BytesIO(data))), target)))
-        _, stored = resize.convert(path.read_bytes(), size=SIZE, encoding="jpeg", quality=QUALITY, keep=False)
-        written = psnr(np.asarray(Image.open(io.BytesIO(stored))), target)
-        sizes, values = zip(*pairs, strict=True)
-        at_our_size = np.interp(len(stored), sizes, values)
-        rows.append((written, len(stored), float(at_our_size), len(jpeg(square))))
-    columns = [mean(column) for column in zip(*rows, strict=True)]
-    return {
-        "ours": {"psnr": columns[0], "bytes": columns[1]},
-        "Pillow bilinear": {"psnr_at_our_size": columns[2], "bytes_at_quality_90": columns[3]},
-    }
+    cv2.setNumThreads(1)
+    resizer = Resizer(SIZE, "center_crop", resize_only_if_bigger=False, encode_quality=QUALITY)
+    encoded, *_, error = resizer(io.BytesIO(data))
+    if error:
+        raise ValueError(error)
+    return bytes(encoded)
 
 
-def stage_seconds(paths: list[Path]) -> float:
-    """CPU seconds of decode, resize and encode for one image, in one process."""
-    torch.set_num_threads(1)
-    files = [path.read_bytes() for path in paths]
-    started = process_time()
-    for data in files:
-        resize.convert(data, size=SIZE, encoding="jpeg", quality=QUALITY, keep=False)
-    return (process_time() - started) / len(files)
+def ours(data: bytes) -> bytes:
+    from alexnet_fast.sharding import resize
+
+    return resize.convert(data, size=SIZE, encoding="jpeg", quality=QUALITY, keep=False)[1]
 
 
-def linked(images: list[Path], root: Path, repeat: int) -> list[Path]:
-    paths = []
-    for path in images:
-        folder = root / "train" / path.parent.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for number in range(repeat):
-            paths.append(folder / f"{path.stem}_{number}.JPEG")
-            paths[-1].symlink_to(path.resolve())
-    return paths
-
-
-CASES: dict[str, Callable[[list[Path], Path, int], float]] = {
-    "Pillow bilinear": partial(peer, "bilinear", False),
-    "Pillow bilinear, draft": partial(peer, "bilinear", True),
-    "Pillow Lanczos": partial(peer, "Lanczos", False),
+METHODS: dict[str, tuple[Method, str]] = {
+    "ours": (ours, "simplejpeg"),
+    PEER: (pillow_bilinear, "PIL"),
+    "Pillow bilinear, draft": (pillow_draft, "PIL"),
+    "Pillow Lanczos": (pillow_lanczos, "PIL"),
+    "torchvision": (torchvision, "torchvision"),
+    "img2dataset's resizer": (img2dataset, "img2dataset"),
 }
+"""With the package that each needs."""
 
 
-@click.command()
-@click.argument("images", type=click.Path(path_type=Path))
-@click.option("--repeat", default=20, show_default=True)
-@click.option("--turns", default=5, show_default=True)
-@click.option("--workers", default=2, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path))
-def main(images: Path, repeat: int, turns: int, workers: int, out: Path | None) -> None:
-    originals = sorted(images.rglob("*.JPEG"))
-    seconds: dict[str, list[float]] = {"ours": [], **{name: [] for name in CASES}}
-    busy, memory = [], 0
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        paths = linked(originals, root / "images", repeat)
-        linked(originals, root / "few", max(repeat // 10, 1))
-        memory_few = ours(root / "few", _empty(root / "few-out"), workers)[2]
-        for turn in range(turns):
-            wall, cpu, most = ours(root / "images", _empty(root / f"ours-{turn}"), workers)
-            seconds["ours"].append(wall)
-            busy.append(cpu / (workers * wall))
-            memory = max(memory, most)
-            for name, case in CASES.items():
-                seconds[name].append(case(paths, _empty(root / f"{name}-{turn}"), workers))
-        stage = stage_seconds(originals)
-    count = len(originals) * repeat
-    rates = {name: [count / one for one in times] for name, times in seconds.items()}
-    rows = {}
-    for name, row in rates.items():
-        ratio = median([a / b for a, b in zip(row, rates["Pillow bilinear"], strict=True)])
-        rows[name] = {"median": median(row), "low": min(row), "high": max(row), "ratio_to_pillow": ratio, "turns": row}
-        print(f"{name:24s} {median(row):6,.0f} images/s  [{min(row):,.0f}-{max(row):,.0f}]  x{ratio:.2f}")
-    rate = median(rates["ours"])
-    numbers = {
-        "images": count,
-        "workers": workers,
-        "images_per_second": rows,
-        "quality": quality(originals),
-        "cores_busy": median(busy),
-        "cores_busy_with_decode_resize_encode": stage * rate / workers,
-        "worker_memory_mb": {
-            f"{len(originals) * max(repeat // 10, 1)} images": memory_few / 1e6,
-            f"{count} images": memory / 1e6,
-        },
-        "hours_extrapolated": {
-            name: {cores: total / (rate * cores / workers) / 3600 for cores in (2, 16, 16 * 64)}
-            for name, total in (("ImageNet-1k", IMAGENET_1K), ("Fall 2011", FALL_2011))
-        },
-    }
-    print(json.dumps({name: value for name, value in numbers.items() if name != "images_per_second"}, indent=1))
-    if out:
-        out.mkdir(parents=True)
-        (out / "numbers.json").write_text(json.dumps({**numbers, **environment()}, indent=1) + "\n")
+def works(method: Method, needs: str, data: bytes) -> bool:
+    """False where its package is not there, or does not fit the other packages."""
+    if not importlib.util.find_spec(needs):
+        return False
+    try:
+        return bool(method(data))
+    except (ImportError, RuntimeError, OSError):
+        return False
 
 
-def _empty(folder: Path) -> Path:
-    folder.mkdir(parents=True)
+def one_thread() -> None:
+    if "torch" in sys.modules or importlib.util.find_spec("torch"):
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def write_tar(method: Method, paths: Sequence[Path], tar_path: Path) -> None:
+    with tarfile.open(tar_path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, path in enumerate(paths):
+            for extension, content in (("cls", b"0"), ("jpg", method(path.read_bytes()))):
+                info = tarfile.TarInfo(f"{number:08d}.{extension}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+def cpu_seconds(method: Method, paths: Sequence[Path]) -> float:
+    """Of decoding, resizing and encoding an image: neither files nor tars."""
+    files = [path.read_bytes() for path in paths]
+    method(files[0])  # imports
+    started = time.process_time()
+    for data in files:
+        method(data)
+    return (time.process_time() - started) / len(files)
+
+
+def pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn"), initializer=one_thread)
+
+
+def peer_seconds(method: Method, folder: Path, out: Path) -> float:
+    paths = sorted(folder.rglob("*.JPEG"))
+    parts = [paths[start : start + 500] for start in range(0, len(paths), 500)]
+    started = time.perf_counter()
+    with pool() as processes:
+        jobs = [processes.submit(write_tar, method, part, out / f"{n}.tar") for n, part in enumerate(parts)]
+        for job in jobs:
+            job.result()
+    return time.perf_counter() - started
+
+
+def our_command(folder: Path, out: Path) -> list[str]:
+    command = [sys.executable, "-m", "alexnet_fast", "shard", "--src", str(folder), "--out", str(out / "set")]
+    return [*command, "--workers", str(WORKERS), "--size", str(SIZE), "--json", str(out / "result.json")]
+
+
+def our_seconds(_: Method, folder: Path, out: Path) -> float:
+    subprocess.run(our_command(folder, out), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    result = json.loads((out / "result.json").read_text())
+    assert result["rejected"] == 0, "give a folder without damaged images"
+    return float(result["seconds"])
+
+
+def seconds(name: str, folder: Path) -> float:
+    with tempfile.TemporaryDirectory() as out:
+        run = our_seconds if name == "ours" else peer_seconds
+        return run(METHODS[name][0], folder, Path(out))
+
+
+def peak_mib(folder: Path) -> float:
+    """The largest process of our command."""
+    with tempfile.TemporaryDirectory() as out:
+        command = our_command(folder, Path(out))
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        peak = 0.0
+        while process.poll() is None:
+            peak = max([peak, *(resident_mib(pid) for pid in descendants(process.pid))])
+            time.sleep(0.1)
+        return peak
+
+
+def descendants(pid: int) -> list[int]:
+    try:
+        tasks = Path(f"/proc/{pid}/task").glob("*/children")
+        children = [int(child) for task in tasks for child in task.read_text().split()]
+    except OSError:  # it has ended meanwhile
+        return []
+    return children + [below for child in children for below in descendants(child)]
+
+
+def resident_mib(pid: int) -> float:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
+
+
+def repeated(paths: Sequence[Path], times: int, folder: Path) -> Path:
+    """Symbolic links train/<class>/<name>_<number>.JPEG."""
+    for path in paths:
+        (folder / "train" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        for number in range(times):
+            (folder / "train" / path.parent.name / f"{path.stem}_{number}.JPEG").symlink_to(path)
     return folder
 
 
+def psnr(jpeg: bytes, reference: NDArray[np.float64]) -> float:
+    with Image.open(io.BytesIO(jpeg)) as image:
+        return float(10 * np.log10(255**2 / np.square(np.asarray(image) - reference).mean()))
+
+
+def quality_of(methods: Sequence[str], paths: Sequence[Path]) -> dict[str, dict[str, float]]:
+    """Mean bytes and PSNR against Lanczos before JPEG, and what Pillow bilinear reaches at the same mean bytes."""
+    data = [path.read_bytes() for path in paths]
+    references = [np.asarray(central_square(Image.open(path), Image.Resampling.LANCZOS), float) for path in paths]
+
+    def measure(method: Method) -> tuple[float, float]:
+        jpegs = [method(item) for item in data]
+        return mean(map(len, jpegs)), mean(map(psnr, jpegs, references))
+
+    curve = [
+        measure(lambda item, q=quality: pillow(item, Image.Resampling.BILINEAR, quality=q))  # type: ignore[misc]
+        for quality in (84, 87, 90, 93, 96)
+    ]
+    results = {}
+    for name in methods:
+        size, likeness = measure(METHODS[name][0])
+        peer = float(np.interp(size, [point[0] for point in curve], [point[1] for point in curve]))
+        results[name] = {"bytes": size, "psnr": likeness, "psnr_of_pillow_bilinear_at_equal_bytes": peer}
+    return results
+
+
+def extrapolated(rate: float) -> dict[str, dict[str, float]]:
+    """Hours, if twice the cores do twice the work."""
+    cores = (WORKERS, 16, 16 * 64)
+    return {name: {f"{n} cores": images / (rate * n / WORKERS) / 3600 for n in cores} for name, images in SETS.items()}
+
+
+def report(record: dict[str, Any]) -> str:
+    lines = [
+        f"{record['images']:,} images ({record['unique_images']} x {record['repeat']}), {record['turns']} turns, "
+        f"{WORKERS} processes; {record['processor']}, {record['date']}.",
+        "",
+        "| | images/s | ratio to Pillow bilinear | running, without start-up | bytes | PSNR to Lanczos, dB "
+        "| of Pillow bilinear at equal bytes | CPU busy converting |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in record["methods"].items():
+        lines.append(
+            f"| {name} | {row['median']:,.0f} [{row['low']:,.0f}-{row['high']:,.0f}] | x{row['ratio']:.2f} "
+            f"| {row['running']:,.0f}, x{row['running_ratio']:.2f} | {row['bytes']:,.0f} | {row['psnr']:.2f} "
+            f"| {row['psnr_of_pillow_bilinear_at_equal_bytes']:.2f} | {row['busy']:.0%} |"
+        )
+    peaks = ", ".join(f"{size} {mib:,.0f} MiB" for size, mib in record["peak_mib"].items())
+    lines += ["", f"Largest process of ours: {peaks}.", "", "Extrapolated, linear in the cores, hours:", ""]
+    for name, hours in record["hours"].items():
+        lines.append(f"- {name}: " + ", ".join(f"{cores} {value:.2g}" for cores, value in hours.items()))
+    return "\n".join(lines) + "\n"
+
+
+@click.command()
+@click.argument("images", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--repeat", default=20, show_default=True)
+@click.option("--turns", default=5, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the record.")
+def main(images: Path, repeat: int, turns: int, out: Path | None) -> None:
+    one_thread()
+    from alexnet_fast.training.metrics import environment
+
+    paths = sorted(path.resolve() for path in images.rglob("*.JPEG"))
+    sample = paths[0].read_bytes()
+    methods = [name for name, (method, needs) in METHODS.items() if works(method, needs, sample)]
+    print(f"not here: {', '.join(sorted(set(METHODS) - set(methods))) or 'none'}")
+    once_s: dict[str, list[float]] = {name: [] for name in methods}
+    all_s: dict[str, list[float]] = {name: [] for name in methods}
+    cpu: dict[str, list[float]] = {name: [] for name in methods}
+    with tempfile.TemporaryDirectory() as links:
+        once = repeated(paths, 1, Path(links, "once"))
+        every = repeated(paths, repeat, Path(links, "every"))
+        for turn in range(turns):
+            for name in methods:
+                once_s[name].append(seconds(name, once))
+                all_s[name].append(seconds(name, every))
+                with pool() as processes:  # both cores busy, as in the real work
+                    jobs = [processes.submit(cpu_seconds, METHODS[name][0], paths) for _ in range(WORKERS)]
+                    cpu[name].append(mean(job.result() for job in jobs))
+                print(f"turn {turn + 1}: {name:24s} {len(paths) * repeat / all_s[name][-1]:7,.0f} images/s", flush=True)
+        peaks = {
+            "1x": peak_mib(once),
+            "10x": peak_mib(repeated(paths, 10, Path(links, "ten"))),
+        }
+    count = len(paths) * repeat
+    rates = {name: [count / s for s in all_s[name]] for name in methods}
+    running = {
+        name: [(count - len(paths)) / (a - b) for a, b in zip(all_s[name], once_s[name], strict=True)]
+        for name in methods
+    }
+    qualities = quality_of(methods, paths)
+    rows = {
+        name: {
+            "median": median(rates[name]),
+            "low": min(rates[name]),
+            "high": max(rates[name]),
+            "turns": rates[name],
+            "ratio": median([a / b for a, b in zip(rates[name], rates[PEER], strict=True)]),
+            "running": median(running[name]),
+            "running_ratio": median([a / b for a, b in zip(running[name], running[PEER], strict=True)]),
+            "cpu_ms_converting": 1000 * median(cpu[name]),
+            "busy": median([count * c / (WORKERS * s) for c, s in zip(cpu[name], all_s[name], strict=True)]),
+            **qualities[name],
+        }
+        for name in methods
+    }
+    record = {
+        "date": str(date.today()),
+        "images": count,
+        "unique_images": len(paths),
+        "repeat": repeat,
+        "turns": turns,
+        **environment(),
+        "methods": rows,
+        "peak_mib": peaks,
+        "hours": extrapolated(rows["ours"]["running"]),
+    }
+    text = report(record)
+    print(text)
+    if out:
+        out.mkdir(parents=True)
+        (out / "numbers.json").write_text(json.dumps(record, indent=1) + "\n")
+        (out / "README.md").write_text(f"# Writing a shard set beside peers\n\n{text}")
+
+
 if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
     main()
