@@ -11,7 +11,6 @@ is no peer: it cannot crop, and shrinks by the longer side.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -23,6 +22,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
+from importlib import import_module
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, median
@@ -70,22 +71,22 @@ def pillow_lanczos(data: bytes) -> bytes:
 
 def torchvision(data: bytes) -> bytes:
     import torch
-    from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
-    image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+    torch.set_num_threads(1)
+    io = import_module("torchvision.io")
+    image = io.decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), io.ImageReadMode.RGB)
     height, width = (round(length * SIZE / min(image.shape[1:])) for length in image.shape[1:])
     top, left = (height - SIZE) // 2, (width - SIZE) // 2
     image = torch.nn.functional.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
-    encoded = encode_jpeg(image[:, top : top + SIZE, left : left + SIZE].contiguous(), QUALITY)
+    encoded = io.encode_jpeg(image[:, top : top + SIZE, left : left + SIZE].contiguous(), QUALITY)
     return bytes(encoded.numpy())
 
 
 def img2dataset(data: bytes) -> bytes:
-    import cv2
-    from img2dataset.resizer import Resizer
-
-    cv2.setNumThreads(1)
-    resizer = Resizer(SIZE, "center_crop", resize_only_if_bigger=False, encode_quality=QUALITY)
+    import_module("cv2").setNumThreads(1)
+    resizer = import_module("img2dataset.resizer").Resizer(
+        SIZE, "center_crop", resize_only_if_bigger=False, encode_quality=QUALITY
+    )
     encoded, *_, error = resizer(io.BytesIO(data))
     if error:
         raise ValueError(error)
@@ -93,8 +94,11 @@ def img2dataset(data: bytes) -> bytes:
 
 
 def ours(data: bytes) -> bytes:
+    import torch
+
     from alexnet_fast.sharding import resize
 
+    torch.set_num_threads(1)
     return resize.convert(data, size=SIZE, encoding="jpeg", quality=QUALITY, keep=False)[1]
 
 
@@ -111,19 +115,12 @@ METHODS: dict[str, tuple[Method, str]] = {
 
 def works(method: Method, needs: str, data: bytes) -> bool:
     """False where its package is not there, or does not fit the other packages."""
-    if not importlib.util.find_spec(needs):
+    if not find_spec(needs):
         return False
     try:
         return bool(method(data))
     except (ImportError, RuntimeError, OSError):
         return False
-
-
-def one_thread() -> None:
-    if "torch" in sys.modules or importlib.util.find_spec("torch"):
-        import torch
-
-        torch.set_num_threads(1)
 
 
 def write_tar(method: Method, paths: Sequence[Path], tar_path: Path) -> None:
@@ -146,7 +143,7 @@ def cpu_seconds(method: Method, paths: Sequence[Path]) -> float:
 
 
 def pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn"), initializer=one_thread)
+    return ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn"))
 
 
 def peer_seconds(method: Method, folder: Path, out: Path) -> float:
@@ -276,7 +273,6 @@ def report(record: dict[str, Any]) -> str:
 @click.option("--turns", default=5, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the record.")
 def main(images: Path, repeat: int, turns: int, out: Path | None) -> None:
-    one_thread()
     from alexnet_fast.training.metrics import environment
 
     paths = sorted(path.resolve() for path in images.rglob("*.JPEG"))
@@ -308,7 +304,7 @@ def main(images: Path, repeat: int, turns: int, out: Path | None) -> None:
         for name in methods
     }
     qualities = quality_of(methods, paths)
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         name: {
             "median": median(rates[name]),
             "low": min(rates[name]),
