@@ -43,6 +43,7 @@ json_option = click.option(
     "--json", "json_file", metavar="FILE", help="Also write the result as JSON; - for standard output."
 )
 path_type = click.Path(path_type=Path)
+# Of sharding/sources.py, which is not imported for --help.
 LAYOUTS = ["folders", "ilsvrc", "kaggle", "whole", "parquet", "webdataset"]
 
 

@@ -44,16 +44,17 @@ class Progress:
             self.say(f"{self._title} {100 * done // self._total:3d} %  {text}  {eta}".rstrip())
 
     def expect(self, total: int) -> None:
-        self._total = max(total, 1)
+        """The work begins now, and is of so many things: listing them is not in their rate."""
+        self._total, self._started = max(total, 1), time.monotonic()
 
     def counter(self, things: str) -> Callable[[int], None]:
         """A function to be told how many things more are done; it shows them and their rate."""
-        done, started = self._first, time.monotonic()
+        done = self._first
 
         def count(more: int) -> None:
             nonlocal done
             done += more
-            rate = (done - self._first) / max(time.monotonic() - started, 1e-9)
+            rate = (done - self._first) / max(time.monotonic() - self._started, 1e-9)
             self.update(done, f"{done:,}/{self._total:,} {things}  {rate:,.0f} {things}/s")
 
         return count

@@ -11,6 +11,7 @@ shards/README.md has every detail; alexnet_fast/interop.py makes the small files
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import warnings
@@ -34,6 +35,7 @@ INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("
 (UNLABELLED where there is none), crc32 of those bytes."""
 
 UNLABELLED = -1
+"""The label of images whose class nobody published, as in the test set of ILSVRC-2012."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Tar:
 class Manifest:
     """What `manifest.json` holds. The same input, options and seed give the same file, byte for byte.
 
-    `keep`: a stored JPEG may be a source's own file: a square of at least 7/8 of `size`, any colour and subsampling.
+    `keep`: a stored JPEG may be a source's own file: a square of 7/8 of `size` or more, grey or of any subsampling.
     `plan`: fingerprint of the listing and options it was made from. `counts`: per split, the labelled samples of
     each class. These three are empty in sets of before they were there.
     """
@@ -136,6 +138,15 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def tar_name(split: str, number: int) -> str:
     return f"{split}-{number:06d}.tar"
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """The hexadecimal sum of a file, for which it is not held in memory."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):  # hashlib.file_digest needs Python 3.11
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def index_name(split: str) -> str:

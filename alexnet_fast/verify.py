@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -18,9 +18,18 @@ from PIL import Image
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.interop import side_files
-from alexnet_fast.shardset import INDEX_DTYPE, MEMBER, UNLABELLED, Manifest, ShardSet, Tar, index_name, load_index
+from alexnet_fast.shardset import (
+    INDEX_DTYPE,
+    MEMBER,
+    UNLABELLED,
+    Manifest,
+    ShardSet,
+    Tar,
+    file_digest,
+    index_name,
+    load_index,
+)
 
-BLOCK = 1 << 20
 IDX_VERSION = "v1.2"
 
 
@@ -35,12 +44,14 @@ class Damage:
 
 @dataclass(frozen=True)
 class Job:
-    """One tar to check: `rows` are its rows of the split's index."""
+    """One tar to check: `rows` are its rows of the split's index; `smallest` to `size` pixels is an image's side."""
 
     folder: Path
     tar: Tar
     rows: NDArray[np.void]
-    manifest: Manifest
+    encoding: str
+    smallest: int
+    size: int
     quick: bool
 
 
@@ -53,6 +64,7 @@ def verify(folder: Path, quick: bool, workers: int, progress: Callable[[int], No
     manifest = ShardSet(folder).manifest
     damage = list(_strangers(folder, manifest))
     jobs: list[Job] = []
+    smallest = -(-7 * manifest.size // 8) if manifest.keep else manifest.size
     for split, tars in manifest.splits.items():
         try:
             index = load_index(folder / index_name(split))
@@ -61,7 +73,11 @@ def verify(folder: Path, quick: bool, workers: int, progress: Callable[[int], No
             index = np.empty(0, INDEX_DTYPE)
         else:
             damage += _check_index(split, index, manifest)
-        jobs += [Job(folder, tar, index[index["shard"] == shard], manifest, quick) for shard, tar in enumerate(tars)]
+        index = index[np.argsort(index["shard"], kind="stable")]
+        ends = np.searchsorted(index["shard"], np.arange(len(tars) + 1))
+        rows = [index[start:end] for start, end in pairwise(ends)]
+        kind = (manifest.encoding, smallest, manifest.size)
+        jobs += [Job(folder, tar, part, *kind, quick) for tar, part in zip(tars, rows, strict=True)]
     with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
         for job, found in zip(jobs, pool.map(check_tar, jobs), strict=True):
             damage += found
@@ -117,7 +133,7 @@ def _check_index(split: str, index: NDArray[np.void], manifest: Manifest) -> Ite
 def _check_idx(job: Job, size: int) -> tuple[list[str], list[Damage]]:
     """Compares DALI's index with the rows; returns the keys of the samples as it has them."""
     name = Path(job.tar.file).with_suffix(".idx").name
-    extension = MEMBER[job.manifest.encoding]
+    extension = MEMBER[job.encoding]
     try:
         head, *lines = (job.folder / name).read_text(encoding="ascii").splitlines()
     except (OSError, ValueError) as error:
@@ -141,11 +157,7 @@ def _check_idx(job: Job, size: int) -> tuple[list[str], list[Damage]]:
 
 
 def _check_bytes(job: Job, path: Path, keys: list[str]) -> Iterator[Damage]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    if digest.hexdigest() != job.tar.sha256:
+    if file_digest(path, "sha256") != job.tar.sha256:
         yield Damage(job.tar.file, "", "its sha256 is not the manifest's")
     yield from _check_members(job, path, keys)
     with path.open("rb") as file:
@@ -158,14 +170,14 @@ def _check_bytes(job: Job, path: Path, keys: list[str]) -> Iterator[Damage]:
             data = file.read(int(row["size"]))
             if zlib.crc32(data) != row["crc32"]:
                 yield Damage(job.tar.file, sample, "its crc32 is not the index's")
-            problem = _image_problem(data, job.manifest)
+            problem = _image_problem(data, job)
             if problem:
                 yield Damage(job.tar.file, sample, problem)
 
 
 def _check_members(job: Job, path: Path, keys: list[str]) -> Iterator[Damage]:
     """The tar as other programs read it: a label and an image for each sample, in the order of the index."""
-    extension = MEMBER[job.manifest.encoding]
+    extension = MEMBER[job.encoding]
     members: list[tuple[str, int, bytes]] = []
     try:
         with tarfile.open(path, "r:") as tar:
@@ -187,19 +199,18 @@ def _check_members(job: Job, path: Path, keys: list[str]) -> Iterator[Damage]:
             yield Damage(job.tar.file, key, f"its label is {label!r} in the tar, {row['label']} in the index")
 
 
-def _image_problem(data: bytes, manifest: Manifest) -> str:
+def _image_problem(data: bytes, job: Job) -> str:
     """Empty when the bytes are an image as the manifest says."""
-    size = manifest.size
-    smallest = -(-7 * size // 8) if manifest.keep else size
+    size = job.size
     try:
-        if manifest.encoding == "raw":
+        if job.encoding == "raw":
             pixels = np.load(io.BytesIO(data), allow_pickle=False)
             shape, right = pixels.shape, pixels.shape == (size, size, 3) and pixels.dtype == np.uint8
         else:
             with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
                 image.load()
                 shape = (image.height, image.width)
-                right = shape[0] == shape[1] and smallest <= shape[0] <= size and image.mode in ("RGB", "L")
+                right = shape[0] == shape[1] and job.smallest <= shape[0] <= size and image.mode in ("RGB", "L")
     except Exception as error:  # numpy and Pillow raise many kinds on damaged bytes
         return f"does not decode ({str(error) or type(error).__name__})"
     return "" if right else f"is {' x '.join(map(str, shape))}, not {size} x {size}"

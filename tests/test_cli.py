@@ -14,7 +14,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 import alexnet_fast
+from alexnet_fast import cli
 from alexnet_fast.cli import main
+from alexnet_fast.sharding import sources
 
 REPOSITORY = Path(alexnet_fast.__file__).parents[1]
 
@@ -120,6 +122,10 @@ def test_shard_refuses_its_input(tmp_path: Path, jpeg_shards: Path, image_folder
         first, error = output.splitlines()
         assert first == f"60 train, 18 val images of 3 classes -> {out}"
         assert error == f"Error: {message}"
+
+
+def test_the_layouts_are_those_of_the_sources() -> None:
+    assert sorted(cli.LAYOUTS) == sorted(sources.LAYOUTS)
 
 
 def test_shard_refuses_options_that_do_not_fit(image_folder: Path, tmp_path: Path) -> None:

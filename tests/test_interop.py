@@ -158,7 +158,9 @@ def test_wids(jpeg_shards: Path) -> None:
     import wids
 
     for split in ("train", "val"):
-        data = wids.ShardListDataset(str(jpeg_shards / f"{split}.wids.json"), keep=True, transformations=[])
+        data = wids.ShardListDataset(
+            str(jpeg_shards / f"{split}.wids.json"), cache_dir=str(jpeg_shards), keep=True, transformations=[]
+        )
         found = [(sample["__key__"], int(sample[".cls"].read()), sample[".jpg"].read()) for sample in data]
         assert found == by_tarfile(jpeg_shards, split, "jpg")
 

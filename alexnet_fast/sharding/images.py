@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_fast.shardset import UNLABELLED
+
 WHOLE_FILE = -1
 TABLE_ROW = -2
-UNLABELLED = -1
-"""The label of images whose class nobody published, as in the test set of ILSVRC-2012."""
 
 COLUMNS = np.dtype(
     [

@@ -146,7 +146,7 @@ def _start_worker() -> None:
 
 
 def _prepare_process() -> None:
-    """One thread, as the cores have a process each; and no new pages for every image: a sixth of decoding's time."""
+    """One thread, as the cores have a process each; and no new pages for every image: 3 % of its time."""
     import torch
 
     from alexnet_fast.loading.memory import keep_freed_memory

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.images import UNLABELLED, Source
+from alexnet_fast.sharding.images import Source
+from alexnet_fast.shardset import UNLABELLED
 
 
 def read_class_file(path: Path) -> list[str]:

@@ -43,7 +43,7 @@ class Record:
     rejected: list[list[str]]
 
     def to_json(self) -> str:
-        return json.dumps({**asdict(self), "pixels": self.pixels.as_lists()})
+        return json.dumps({**vars(self), "tar": asdict(self.tar), "pixels": self.pixels.as_lists()})
 
     @classmethod
     def from_json(cls, text: str) -> Record:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.images import UNLABELLED, Entry, Images, Listing, Source
+from alexnet_fast.sharding.images import Entry, Images, Listing, Source
 from alexnet_fast.sharding.layouts.names import read_names
+from alexnet_fast.shardset import UNLABELLED
 
 SPLITS = ("train", "val", "test")
 

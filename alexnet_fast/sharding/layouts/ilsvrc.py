@@ -8,7 +8,6 @@ images of all three splits (mila-iqia/fuel:fuel/converters/ilsvrc2010.py).
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -16,10 +15,11 @@ from pathlib import Path
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding import archives
-from alexnet_fast.sharding.images import UNLABELLED, Entry, Images, Source
+from alexnet_fast.sharding.images import Entry, Images, Source
 from alexnet_fast.sharding.layouts import devkit, folders
 from alexnet_fast.sharding.layouts.names import read_names
 from alexnet_fast.sharding.layouts.splits import WNID, list_classes, list_labelled
+from alexnet_fast.shardset import UNLABELLED, file_digest
 
 ARCHIVES = {
     "train": ("ILSVRC2012_img_train.tar", "ILSVRC2010_images_train.tar"),
@@ -77,7 +77,7 @@ def check_md5(src: Path) -> list[str]:
     if not present:
         raise InputError(f"{src} has no archive whose MD5 sum is published. These have one: {', '.join(MD5)}.")
     for name in present:
-        found = _md5(src / name)
+        found = file_digest(src / name, "md5")
         if found != MD5[name]:
             raise InputError(
                 f"{src / name} is damaged: its MD5 sum is {found}, not the published {MD5[name]}. Download it again."
@@ -156,11 +156,3 @@ def _patches(src: Path) -> dict[str, dict[str, Entry]]:
 
 def _patched(find: Callable[[], Iterable[Entry]], patches: dict[str, Entry]) -> list[Entry]:
     return [patches.get(entry.name.rpartition("/")[2], entry) for entry in find()]
-
-
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.images import TABLE_ROW, UNLABELLED, Entry, Images, Listing, Source
+from alexnet_fast.sharding.images import TABLE_ROW, Entry, Images, Listing, Source
 from alexnet_fast.sharding.layouts.splits import WNID, by_split, check_labels, unique_ids
+from alexnet_fast.shardset import UNLABELLED
 
 _SUFFIX = re.compile(rf"_({WNID.pattern})(?=\.\w+$)")
 _BATCH = 16

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.images import UNLABELLED, Entry, Images, Listing
+from alexnet_fast.sharding.images import Entry, Images, Listing
+from alexnet_fast.shardset import UNLABELLED
 
 F = TypeVar("F")
 
