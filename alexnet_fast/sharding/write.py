@@ -141,7 +141,7 @@ def write_tar(job: Job) -> int:
     sums = PixelSums()
     temporary = output.temporary(str(job))
     try:
-        with _HashedFile(temporary) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
+        with _HashedFile(temporary) as file:
             for image, found in read_images(job.root, job.images):
                 try:
                     if isinstance(found, OSError):
@@ -154,13 +154,14 @@ def write_tar(job: Job) -> int:
                     continue
                 sums.add_image(pixels)
                 label = str(image.label).encode()
-                label_at = _add(tar, f"{image.key}.cls", label)
-                data_at = _add(tar, f"{image.key}.{extension}", data)
+                label_at = _add(file, f"{image.key}.cls", label)
+                data_at = _add(file, f"{image.key}.{extension}", data)
                 rows.append([job.number, data_at, len(data), image.label, zlib.crc32(data)])
                 lines.append(
                     f"cls {label_at} {len(label)} {image.key}.cls "
                     f"{extension} {data_at} {len(data)} {image.key}.{extension}\n"
                 )
+            _end_tar(file)
         record = Record(Tar(str(job), len(rows), file.size, file.digest.hexdigest()), rows, sums, rejected)
         output.publish(temporary, str(job))
     finally:
@@ -328,9 +329,6 @@ class _HashedFile:
         self.size += len(data)
         return self._file.write(data)
 
-    def tell(self) -> int:
-        return self.size
-
     def __enter__(self) -> _HashedFile:
         return self
 
@@ -338,10 +336,17 @@ class _HashedFile:
         self._file.close()
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
-    """Appends a member with fixed owner, mode and time; returns the offset of its first byte."""
+def _add(file: _HashedFile, name: str, data: bytes) -> int:
+    """Appends a tar member with fixed owner, mode and time; returns the offset of its first byte."""
     info = tarfile.TarInfo(name)
     info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))
-    padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-    return int(tar.offset) - padded
+    file.write(info.tobuf(tarfile.USTAR_FORMAT))
+    offset = file.size
+    file.write(data + bytes(-len(data) % tarfile.BLOCKSIZE))
+    return offset
+
+
+def _end_tar(file: _HashedFile) -> None:
+    """Two empty blocks, then up to a whole record, as tar programs write it."""
+    end = file.size + 2 * tarfile.BLOCKSIZE
+    file.write(bytes(end - file.size + -end % tarfile.RECORDSIZE))
