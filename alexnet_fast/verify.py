@@ -22,7 +22,6 @@ from typing import BinaryIO, NamedTuple, TypeVar
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.interop import side_files
@@ -251,11 +250,11 @@ class _Check:
         if row and said and row.place == said.place:
             return said
         places = [one.place for one in (row, said) if one]
+        places.sort(key=lambda place: place.offset != at + HEAD)
         for start, place in [*((place.offset - HEAD, place) for place in places), (at, None)]:
             sample = self.sample_at(start)
             if sample and place in (sample.place, None):
                 return sample
-        places.sort(key=lambda place: place.offset != at + HEAD)
         if not places:
             return None
         return said if said and said.place == places[0] else Sample(self.key(places[0].offset - HEAD), places[0])
@@ -410,23 +409,8 @@ def _image_problem(data: bytes, kind: Kind) -> str:
             pixels = np.load(io.BytesIO(data), allow_pickle=False)
             shape, right = pixels.shape, pixels.shape == (size, size, 3) and pixels.dtype == np.uint8
         else:
-            shape = _decode(data)
+            shape = simplejpeg.decode_jpeg(data, strict=True).shape[:2]  # grey or not: as resize.py decoded or made it
             right = shape[0] == shape[1] and kind.smallest <= shape[0] <= size
-    except Exception as error:  # numpy, simplejpeg and Pillow raise many kinds on damaged bytes
+    except Exception as error:  # numpy and simplejpeg raise many kinds on damaged bytes
         return f"does not decode ({str(error) or type(error).__name__})"
     return "" if right else f"is {' x '.join(map(str, shape))}, not {size} x {size}"
-
-
-def _decode(data: bytes) -> tuple[int, ...]:
-    """Height and width of a JPEG, grey or in colour; raises when any of it is damaged."""
-    try:
-        colour = simplejpeg.decode_jpeg_header(data)[2]
-    except KeyError:  # a colour space that simplejpeg does not know
-        colour = ""
-    if colour in ("Gray", "YCbCr", "RGB"):
-        return tuple(simplejpeg.decode_jpeg(data, strict=True).shape[:2])
-    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-        image.load()
-        if image.mode not in ("RGB", "L"):
-            raise ValueError(f"its colours are {image.mode}")
-        return image.height, image.width
