@@ -128,6 +128,8 @@ def verify(folder: Path, quick: bool, workers: int, progress: Callable[[int], No
         rows: list[NDArray[np.void]] | list[None] = [None] * len(tars)
         try:
             index = load_index(folder / name)
+            if _goes_on(folder / name):
+                raise InputError(f"{folder / name} has more than the {len(index):,} samples of its header")
         except InputError as error:
             damage.append(Damage(name, "", str(error)))
         else:
@@ -155,6 +157,13 @@ def _check_index(split: str, index: NDArray[np.void], manifest: Manifest) -> Ite
         possible = len(stated) == len(manifest.classes) and sum(stated) in (0, total)
         problem = "the samples of each class are not as many as the manifest says"
         yield Damage(name, "", problem) if possible else Damage(MANIFEST, "", f"its counts of {split} cannot be right")
+
+
+def _goes_on(index: Path) -> bool:
+    """Whether an index has bytes that numpy does not read: the number of rows in its header is damaged."""
+    with index.open("rb") as file:
+        np.load(file, allow_pickle=False)
+        return bool(file.read(1))
 
 
 def _rows_of_tars(index: NDArray[np.void], tars: list[Tar]) -> list[NDArray[np.void]]:
@@ -207,9 +216,9 @@ class _Check:
             yield Damage(job.idx, "", f"cannot be read ({error})")
             head, lines = "", None
         walked = list(self.walk()) if self.intact else []
-        counts = {job.index: rows, job.idx: lines, MANIFEST: range(job.tar.samples)}
-        listed = {name: len(samples) for name, samples in counts.items() if samples is not None}
-        number = mode([len(walked)] * self.intact + list(listed.values()))
+        listed = {MANIFEST: job.tar.samples}
+        listed |= {name: len(samples) for name, samples in ((job.idx, lines), (job.index, rows)) if samples is not None}
+        number = mode([len(walked)] * self.intact + list(listed.values()))  # the first of them where each is alone
         for name, count in listed.items():
             if count != number or (name == job.idx and head != f"{IDX_VERSION} {number}"):
                 yield Damage(name, "", f"does not list {number:,} samples of {job.tar.file}")
@@ -300,8 +309,9 @@ class _Check:
         label, filling = content[BLOCK : 2 * BLOCK][: place.label_size], content[BLOCK + place.label_size : 2 * BLOCK]
         if any(filling) or any(content[image_at:]):
             yield Damage(tar, key, "what fills its last block is not zeros")
-        if row and not self.intact and row.place.label_size == place.label_size and label != str(row.label).encode():
-            yield Damage(tar, key, f"its label is {label!r} in the tar, {row.label} in the index")
+        listed = str(row.label).encode() if row and not self.intact else label
+        if label != listed and len(label) == len(listed) and listed in self.labels:
+            yield Damage(tar, key, f"its label is {label!r} in the tar, {listed!r} in the index")
         elif label not in self.labels:
             yield Damage(tar, key, f"its label {label!r} is of no class")
         image = content[HEAD:image_at]

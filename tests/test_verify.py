@@ -249,6 +249,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], Pairs, Pairs]] = {
     ),
     "index missing": (remove(INDEX), {(INDEX, "")}, {(INDEX, "")}),
     "index garbage": (write(INDEX, b"\x93NUMPY garbage"), {(INDEX, "")}, {(INDEX, "")}),
+    "index, number of rows": (
+        lambda folder: (folder / INDEX).write_bytes((folder / INDEX).read_bytes().replace(b"(60,)", b"(20,)")),
+        {(INDEX, "")},
+        {(INDEX, "")},
+    ),
     "index of something else": (in_rows(lambda index: np.arange(60)), {(INDEX, "")}, {(INDEX, "")}),
     "manifest, counts": (change_counts, {(MANIFEST, "")}, {(MANIFEST, "")}),
     "manifest, samples": (in_manifest("samples", lambda count: count - 1), {(MANIFEST, "")}, {(MANIFEST, "")}),
@@ -266,6 +271,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], Pairs, Pairs]] = {
         both(in_tar("image", -512), remove(INDEX), remove(IDX)),
         {*IN_3, (INDEX, ""), (IDX, "")},
         {(TAR, 3), (INDEX, ""), (IDX, "")},
+    ),
+    "idx missing, a row less": (
+        both(remove(IDX), in_rows(lambda index: np.delete(index, FIRST + 3))),
+        {(IDX, ""), (INDEX, ""), (INDEX, 3)},
+        {(IDX, ""), (INDEX, ""), (INDEX, 3)},
+    ),
+    "image and row's label of no class": (
+        both(in_tar("image", 900), in_row("label", lambda label: 3)),
+        {*IN_3, (INDEX, 3)},
+        {(INDEX, 3)},
     ),
     "row's and image's size": (
         both(in_tar("image", 900), in_row("size", lambda size: size + 512)),
