@@ -419,8 +419,10 @@ def _image_problem(data: bytes, kind: Kind) -> str:
             pixels = np.load(io.BytesIO(data), allow_pickle=False)
             shape, right = pixels.shape, pixels.shape == (size, size, 3) and pixels.dtype == np.uint8
         else:
-            shape = simplejpeg.decode_jpeg(data, strict=True).shape[:2]  # grey or not: as resize.py decoded or made it
+            shape = simplejpeg.decode_jpeg_header(data)[:2]  # first: a damaged one can claim a size beyond all memory
             right = shape[0] == shape[1] and kind.smallest <= shape[0] <= size
+            if right:  # grey or in colour: simplejpeg made it, or has decoded it when it was kept
+                simplejpeg.decode_jpeg(data, strict=True)
     except Exception as error:  # numpy and simplejpeg raise many kinds on damaged bytes
         return f"does not decode ({str(error) or type(error).__name__})"
     return "" if right else f"is {' x '.join(map(str, shape))}, not {size} x {size}"
