@@ -44,9 +44,9 @@ json_option = click.option(
     "--json", "json_file", metavar="FILE", help="Also write the result as JSON; - for standard output."
 )
 path_type = click.Path(path_type=Path)
-# Of sharding/sources.py, which is not imported for --help.
 MACHINE = {"threads", "cache", "cache_bytes"}
 """Settings that change no result, so a resumed run may have others."""
+# Of sharding/sources.py, which is not imported for --help.
 LAYOUTS = ["folders", "ilsvrc", "kaggle", "whole", "parquet", "webdataset"]
 
 
@@ -221,7 +221,8 @@ def train(
         raise InputError("--resume needs --run: the folder of the run to go on with.")
     if resume and (changed := sorted({*given, *(["recipe"] if recipe else [])} - MACHINE)):
         raise InputError(
-            f"--resume takes the run's own settings, so leave out {', '.join(changed)}. Only --threads may differ."
+            f"--resume takes the run's own settings, so leave out {', '.join(changed)}. "
+            "Only --threads and the cache may differ."
         )
     config = make_config(recipe or "paper", **given)
 
@@ -231,7 +232,7 @@ def train(
     distributed.check_gpus(min(gpus, 1) if distributed.started_by_torchrun() else gpus)
     folder = run or runs.default_folder(config)
     if resume:
-        config = runs.reopen(folder, **{"threads": None} | {name: given[name] for name in MACHINE & given.keys()})
+        config = runs.reopen(folder, **given)
     ShardSet(config.shards, config.cache, config.cache_bytes or None)
     if not resume and _is_first():
         runs.create(folder, config)

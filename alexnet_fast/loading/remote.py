@@ -161,7 +161,7 @@ class TarCache:
         self._needed: Counter[str] = Counter()
         self._expected: dict[str, int] = {}
         self._fetching: set[str] = set()
-        self._failed: dict[str, InputError] = {}
+        self._failed: dict[str, Exception] = {}
         self._touched: dict[str, float] = {}
         self._workers = 0
         self._full = False
@@ -255,7 +255,7 @@ class TarCache:
             outcome = self._fetch(self._tars[name])
             with self._changed:
                 self._fetching.remove(name)
-                if isinstance(outcome, InputError):
+                if isinstance(outcome, Exception):
                     self._failed[name] = outcome
                 else:
                     self._mapped[name] = outcome
@@ -305,7 +305,7 @@ class TarCache:
                 part.truncate(self._tars[name].bytes)
             return True
 
-    def _fetch(self, tar: Tar) -> NDArray[np.uint8] | InputError:
+    def _fetch(self, tar: Tar) -> NDArray[np.uint8] | Exception:
         path = self.folder / tar.file
         try:
             while True:
@@ -315,10 +315,10 @@ class TarCache:
                 with suppress(FileNotFoundError):  # deleted since by another process
                     os.utime(path)
                     return map_tar(path, tar.bytes)
-        except InputError as error:
-            return error
         except OSError as error:
             return self._unwritable(error)
+        except Exception as error:  # for the thread that waits for this tar
+            return error
 
     def _bring(
         self, name: str, total: int | None, is_sound: Callable[[Path, str], bool], is_there: Callable[[Path], bool]
