@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -43,6 +44,8 @@ json_option = click.option(
     "--json", "json_file", metavar="FILE", help="Also write the result as JSON; - for standard output."
 )
 path_type = click.Path(path_type=Path)
+MACHINE = {"threads", "cache", "cache_bytes"}
+"""Settings that change no result, so a resumed run may have others."""
 # Of sharding/sources.py, which is not imported for --help.
 LAYOUTS = ["folders", "ilsvrc", "kaggle", "whole", "parquet", "webdataset"]
 
@@ -57,6 +60,27 @@ class PartType(click.ParamType[tuple[int, int]]):
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             self.fail(f"{value!r} is not I/N with I from 1 to N.", param, ctx)
         return int(match[1]), int(match[2])
+
+
+class SizeType(click.ParamType[int]):
+    """`100GB` as bytes."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)(i?)B", str(value), re.IGNORECASE)
+        if match is None or not (
+            size := float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " ")
+        ):
+            self.fail(f"{value!r} is not a size such as 100GB, 1.5TB or 500MB.", param, ctx)
+        return int(size)
+
+
+def cache_options(command: Callable[..., None]) -> Callable[..., None]:
+    size = "Most of its tars at a time, such as 100GB.  [default: no limit]"
+    command = click.option("--cache-size", "cache_bytes", type=SizeType(), help=size)(command)
+    folder = "Folder that keeps the tars of a URL.  [default: ~/.cache/alexnet-fast]"
+    return click.option("--cache", metavar="DIR", help=folder)(command)
 
 
 @main.command()
@@ -145,6 +169,8 @@ def verify_command(shards: str, quick: bool, workers: int | None, json_file: str
     from alexnet_fast.shardset import ShardSet
     from alexnet_fast.verify import verify
 
+    if "://" in shards:
+        raise InputError(f"verify reads a folder: copy {shards} first. Training compares each tar it fetches anyway.")
     splits = ShardSet(shards).manifest.splits.values()
     total = sum(tar.samples for tars in splits for tar in tars)
     with Progress("verifying", total) as progress:
@@ -159,7 +185,8 @@ def verify_command(shards: str, quick: bool, workers: int | None, json_file: str
 
 @main.command()
 @click.option("--gpus", type=click.IntRange(0), help="Number of GPUs; 0 trains on the CPU.  [required]")
-@click.option("--shards", help="Folder of the shard set.  [default: shards/imagenet]")
+@click.option("--shards", help="Folder of the shard set, or its URL.  [default: shards/imagenet]")
+@cache_options
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="Where all settings come from.  [default: paper]")
 @click.option("--arch", type=click.Choice(["paper", "onetower", "bn"]), help="Network.  [default: the recipe's]")
 @click.option("--epochs", type=click.IntRange(1))
@@ -192,9 +219,10 @@ def train(
     given = {name: value for name, value in overrides.items() if value is not None} | parse_settings(settings)
     if resume and run is None:
         raise InputError("--resume needs --run: the folder of the run to go on with.")
-    if resume and (changed := sorted({*given, *(["recipe"] if recipe else [])} - {"threads"})):
+    if resume and (changed := sorted({*given, *(["recipe"] if recipe else [])} - MACHINE)):
         raise InputError(
-            f"--resume takes the run's own settings, so leave out {', '.join(changed)}. Only --threads may differ."
+            f"--resume takes the run's own settings, so leave out {', '.join(changed)}. "
+            "Only --threads and the cache may differ."
         )
     config = make_config(recipe or "paper", **given)
 
@@ -204,8 +232,8 @@ def train(
     distributed.check_gpus(min(gpus, 1) if distributed.started_by_torchrun() else gpus)
     folder = run or runs.default_folder(config)
     if resume:
-        config = runs.reopen(folder, overrides["threads"])
-    ShardSet(config.shards)
+        config = runs.reopen(folder, **given)
+    ShardSet(config.shards, config.cache, config.cache_bytes or None)
     if not resume and _is_first():
         runs.create(folder, config)
     result = distributed.run(loop.train, gpus, config, folder, resume)
@@ -224,7 +252,8 @@ def train(
 
 @main.command("eval")
 @click.argument("checkpoints", nargs=-1, required=True, type=path_type, metavar="RUN_OR_CHECKPOINT...")
-@click.option("--shards", help="Folder of the shard set.  [default: the one it was trained on]")
+@click.option("--shards", help="Folder of the shard set, or its URL.  [default: the one it was trained on]")
+@cache_options
 @click.option("--split", default="val", show_default=True)
 @click.option(
     "--views", type=click.Choice(["1", "10"]), default="1", show_default=True, help="Crops averaged an image."
@@ -234,6 +263,8 @@ def train(
 def evaluate_command(
     checkpoints: tuple[Path, ...],
     shards: str | None,
+    cache: str | None,
+    cache_bytes: int | None,
     split: str,
     views: str,
     gpus: int | None,
@@ -243,7 +274,7 @@ def evaluate_command(
     from alexnet_fast.results.evaluate import evaluate_checkpoints
 
     started = _clock()
-    accuracy = evaluate_checkpoints(list(checkpoints), shards, split, int(views), gpus)
+    accuracy = evaluate_checkpoints(list(checkpoints), shards, split, int(views), gpus, cache, cache_bytes)
     result = {**asdict(accuracy), "seconds": _clock() - started}
     text = (
         f"top-1 {accuracy.top1:.2f} %  top-5 {accuracy.top5:.2f} %  "

@@ -20,7 +20,11 @@ class TrainConfig:
     recipe: str = "paper"
     """Where the other values came from."""
     shards: str = "shards/imagenet"
-    """Folder of the shard set."""
+    """Folder of the shard set, or its URL."""
+    cache: str = ""
+    """Folder that keeps the tars of a URL; empty: the user's cache folder."""
+    cache_bytes: int = 0
+    """Most bytes of tars in it; 0: no limit."""
     arch: str = "paper"
     """paper, onetower or bn: see model/alexnet.py."""
     epochs: int = 90
@@ -77,6 +81,7 @@ class TrainConfig:
             "seed",
             "crop",
             "threads",
+            "cache_bytes",
         ):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _check(self.seed < 2**32, "seed", self.seed, "below 4294967296")

@@ -15,9 +15,10 @@ import hashlib
 import json
 import mmap
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,27 +154,59 @@ def index_name(split: str) -> str:
     return f"{split}.index.npy"
 
 
-class Split:
-    """One split of a shard set, its tars memory-mapped. Stateless after opening: safe to share between threads."""
+class Tars(Protocol):
+    """The tars of a split; `shards` are their places in the manifest's list, one a sample."""
 
-    def __init__(self, folder: Path, name: str, manifest: Manifest) -> None:
+    def map(self, shards: Sequence[int]) -> Mapping[int, NDArray[np.uint8]]:
+        """Those tars, and maybe others, memory-mapped."""
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """Those will be mapped next, in this order."""
+
+    def hold_all(self) -> None:
+        """Raises InputError when they cannot all be mapped at once."""
+
+
+class LocalTars:
+    """Tars in a folder, all mapped at opening."""
+
+    def __init__(self, folder: Path, tars: list[Tar]) -> None:
+        self._mapped = {shard: map_tar(folder / tar.file, tar.bytes) for shard, tar in enumerate(tars)}
+
+    def map(self, shards: Sequence[int]) -> Mapping[int, NDArray[np.uint8]]:
+        return self._mapped
+
+    def expect(self, shards: Sequence[int]) -> None:
+        pass
+
+    def hold_all(self) -> None:
+        pass
+
+
+class Split:
+    """One split of a shard set, its tars memory-mapped. Safe to share between threads.
+
+    `tars`: where they come from; None: from `folder`.
+    """
+
+    def __init__(self, folder: Path, name: str, manifest: Manifest, tars: Tars | None = None) -> None:
         self.name = name
         self.encoding = manifest.encoding
         self.size = manifest.size
         self.index: NDArray[np.void] = load_index(folder / index_name(name))
         self.labels: NDArray[np.int64] = self.index["label"].astype(np.int64)
-        tars = manifest.splits[name]
-        if len(self.index) != sum(tar.samples for tar in tars):
+        listed = manifest.splits[name]
+        if len(self.index) != sum(tar.samples for tar in listed):
             raise InputError(
                 f"{folder / index_name(name)} lists {len(self.index):,} samples, the manifest "
-                f"{sum(tar.samples for tar in tars):,}. Make the shard set again."
+                f"{sum(tar.samples for tar in listed):,}. Make the shard set again."
             )
-        if not self._fits(tars, len(manifest.classes)):
+        if not self._fits(listed, len(manifest.classes)):
             raise InputError(
                 f"{folder / index_name(name)} does not fit its tars. Make the shard set again; "
                 f"alexnet-fast verify {folder} names what is damaged."
             )
-        self._tars = [_map_tar(folder / tar.file, tar.bytes) for tar in tars]
+        self._tars = tars or LocalTars(folder, listed)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -190,11 +223,11 @@ class Split:
     def read(self, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
         """Zero-copy views of the stored images: JPEG bytes (n,), or raw pixels (size, size, 3), a sample each."""
         rows = self.index[samples]
+        shards = rows["shard"].tolist()
+        tars = self._tars.map(shards)
         views = [
-            self._tars[shard][offset : offset + size]
-            for shard, offset, size in zip(
-                rows["shard"].tolist(), rows["offset"].tolist(), rows["size"].tolist(), strict=True
-            )
+            tars[shard][offset : offset + size]
+            for shard, offset, size in zip(shards, rows["offset"].tolist(), rows["size"].tolist(), strict=True)
         ]
         if self.encoding == "raw":  # an .npy file: a header, then the pixels
             shape = (self.size, self.size, 3)
@@ -202,15 +235,33 @@ class Split:
             return [view[-pixels:].reshape(shape) for view in views]
         return views
 
+    def expect(self, samples: NDArray[np.int64]) -> None:
+        """Samples that will be read next, in this order: a remote set fetches their tars ahead."""
+        self._tars.expect(self.index["shard"][samples].tolist())
+
+    def hold_all(self) -> None:
+        """For reading in any order. Raises InputError when the cache of a remote set cannot hold the whole split."""
+        self._tars.hold_all()
+
 
 class ShardSet:
-    """A shard set on disk: `ShardSet(folder).split("train")`.
+    """A shard set: `ShardSet("shards/imagenet").split("train")`, or a URL such as `s3://bucket/imagenet`.
 
-    Raises InputError when the folder is no shard set, or a tar is missing or has not the size the manifest states.
+    The tars of a URL are kept in the folder `cache` (None: the user's cache folder), at most `cache_bytes` of them
+    (None: no limit). `folder` holds the manifest and the indexes that were opened.
+    Raises InputError when there is no shard set, or a tar is missing or has not the size the manifest states.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, location: str | Path, cache: str | Path | None = None, cache_bytes: int | None = None) -> None:
+        self.location = str(location)
+        self._cache = None
+        if "://" in self.location:
+            from alexnet_fast.loading.remote import Remote, TarCache
+
+            self._cache = TarCache(Remote(self.location), cache, cache_bytes)
+            self.folder, self.manifest = self._cache.folder, self._cache.manifest
+            return
+        self.folder = Path(location)
         path = self.folder / MANIFEST
         if not path.is_file():
             raise InputError(
@@ -218,10 +269,10 @@ class ShardSet:
                 "Make one with: alexnet-fast shard --src IMAGES --out " + str(self.folder)
             )
         try:
-            self.manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            reason = f"it lacks {error}" if isinstance(error, KeyError) else error
-            raise InputError(f"{path} cannot be read as a manifest ({reason}). Make the shard set again.") from error
+            data = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path} cannot be read as a manifest ({error}). Make the shard set again.") from error
+        self.manifest = parse_manifest(data, str(path))
 
     def __contains__(self, split: str) -> bool:
         return split in self.manifest.splits
@@ -230,14 +281,27 @@ class ShardSet:
         """Opens a split; with `labelled=False` also one that holds images without a label (theirs is UNLABELLED)."""
         if name not in self:
             has = ", ".join(self.manifest.splits)
-            raise InputError(f"{self.folder} has no split named {name}; it has: {has}.")
-        split = Split(self.folder, name, self.manifest)
+            raise InputError(f"{self.location} has no split named {name}; it has: {has}.")
+        if self._cache is None:
+            split = Split(self.folder, name, self.manifest)
+        else:
+            self._cache.index(name)
+            split = Split(self.folder, name, self.manifest, self._cache.split(name))
         if labelled and (split.labels == UNLABELLED).any():
             raise InputError(
-                f"the split {name} of {self.folder} has no labels, so a network can be neither trained nor evaluated "
+                f"the split {name} of {self.location} has no labels, so a network can be neither trained nor evaluated "
                 "on it. Take another split."
             )
         return split
+
+
+def parse_manifest(data: bytes, path: str) -> Manifest:
+    """Raises InputError, naming `path`, when the data are no manifest of this version."""
+    try:
+        return Manifest.from_json(data.decode("utf-8"))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{path} cannot be read as a manifest ({reason}). Make the shard set again.") from error
 
 
 def load_index(path: Path) -> NDArray[np.void]:
@@ -253,7 +317,7 @@ def load_index(path: Path) -> NDArray[np.void]:
     return index
 
 
-def _map_tar(path: Path, expected_bytes: int) -> NDArray[np.uint8]:
+def map_tar(path: Path, expected_bytes: int) -> NDArray[np.uint8]:
     try:
         with path.open("rb") as file:
             actual_bytes = file.seek(0, 2)

@@ -24,9 +24,9 @@ FLAGS = {
     "shard": "--check-md5 --classes --encoding --finish --json --keep --layout --out --part --quality --scheduler"
     " --seed --size --split --src --strict --val-fraction --workers",
     "verify": "--json --quick --workers",
-    "train": "--arch --batch --epochs --gpus --json --lr --precision --recipe --resume --run --seed --set"
-    " --shards --threads",
-    "eval": "--gpus --json --shards --split --views",
+    "train": "--arch --batch --cache --cache-size --epochs --gpus --json --lr --precision --recipe --resume --run"
+    " --seed --set --shards --threads",
+    "eval": "--cache --cache-size --gpus --json --shards --split --views",
     "demo": "--json --out",
 }
 """Scripts rely on them: take none away, and add new ones here."""
@@ -272,7 +272,7 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
     resume = ("train", "--gpus", "0", "--resume")
     assert_refused("--resume needs --run: the folder of the run to go on with.", *resume)
     assert_refused(
-        "--resume takes the run's own settings, so leave out batch, epochs. Only --threads may differ.",
+        "--resume takes the run's own settings, so leave out batch, epochs. Only --threads and the cache may differ.",
         *(*resume, "--run", "run", "--epochs", "2", "--threads", "1", "--set", "batch=8"),
     )
     for _ in range(2):  # no such folder, then an empty one

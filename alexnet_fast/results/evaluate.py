@@ -93,15 +93,27 @@ def count_correct(scores: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([best[:, 0].sum(), best.sum(), torch.full((), len(labels), device=labels.device)])
 
 
-def evaluate_checkpoints(paths: list[Path], shards: str | None, split: str, views: int, gpus: int | None) -> Accuracy:
-    """Evaluates checkpoints or run folders on one device. Raises InputError when networks and shards do not fit."""
+def evaluate_checkpoints(
+    paths: list[Path],
+    shards: str | None,
+    split: str,
+    views: int,
+    gpus: int | None,
+    cache: str | None = None,
+    cache_bytes: int | None = None,
+) -> Accuracy:
+    """Evaluates checkpoints or run folders on one device. Raises InputError when networks and shards do not fit.
+
+    `cache` and `cache_bytes` are ShardSet's; None: the training's.
+    """
     states = [checkpoint.load(checkpoint.find(path)) for path in paths]
     configs = [TrainConfig(**state["config"]) for state in states]
-    shard_set = ShardSet(shards or configs[0].shards)
+    cache_bytes = configs[0].cache_bytes if cache_bytes is None else cache_bytes
+    shard_set = ShardSet(shards or configs[0].shards, cache or configs[0].cache, cache_bytes or None)
     classes = [entry["id"] for entry in shard_set.manifest.classes]
     for path, state in zip(paths, states, strict=True):
         if [entry["id"] for entry in state["classes"]] != classes:
-            raise InputError(f"{path} was trained on other classes than those of {shard_set.folder}.")
+            raise InputError(f"{path} was trained on other classes than those of {shard_set.location}.")
     if len({config.crop for config in configs}) > 1:
         raise InputError("these networks take inputs of different sizes, so they cannot be averaged.")
     if gpus is None:
@@ -114,7 +126,7 @@ def evaluate_checkpoints(paths: list[Path], shards: str | None, split: str, view
     images = shard_set.split(split)
     if configs[0].crop > images.size:
         raise InputError(
-            f"the network takes {configs[0].crop} px, the images of {shard_set.folder} have {images.size}. "
+            f"the network takes {configs[0].crop} px, the images of {shard_set.location} have {images.size}. "
             f"Shard them with --size {-(-configs[0].crop * 8 // 7)}."
         )
     with Progress("evaluating", len(images)) as progress:

@@ -66,8 +66,9 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     Ctrl-C or SIGTERM saves and returns. Raises InputError for shards that do not fit the configuration,
     TrainingError when the loss is not finite.
     """
-    shards = ShardSet(config.shards)
+    shards = ShardSet(config.shards, config.cache, config.cache_bytes or None)
     split, pixels, classes = shards.split("train"), shards.manifest.pixels, shards.manifest.classes
+    split.hold_all()  # the order is random
     val = shards.split("val") if "val" in shards else None
     config = resolve(config, split.size, topology)
     steps = steps_per_epoch(len(split), config.batch)

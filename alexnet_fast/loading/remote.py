@@ -1,0 +1,461 @@
+"""A shard set behind a URL: its tars come through fsspec into a cache folder, ahead of their use, and are mapped there.
+
+<cache>/<hash of the URL and the manifest>/
+  manifest.json, train.index.npy     as they are there
+  train-000000.tar                   whole, and compared with the manifest's sha256
+  train-000001.tar.part              on its way, as long as the whole tar: that room is taken; locked by who fetches it
+
+Several processes may share the folder. A tar that is deleted to make room stays readable where it is mapped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import hashlib
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from threading import Condition, Thread
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_fast.errors import InputError
+from alexnet_fast.shardset import MANIFEST, Manifest, Tar, index_name, load_index, map_tar, parse_manifest
+
+FETCHES = 4
+"""Tars that one process fetches at once."""
+BLOCK = 8 << 20
+"""Bytes asked for at a time."""
+SMALLEST_BLOCK = 64 << 10
+STALL_SECONDS = 30.0
+"""A block that takes longer is given up, and a smaller one asked for."""
+OUTAGE_SECONDS = 600.0
+"""Without a single block; then the file is given up."""
+LONGEST_PAUSE = 30.0
+"""Seconds between two tries; the first pause is 0.5."""
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
+"""Which of our extras installs what fsspec needs for a kind of URL."""
+
+
+class Remote:
+    """Reads the files below a URL. While the network fails, reading takes longer; that is said once an outage."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url.rstrip("/")
+        kind = url.partition("://")[0]
+        proxies = {"client_kwargs": {"trust_env": True}} if kind in ("http", "https") else {}
+        try:
+            self._files, root = fsspec.core.url_to_fs(self.url, skip_instance_cache=True, **proxies)
+        except ImportError as error:
+            install = f"pip install '.[{EXTRAS[kind]}]'" if kind in EXTRAS else "pip, as that says"
+            raise InputError(f"{url} cannot be read: {error}. Install what is missing with: {install}") from error
+        except Exception as error:  # every store has its own kinds
+            raise InputError(f"{url} cannot be used ({error}). Check the address and credentials.") from error
+        self._root = root.rstrip("/")
+        self._said = -np.inf
+
+    def blocks(self, name: str, total: int | None = None) -> Iterator[bytes]:
+        """The bytes of a file, in order. After a failure it goes on where it was.
+
+        `total`: bytes to read; None: to its end. Raises InputError when the file is not there, may not be read or is
+        shorter than `total`, and when nothing has come for OUTAGE_SECONDS.
+        """
+        start, size, tries, since = 0, BLOCK, 0, time.monotonic()
+        while total is None or start < total:
+            # Where the end is not known, the range begins with a byte that is there: one past the end is an error.
+            first = start if total is not None else max(start - 1, 0)
+            end = start + size if total is None else min(start + size, total)
+            try:
+                data = self._range(f"{self._root}/{name}", first, end)
+                whole = len(data) > end - first  # from a server that knows no ranges
+                block = data[start:] if whole else data[start - first :]
+                if not block and (total or not start):
+                    raise OSError("it sent nothing")
+            except Exception as error:  # every store has its own kinds
+                self._judge(name, error, time.monotonic() - since)
+                if isinstance(error, asyncio.TimeoutError):
+                    size = max(size // 4, SMALLEST_BLOCK)
+                time.sleep(min(0.5 * 2**tries, LONGEST_PAUSE))
+                tries += 1
+                continue
+            yield block
+            start, tries, since = start + len(block), 0, time.monotonic()
+            if total is None and (whole or len(data) < end - first):
+                return
+
+    def _range(self, path: str, start: int, end: int) -> bytes:
+        if not self._files.async_impl:
+            data: bytes = self._files.cat_file(path, start=start, end=end)
+            return data
+        from fsspec.asyn import sync
+
+        data = sync(self._files.loop, self._files._cat_file, path, start=start, end=end, timeout=STALL_SECONDS)
+        return data
+
+    def _judge(self, name: str, error: Exception, seconds: float) -> None:
+        """Raises InputError when there is no sense in another try."""
+        file, reason = f"{self.url}/{name}", str(error) or type(error).__name__
+        if refusal := _refusal(error):
+            raise InputError(f"{file} {refusal} ({reason}). Check the address and your access to it.") from error
+        if seconds > OUTAGE_SECONDS:
+            raise InputError(
+                f"nothing came from {file} for {seconds / 60:.0f} minutes ({reason}). Check the network; "
+                "what has been fetched is kept, so the same command goes on from there."
+            ) from error
+        if time.monotonic() - self._said > OUTAGE_SECONDS:
+            _say(f"{file} does not come ({reason}); trying on for {OUTAGE_SECONDS / 60:.0f} minutes")
+            self._said = time.monotonic()
+
+
+def _refusal(error: Exception) -> str:
+    """In words, an answer that another try would not change; empty for a failure that may pass."""
+    status = getattr(error, "status", None) or getattr(error, "code", None)
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return "is not there"
+    if status == 416 or getattr(error, "errno", None) == errno.EINVAL:
+        return "is shorter than its manifest says"
+    is_client_error = isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
+    is_untrusted = any(word in type(error).__name__ for word in ("Credentials", "Certificate"))
+    return "cannot be read" if isinstance(error, PermissionError) or is_client_error or is_untrusted else ""
+
+
+class TarCache:
+    """The cache folder of one remote set, for all its splits. Safe to share between threads.
+
+    `limit`: most bytes of its tars on the disk, those on their way included; None: no limit. What this process has
+    mapped and another one deleted to make room comes on top, until it is no longer needed here.
+    """
+
+    def __init__(self, remote: Remote, cache: str | Path | None, limit: int | None) -> None:
+        """Fetches the manifest. Raises InputError when it cannot be had or the folder cannot be written."""
+        data = b"".join(remote.blocks(MANIFEST))
+        self.manifest: Manifest = parse_manifest(data, f"{remote.url}/{MANIFEST}")
+        name = hashlib.sha256(remote.url.encode() + b"\0" + hashlib.sha256(data).digest()).hexdigest()[:16]
+        self.folder = cache_folder(cache) / name
+        try:
+            self.folder.mkdir(exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part") as file:
+                file.write(data)
+                file.flush()
+                with suppress(FileExistsError):
+                    os.link(file.name, self.folder / MANIFEST)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._remote = remote
+        self._limit = limit
+        self._tars = {tar.file: tar for tars in self.manifest.splits.values() for tar in tars}
+        self._changed = Condition()
+        # All of these are tars by their file names, and change under `_changed` only.
+        self._mapped: dict[str, NDArray[np.uint8]] = {}
+        self._needed: Counter[str] = Counter()
+        self._expected: dict[str, int] = {}
+        self._fetching: set[str] = set()
+        self._failed: dict[str, Exception] = {}
+        self._touched: dict[str, float] = {}
+        self._workers = 0
+        self._full = False
+
+    def index(self, split: str) -> Path:
+        """The split's sample index, fetched where it is not there yet."""
+        samples = sum(tar.samples for tar in self.manifest.splits[split])
+        path = self.folder / index_name(split)
+        self._bring(path.name, None, lambda part, _: _is_index(part, samples), Path.is_file)
+        return path
+
+    def split(self, name: str) -> SplitTars:
+        return SplitTars(self, name)
+
+    def hold(self, names: Iterable[str], split: str) -> None:
+        """Raises InputError when these tars are more than fit at once."""
+        needed = sum(self._tars[name].bytes for name in names)
+        if self._limit is not None and needed > self._limit:
+            raise InputError(
+                f"the split {split} needs {_gigabytes(needed)} with the random order, the cache may hold "
+                f"{_gigabytes(self._limit)}. Raise --cache-size, or use --order window."
+            )
+
+    def expect(self, uses: Counter[str]) -> None:
+        """The tars that will be mapped next, in order, and how often each: they are fetched ahead."""
+        with self._changed:
+            for name, count in uses.items():
+                self._expected[name] = self._expected.get(name, 0) + count
+            self._full = False
+            self._start()
+
+    def map(self, uses: Counter[str], split: str) -> dict[str, NDArray[np.uint8]]:
+        """Waits until these tars are there. Raises InputError when one cannot be had, or they do not fit at once."""
+        with self._changed:
+            if not uses.keys() <= self._mapped.keys():
+                self.hold(uses, split)
+                self._wait_for(uses)
+            for name, count in uses.items():
+                if name in self._expected:
+                    self._expected[name] -= count
+                    if self._expected[name] <= 0:
+                        del self._expected[name]
+                        self._full = False
+            self._touch(uses)
+            self._start()
+            return {name: self._mapped[name] for name in uses}
+
+    def _wait_for(self, uses: Counter[str]) -> None:
+        self._needed += uses
+        try:
+            while missing := [name for name in uses if name not in self._mapped]:
+                for name in missing:
+                    if name in self._failed:
+                        raise self._failed.pop(name)
+                self._full = False
+                self._start()
+                self._changed.wait(1)  # another process may have made room
+        finally:
+            self._needed -= uses
+
+    def _touch(self, names: Iterable[str]) -> None:
+        """Marks as used just now, for all processes that share the folder."""
+        now = time.monotonic()
+        for name in names if self._limit is not None else ():
+            if now - self._touched.get(name, -np.inf) > 1:
+                self._touched[name] = now
+                with suppress(FileNotFoundError):
+                    os.utime(self.folder / name)
+
+    def _start(self) -> None:
+        """Threads, where there is something to fetch; each ends when there is nothing left."""
+        idle = self._mapped.keys() | self._fetching | self._failed.keys()
+        waiting = 0 if self._full else len({*self._needed, *self._expected} - idle)
+        for _ in range(min(waiting, FETCHES - self._workers)):
+            self._workers += 1
+            Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                try:
+                    name = self._next()
+                except OSError as error:
+                    self._failed |= dict.fromkeys(self._needed, self._unwritable(error))
+                    name = None
+                if name is None:
+                    self._workers -= 1
+                    self._changed.notify_all()
+                    return
+                self._fetching.add(name)
+            outcome = self._fetch(self._tars[name])
+            with self._changed:
+                self._fetching.remove(name)
+                if isinstance(outcome, Exception):
+                    self._failed[name] = outcome
+                else:
+                    self._mapped[name] = outcome
+                self._changed.notify_all()
+
+    def _next(self) -> str | None:
+        """The first tar that is to be fetched, if there is room for it."""
+        idle = self._mapped.keys() | self._fetching | self._failed.keys()
+        name = next((name for name in [*self._needed, *self._expected] if name not in idle), None)
+        if name is not None and not self._make_room(name):
+            self._full = True
+            return None
+        return name
+
+    def _make_room(self, name: str) -> bool:
+        """Takes room on the disk for a tar; deletes others for it, but none that is needed sooner."""
+        if self._limit is None:
+            return True
+        with _lock(self.folder / ".lock"):
+            found = {entry.name: entry.stat() for entry in os.scandir(self.folder)}
+            own = {file: stat for file, stat in found.items() if file.removesuffix(".part") in self._tars}
+            if name in own or f"{name}.part" in own:
+                return True
+            expected = list(self._expected)
+            is_next = name in self._needed or name not in self._expected
+            later = {other: place for place, other in enumerate(expected) if is_next or place > expected.index(name)}
+            busy = {*self._needed, *self._fetching, *self._expected} - later.keys() | self._needed.keys()
+            for other in self._mapped.keys() - own.keys() - busy - later.keys():  # deleted by another process
+                del self._mapped[other]
+            # First what nobody here expects, longest unused first; then what is expected last.
+            victims = sorted(
+                (file for file in own if file.removesuffix(".part") not in busy),
+                key=lambda file: (file in later, -later.get(file, 0), own[file].st_mtime_ns),
+            )
+            excess = sum(stat.st_size for stat in own.values()) + self._tars[name].bytes - self._limit
+            chosen = []
+            for file in victims:
+                if excess > 0 and not _is_locked(self.folder / file):
+                    chosen.append(file)
+                    excess -= own[file].st_size
+            if excess > 0:
+                return False
+            for file in chosen:
+                (self.folder / file).unlink(missing_ok=True)
+                self._mapped.pop(file, None)
+            with (self.folder / f"{name}.part").open("wb") as part:
+                part.truncate(self._tars[name].bytes)
+            return True
+
+    def _fetch(self, tar: Tar) -> NDArray[np.uint8] | Exception:
+        path = self.folder / tar.file
+        try:
+            while True:
+                self._bring(
+                    tar.file, tar.bytes, lambda _, sha256: sha256 == tar.sha256, lambda path: _size(path) == tar.bytes
+                )
+                with suppress(FileNotFoundError):  # deleted since by another process
+                    os.utime(path)
+                    return map_tar(path, tar.bytes)
+        except OSError as error:
+            return self._unwritable(error)
+        except Exception as error:  # for the thread that waits for this tar
+            return error
+
+    def _bring(
+        self, name: str, total: int | None, is_sound: Callable[[Path, str], bool], is_there: Callable[[Path], bool]
+    ) -> None:
+        """Fetches a file unless it is there. Only one process does; the others wait for it, or go on if it dies."""
+        path = self.folder / name
+        part = path.with_name(f"{name}.part")
+        while not is_there(path):
+            with _lock(part) as file:
+                if not _is_at(file, part) or is_there(path):  # it was another's, and is finished or given up
+                    continue
+                try:
+                    self._download(file, part, name, total, is_sound)
+                    os.replace(part, path)
+                except BaseException:
+                    part.unlink(missing_ok=True)
+                    raise
+
+    def _download(
+        self, file: IO[bytes], part: Path, name: str, total: int | None, is_sound: Callable[[Path, str], bool]
+    ) -> None:
+        for _ in range(2):
+            digest = hashlib.sha256()
+            file.seek(0)
+            for block in self._remote.blocks(name, total):
+                file.write(block)
+                digest.update(block)
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+            if is_sound(part, digest.hexdigest()):
+                return
+        raise InputError(
+            f"{self._remote.url}/{name} is not the file that its manifest describes: fetched twice, it differed. "
+            "Copy the shard set there again."
+        )
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            f"the cache {self.folder} cannot be written ({error.strerror}). "
+            "Choose another folder with --cache, or set a limit with --cache-size."
+        )
+
+
+class SplitTars:
+    """What a Split asks for its tars: shards are places in the manifest's list, one a sample."""
+
+    def __init__(self, cache: TarCache, split: str) -> None:
+        self._cache = cache
+        self._split = split
+        self._names = [tar.file for tar in cache.manifest.splits[split]]
+        self._shards = {name: shard for shard, name in enumerate(self._names)}
+
+    def expect(self, shards: Sequence[int]) -> None:
+        self._cache.expect(Counter(self._names[shard] for shard in shards))
+
+    def map(self, shards: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
+        mapped = self._cache.map(Counter(self._names[shard] for shard in shards), self._split)
+        return {self._shards[name]: tar for name, tar in mapped.items()}
+
+    def hold_all(self) -> None:
+        self._cache.hold(self._names, self._split)
+
+
+def cache_folder(given: str | Path | None) -> Path:
+    """The folder for all sets, made and writable: the given one, the user's, or one for temporary files.
+
+    Raises InputError when it cannot be written.
+    """
+    if given:
+        if reason := _why_unwritable(Path(given)):
+            raise InputError(f"the cache {given} cannot be written ({reason}). Choose another folder with --cache.")
+        return Path(given)
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "alexnet-fast"
+    if not (reason := _why_unwritable(usual)):
+        return usual
+    spare = Path(tempfile.gettempdir()) / f"alexnet-fast-{os.getuid()}"
+    if other := _why_unwritable(spare) or ("it belongs to another user" if spare.lstat().st_uid != os.getuid() else ""):
+        raise InputError(f"neither {usual} ({reason}) nor {spare} ({other}) can be written. Choose a --cache.")
+    _say_once(f"{usual} cannot be written ({reason}): tars are kept in {spare}. --cache chooses another folder.")
+    return spare
+
+
+def _why_unwritable(folder: Path) -> str:
+    try:
+        folder.mkdir(0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _is_index(path: Path, samples: int) -> bool:
+    with suppress(InputError):
+        return len(load_index(path)) == samples
+    return False
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[IO[bytes]]:
+    """The file, made where it is not there, for this process alone; another may have deleted it meanwhile."""
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def _is_locked(path: Path) -> bool:
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
+
+
+def _size(path: Path) -> int | None:
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return None
+
+
+def _gigabytes(count: int) -> str:
+    return f"{-(-count // 10**7) / 100:,.2f} GB"
+
+
+def _say(text: str) -> None:
+    """On standard error, by one process a machine."""
+    from rich.console import Console
+
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+_say_once = lru_cache(_say)

@@ -1,0 +1,451 @@
+"""A shard set behind a URL gives the samples of the local one, whatever the network does. Servers on loopback."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from alexnet_fast.cli import SizeType, main
+from alexnet_fast.errors import InputError
+from alexnet_fast.loading import remote
+from alexnet_fast.sharding.images import Source
+from alexnet_fast.sharding.plan import Options
+from alexnet_fast.sharding.sources import find_images
+from alexnet_fast.shardset import MANIFEST, ShardSet, Split
+from tests.conftest import SIZE, write
+from tests.test_cluster import bucket  # noqa: F401 (a fixture)
+
+pytest.importorskip("aiohttp")
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+Fault = Callable[[str, int], str]
+"""File name and number of the request for it, from 0 -> what goes wrong: drop, truncate, silent, stall, 503, or ''."""
+
+
+class Server(ThreadingHTTPServer):
+    """Serves a folder, with ranges; counts the requests for each file, and fails as it is told."""
+
+    daemon_threads = True
+    ranges = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.requests: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+        self.fault: Fault = lambda name, number: ""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # the client went away: it had waited long enough
+
+
+class Handler(SimpleHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        name = Path(self.path).name
+        fault = self.server.fault(name, self.server.requests[name])
+        self.server.requests[name] += 1
+        if fault == "stall":
+            time.sleep(1)
+        if fault in ("drop", "stall"):
+            return
+        path = Path(self.translate_path(self.path))
+        if fault.isdigit() or not path.is_file():
+            self.send_error(int(fault or 404))
+            return
+        data = path.read_bytes()
+        if self.server.ranges and (wanted := self.headers["Range"]):
+            first, last = wanted.removeprefix("bytes=").split("-")
+            if int(first) >= len(data):
+                self.send_error(416)
+                return
+            data = data[int(first) : int(last) + 1]
+        self.send_response(206 if self.server.ranges else 200)
+        if fault != "silent":
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        data = data[: len(data) // 2] if fault in ("truncate", "silent") else data
+        self.server.bytes[name] += len(data)
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Server]]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(remote, "LONGEST_PAUSE", 0.01)
+    servers: list[Server] = []
+
+    def start(folder: Path) -> Server:
+        servers.append(Server(folder))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.05,), daemon=True).start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "BLOCK", 20_000)
+    monkeypatch.setattr(remote, "SMALLEST_BLOCK", 5_000)
+    monkeypatch.setattr(remote, "STALL_SECONDS", 0.3)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    texts: list[str] = []
+    monkeypatch.setattr(remote, "_say", texts.append)
+    monkeypatch.setattr(remote, "_say_once", texts.append)
+    return texts
+
+
+def samples(split: Split, numbers: list[int] | None = None) -> list[bytes]:
+    return [view.tobytes() for view in split.read(np.array(numbers or range(len(split))))]
+
+
+def tar_by_tar(split: Split) -> list[bytes]:
+    """In stored order, the next tar expected while one is read."""
+    parts = np.split(np.arange(len(split)), np.flatnonzero(np.diff(split.index["shard"])) + 1)
+    got = []
+    split.expect(parts[0])
+    for part, following in zip(parts, [*parts[1:], parts[0][:0]], strict=True):
+        split.expect(following)
+        got += samples(split, part.tolist())
+    return got
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(InputError) as error:
+        call()
+    return str(error.value)
+
+
+def tars(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in folder.iterdir() if path.suffix in (".tar", ".part")}
+
+
+def sizes(folder: Path, split: str = "train") -> list[int]:
+    return [tar.bytes for tar in ShardSet(folder).manifest.splits[split]]
+
+
+def test_a_set_behind_a_url_is_the_local_set(
+    serve: Callable[[Path], Server], jpeg_shards: Path, raw_shards: Path, tmp_path: Path
+) -> None:
+    for folder in (jpeg_shards, raw_shards):
+        local, server = ShardSet(folder), serve(folder)
+        for _ in range(2):
+            shards = ShardSet(f"{server.url}/", cache=tmp_path / "cache")
+            assert shards.manifest == local.manifest
+            for name in local.manifest.splits:
+                split = shards.split(name)
+                assert (split.index == local.split(name).index).all()
+                assert samples(split) == samples(local.split(name))
+        files = {tar.file for tars in local.manifest.splits.values() for tar in tars}
+        indexes = {f"{name}.index.npy" for name in local.manifest.splits}
+        assert server.requests == dict.fromkeys(files | indexes, 1) | {MANIFEST: 2}  # the second time from the cache
+        for name in {MANIFEST} | files | indexes:
+            assert (shards.folder / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_only_what_is_read_or_expected_is_fetched(
+    serve: Callable[[Path], Server], jpeg_shards: Path, tmp_path: Path
+) -> None:
+    server = serve(jpeg_shards)
+    split = ShardSet(server.url, cache=tmp_path).split("train")
+    place = {int(shard): number for number, shard in enumerate(split.index["shard"])}
+    samples(split, [place[1]])
+    assert [name for name in server.requests if name.endswith(".tar")] == ["train-000001.tar"]
+    split.expect(np.array([place[0]]))
+    deadline = time.monotonic() + 10
+    while not server.requests["train-000000.tar"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not server.requests["train-000002.tar"]
+
+
+def test_a_flaky_network_only_slows_it_down(
+    serve: Callable[[Path], Server], small_blocks: None, said: list[str], jpeg_shards: Path, tmp_path: Path
+) -> None:
+    """Three of four requests fail, each in another way; and a block that came is not asked for again."""
+    server = serve(jpeg_shards)
+    faults = ["drop", "truncate", "503", "stall", "", "429", "truncate", "500", "drop", ""]
+    server.fault = lambda name, number: faults[(number + len(name)) % len(faults)]
+    split = ShardSet(server.url, cache=tmp_path).split("train")
+    assert samples(split) == samples(ShardSet(jpeg_shards).split("train"))
+    size = (jpeg_shards / "train-000000.tar").stat().st_size
+    assert size < server.bytes["train-000000.tar"] < 2.5 * size
+    assert len(said) == 1
+    assert said[0].startswith(f"{server.url}/{MANIFEST} does not come (")
+
+
+def test_a_server_that_cuts_answers_short_without_a_word(
+    serve: Callable[[Path], Server], small_blocks: None, jpeg_shards: Path, tmp_path: Path
+) -> None:
+    server = serve(jpeg_shards)
+    server.fault = lambda name, number: "silent" if name.endswith(".tar") and number % 2 else ""
+    assert samples(ShardSet(server.url, cache=tmp_path).split("val")) == samples(ShardSet(jpeg_shards).split("val"))
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_server_without_ranges(serve: Callable[[Path], Server], jpeg_shards: Path, tmp_path: Path) -> None:
+    server = serve(jpeg_shards)
+    server.ranges = False
+    assert samples(ShardSet(server.url, cache=tmp_path).split("train")) == samples(ShardSet(jpeg_shards).split("train"))
+    assert set(server.requests.values()) == {1}
+
+
+def test_a_network_that_does_not_come_back_is_an_error(
+    serve: Callable[[Path], Server], said: list[str], jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "OUTAGE_SECONDS", 0.3)
+    server = serve(jpeg_shards)
+    split = ShardSet(server.url, cache=tmp_path).split("train")
+    server.fault = lambda name, number: "503"
+    message = refusal(lambda: samples(split))
+    assert message.startswith(f"nothing came from {server.url}/train-00000")
+    assert "Check the network; what has been fetched is kept" in message
+    server.fault = lambda name, number: ""
+    assert len(samples(split)) == 60  # and it can be tried again
+    monkeypatch.setenv("HOME", str(tmp_path))
+    result = CliRunner().invoke(main, ["train", "--gpus", "0", "--shards", "http://127.0.0.1:9/set"])
+    assert (result.exit_code, "Error: nothing came from http://127.0.0.1:9/set/manifest.json" in result.output) == (
+        2,
+        True,
+    )
+
+
+def test_what_may_not_be_read_is_an_error_at_once(
+    serve: Callable[[Path], Server], jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(jpeg_shards, tmp_path / "copy"))
+    server = serve(copy)
+    ask = " Check the address and your access to it."
+    opened = partial(ShardSet, server.url + "/nothing", cache=tmp_path / "cache")
+    assert refusal(opened) == (f"{server.url}/nothing/{MANIFEST} is not there ({server.url}/nothing/{MANIFEST}).{ask}")
+    server.fault = lambda name, number: "403"
+    message = refusal(lambda: ShardSet(server.url, cache=tmp_path / "cache"))
+    assert message.startswith(f"{server.url}/{MANIFEST} cannot be read (403")
+    server.fault = lambda name, number: ""
+    (copy / "train-000001.tar").unlink()
+    split = ShardSet(server.url, cache=tmp_path / "cache").split("train")
+    assert refusal(lambda: samples(split)).startswith(f"{server.url}/train-000001.tar is not there (")
+    (copy / MANIFEST).write_text("{}")
+    message = refusal(lambda: ShardSet(server.url, cache=tmp_path / "cache"))
+    assert message.startswith(f"{server.url}/{MANIFEST} cannot be read as a manifest (")
+    for url in ("nonsense://set", "http:///"):
+        assert url in refusal(lambda url=url: ShardSet(url, cache=tmp_path / "cache"))  # type: ignore[misc]
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules, "fsspec.implementations.s3", raising=False)
+    monkeypatch.setattr("fsspec.registry._registry", {})
+    assert "pip install '.[s3]'" in refusal(lambda: ShardSet("s3://bucket/set", cache=tmp_path / "cache"))
+
+
+def test_other_bytes_than_the_manifest_says_are_an_error(
+    serve: Callable[[Path], Server], jpeg_shards: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(jpeg_shards, tmp_path / "copy"))
+    server = serve(copy)
+    tar = copy / "val-000000.tar"
+    data = tar.read_bytes()
+    for changed, says in (
+        (data[:1000] + b"x" + data[1001:], "is not the file that its manifest describes: fetched twice, it differed."),
+        (data[:-512], "is shorter than its manifest says"),
+    ):
+        tar.write_bytes(changed)
+        shards = ShardSet(server.url, cache=tmp_path / "cache")
+        assert f"{server.url}/val-000000.tar {says}" in refusal(lambda: samples(shards.split("val")))  # noqa: B023
+        assert tars(shards.folder).keys().isdisjoint({"val-000000.tar", "val-000000.tar.part"})
+    tar.write_bytes(data)
+    cached = shards.folder / "val-000000.tar"
+    for damaged in (data[:-512], data + b"x"):  # by a full disk, say: seen by its size
+        cached.write_bytes(damaged)
+        split = ShardSet(server.url, cache=tmp_path / "cache").split("val")
+        assert samples(split) == samples(ShardSet(jpeg_shards).split("val"))
+        assert cached.read_bytes() == data
+
+
+def test_a_small_cache_makes_room_and_touches_nothing_else(
+    serve: Callable[[Path], Server], jpeg_shards: Path, tmp_path: Path
+) -> None:
+    server, limit = serve(jpeg_shards), 2 * max(sizes(jpeg_shards))
+    shards = ShardSet(server.url, cache=tmp_path, cache_bytes=limit)
+    foreign = {shards.folder / "notes.tar": 3 * limit, shards.folder / "x.part": 1, tmp_path / "train-000000.tar": 1}
+    for path, size in foreign.items():
+        path.write_bytes(bytes(size))
+    split = shards.split("train")
+    most, running = 0, True
+
+    def watch() -> None:
+        nonlocal most
+        while running:
+            own = {name: size for name, size in tars(shards.folder).items() if name.startswith("train")}
+            most = max(most, sum(own.values()))
+            time.sleep(0.001)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    views = split.read(np.arange(5))
+    before = [view.tobytes() for view in views]
+    for _ in range(2):
+        assert tar_by_tar(split) == samples(ShardSet(jpeg_shards).split("train"))
+    running = False
+    watcher.join()
+    assert 0 < most <= limit
+    assert [view.tobytes() for view in views] == before  # their tar was deleted meanwhile
+    assert max(server.requests.values()) == 2
+    assert {path: path.stat().st_size for path in foreign} == foreign
+    needs = f"the split train needs {-(-sum(sizes(jpeg_shards)) // 10**7) / 100:.2f} GB with the random order"
+    for call in (split.hold_all, lambda: samples(split)):
+        assert refusal(call).startswith(needs)
+
+
+def test_what_a_killed_process_left_is_cleared(
+    serve: Callable[[Path], Server], jpeg_shards: Path, tmp_path: Path
+) -> None:
+    server = serve(jpeg_shards)
+    shards = ShardSet(server.url, cache=tmp_path, cache_bytes=2 * max(sizes(jpeg_shards)))
+    for name in ("train-000000.tar.part", "train-000001.tar.part", "train-000002.tar.part"):
+        (shards.folder / name).write_bytes(bytes(2 * max(sizes(jpeg_shards))))
+    assert tar_by_tar(shards.split("train")) == samples(ShardSet(jpeg_shards).split("train"))
+    assert not [name for name in tars(shards.folder) if name.endswith(".part")]
+
+
+def test_processes_that_share_a_cache_fetch_each_tar_once(
+    serve: Callable[[Path], Server], jpeg_shards: Path, tmp_path: Path
+) -> None:
+    server = serve(jpeg_shards)
+
+    def slowly(name: str, number: int) -> str:
+        time.sleep(0.2)
+        return ""
+
+    server.fault = slowly
+    code = (
+        "import sys, hashlib, numpy as np; from alexnet_fast.shardset import ShardSet\n"
+        "split = ShardSet(sys.argv[1], cache=sys.argv[2]).split('train')\n"
+        "views = split.read(np.arange(len(split)))\n"
+        "print(hashlib.sha256(b''.join(view.tobytes() for view in views)).hexdigest())"
+    )
+    command = [sys.executable, "-c", code, server.url, str(tmp_path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = {process.communicate()[0] for process in processes}
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len(outputs) == 1
+    assert server.requests == dict.fromkeys(
+        [*(tar.file for tar in ShardSet(jpeg_shards).manifest.splits["train"]), "train.index.npy"], 1
+    ) | {MANIFEST: 2}
+
+
+def test_a_home_that_cannot_be_written(
+    serve: Callable[[Path], Server],
+    said: list[str],
+    jpeg_shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = serve(jpeg_shards)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    home = tmp_path / "file"
+    home.touch()
+    monkeypatch.setenv("HOME", str(home))
+    shards = ShardSet(server.url)
+    spare = tmp_path / f"alexnet-fast-{os.getuid()}"
+    assert shards.folder.parent == spare
+    assert said == [
+        f"{home}/.cache/alexnet-fast cannot be written (Not a directory): tars are kept in {spare}. "
+        "--cache chooses another folder."
+    ]
+    assert samples(shards.split("val")) == samples(ShardSet(jpeg_shards).split("val"))
+    assert refusal(lambda: ShardSet(server.url, cache=home / "cache")) == (
+        f"the cache {home}/cache cannot be written (Not a directory). Choose another folder with --cache."
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert ShardSet(server.url).folder.parent == tmp_path / "xdg" / "alexnet-fast"
+
+
+def test_an_object_store(
+    request: pytest.FixtureRequest, jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, environment = request.getfixturevalue("bucket")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(remote, "BLOCK", 20_000)
+    store.put(f"{jpeg_shards}/", "shards/deep/set/", recursive=True)
+    shards = ShardSet("s3://shards/deep/set", cache=tmp_path)
+    for name in ("train", "val"):
+        assert samples(shards.split(name)) == samples(ShardSet(jpeg_shards).split(name))
+    for url in ("s3://shards/other", "s3://nobody/set"):
+        assert refusal(lambda url=url: ShardSet(url, cache=tmp_path)).startswith(  # type: ignore[misc]
+            f"{url}/{MANIFEST} is not there ("
+        )
+
+
+def test_training_from_a_url(
+    serve: Callable[[Path], Server], image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same losses as from the local set; the cache may move when the run is gone on with."""
+    source: Source = find_images(image_folder)
+    write(source, tmp_path / "set", Options("jpeg", size=SIZE))
+    server = serve(tmp_path / "set")
+
+    def run(*arguments: str | Path) -> str:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    settings = ("--batch", "20", "--epochs", "1", "--precision", "fp32", "--threads", "1", "--arch", "bn")
+    tiny = ("--set", "hidden=8", "--set", "log_every=1", *settings)
+    run("train", "--gpus", "0", "--shards", tmp_path / "set", "--run", tmp_path / "local", *tiny)
+    cache = ("--cache", tmp_path / "cache", "--cache-size", "1GB")
+    run("train", "--gpus", "0", "--shards", server.url, *cache, "--run", tmp_path / "remote", *tiny)
+    logs = [
+        [json.loads(line).get("loss") for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("local", "remote")
+    ]
+    assert len(logs[0]) >= 3
+    assert logs[0] == logs[1]
+    other = ("--cache", tmp_path / "other")
+    scores = [
+        json.loads(run("eval", tmp_path / "remote", *more, "--json", "-").splitlines()[-1])
+        for more in (other, ("--shards", tmp_path / "set"))
+    ]
+    assert (scores[0]["top1"], scores[0]["images"]) == (scores[1]["top1"], 18)
+    assert len(list((tmp_path / "other").glob("*/val-*.tar"))) == len(sizes(tmp_path / "set", "val"))
+    too_small = ("--cache-size", "100KB", "--run", tmp_path / "third")
+    result = CliRunner().invoke(main, ["train", "--gpus", "0", "--shards", server.url, *map(str, (*other, *too_small))])
+    assert result.exit_code == 2
+    assert "Error: the split train needs 0.0" in result.output
+    assert "Raise --cache-size, or use --order window." in result.output
+    run("train", "--gpus", "0", "--resume", "--run", tmp_path / "remote", *other)
+    verify = CliRunner().invoke(main, ["verify", server.url])
+    assert (verify.exit_code, "Error: verify reads a folder" in verify.output) == (2, True)
+
+
+def test_sizes() -> None:
+    size = SizeType()
+    texts = {"100GB": 10**11, "1.5TB": 15 * 10**11, "500mb": 5 * 10**8, "2 GiB": 2**31, "10B": 10}
+    assert {text: size.convert(text, None, None) for text in texts} == texts
+    for text in ("100", "GB", "-1GB", "0GB", "1PB", "many"):
+        result = CliRunner().invoke(main, ["train", "--cache-size", text])
+        assert result.exit_code == 2
+        assert f"'{text}' is not a size such as 100GB, 1.5TB or 500MB." in " ".join(result.output.split())
