@@ -15,6 +15,7 @@ import hashlib
 import json
 import mmap
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -163,6 +164,9 @@ class Tars(Protocol):
     def expect(self, shards: Sequence[int]) -> None:
         """Those will be mapped next, in this order."""
 
+    def ask_for(self, shards: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> None:
+        """Has the system read those bytes, without waiting for them."""
+
     def hold_all(self) -> None:
         """Raises InputError when they cannot all be mapped at once."""
 
@@ -179,6 +183,14 @@ class LocalTars:
     def expect(self, shards: Sequence[int]) -> None:
         pass
 
+    def ask_for(self, shards: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> None:
+        if not hasattr(mmap, "MADV_WILLNEED"):
+            return
+        for shard, offset, size in zip(shards, offsets, sizes, strict=True):
+            view: Any = self._mapped[shard].base  # of the array, and below it the mmap
+            start = offset - offset % mmap.PAGESIZE
+            view.obj.madvise(mmap.MADV_WILLNEED, start, offset + size - start)
+
     def hold_all(self) -> None:
         pass
 
@@ -193,6 +205,7 @@ class Split:
         self.name = name
         self.encoding = manifest.encoding
         self.size = manifest.size
+        self.pixels = manifest.pixels
         self.index: NDArray[np.void] = load_index(folder / index_name(name))
         self.labels: NDArray[np.int64] = self.index["label"].astype(np.int64)
         listed = manifest.splits[name]
@@ -207,6 +220,9 @@ class Split:
                 f"alexnet-fast verify {folder} names what is damaged."
             )
         self._tars = tars or LocalTars(folder, listed)
+        self._tar_files = [tar.file for tar in listed]
+        self.raw: NDArray[np.bool_] = np.full(len(self.index), self.encoding == "raw")
+        """(n,) which images are stored as pixels."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -222,18 +238,35 @@ class Split:
 
     def read(self, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
         """Zero-copy views of the stored images: JPEG bytes (n,), or raw pixels (size, size, 3), a sample each."""
-        rows = self.index[samples]
-        shards = rows["shard"].tolist()
-        tars = self._tars.map(shards)
-        views = [
-            tars[shard][offset : offset + size]
-            for shard, offset, size in zip(shards, rows["offset"].tolist(), rows["size"].tolist(), strict=True)
+        shape = (self.size, self.size, 3)
+        pixels = 3 * self.size**2  # of an .npy file: a header comes first
+        members, raw = self._members(samples), self.raw[samples].tolist()
+        return [
+            member[-pixels:].reshape(shape) if is_raw else member for member, is_raw in zip(members, raw, strict=True)
         ]
-        if self.encoding == "raw":  # an .npy file: a header, then the pixels
-            shape = (self.size, self.size, 3)
-            pixels = int(np.prod(shape))
-            return [view[-pixels:].reshape(shape) for view in views]
-        return views
+
+    def intact(self, samples: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether the stored bytes of each are those that were written, by their crc32."""
+        sums = np.array([zlib.crc32(member.data) for member in self._members(samples)], np.uint32)
+        same: NDArray[np.bool_] = sums == self.index["crc32"][samples]
+        return same
+
+    def name_of(self, sample: int) -> str:
+        row = self.index[sample]
+        return f"sample {sample:,} of {self.name} ({self._tar_files[row['shard']]}, image at byte {row['offset']:,})"
+
+    def _members(self, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        shards, offsets, sizes = self._places(samples)
+        tars = self._tars.map(shards)
+        return [tars[s][offset : offset + size] for s, offset, size in zip(shards, offsets, sizes, strict=True)]
+
+    def _places(self, samples: NDArray[np.int64]) -> tuple[list[int], list[int], list[int]]:
+        rows = self.index[samples]
+        return rows["shard"].tolist(), rows["offset"].tolist(), rows["size"].tolist()
+
+    def ask_for(self, samples: NDArray[np.int64]) -> None:
+        """Samples that will be read soon: the system is asked for their bytes."""
+        self._tars.ask_for(*self._places(samples))
 
     def expect(self, samples: NDArray[np.int64]) -> None:
         """Samples that will be read next, in this order: a remote set fetches their tars ahead."""

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet_fast.loading.loader import Batch, Loader, centre, mirrored_last
+from alexnet_fast.loading.loader import Batch, Loader, arranged
+from alexnet_fast.loading.pixels import centre
 from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
 from alexnet_fast.shardset import Pixels, ShardSet, Split
 
@@ -143,13 +144,14 @@ def test_mirroring_whole_stored_images_leaves_the_tar_alone(raw_shards: Path) ->
     assert np.array_equal(stored_image(split, 0), before)
 
 
-def test_mirrored_last_keeps_rows_together() -> None:
+def test_jpegs_come_first_and_of_each_kind_the_mirrored_last() -> None:
     (rows,) = training_rows(40, 40, 0, margin=32, colour_std=0.1)
-    ordered = mirrored_last(rows)
-    assert not ordered.mirror[: (~rows.mirror).sum()].any()
-    before = {s: (*c, m) for s, c, m in zip(rows.samples, rows.crop.tolist(), rows.mirror, strict=True)}
-    after = {s: (*c, m) for s, c, m in zip(ordered.samples, ordered.crop.tolist(), ordered.mirror, strict=True)}
-    assert before == after
+    raw = np.arange(40) % 3 == 0
+    order = arranged(rows, raw)
+    assert np.array_equal(np.sort(order), np.arange(40))
+    kinds = [(bool(raw[rows.samples[i]]), bool(rows.mirror[i])) for i in order]
+    assert kinds == sorted(kinds)
+    assert len(set(kinds)) == 4
 
 
 @pytest.mark.parametrize("upright", [0, 11, 40])
@@ -160,7 +162,9 @@ def test_centre_by_hand(upright: int, dtype: torch.dtype) -> None:
     expected = pixels.permute(0, 3, 1, 2).float() - offset[:, :, None, None]
     expected[upright:] = expected[upright:].flip(3)
     unchanged = (expected + offset[:, :, None, None]).round().byte()
-    assert torch.equal(centre(pixels.clone(), upright, offset, torch.uint8), unchanged)
-    result = centre(pixels, upright, offset, dtype)
-    assert result.dtype == dtype
-    torch.testing.assert_close(result, expected.to(dtype))
+    copy = pixels.clone()
+    centre(copy, upright, offset, copy)
+    assert torch.equal(copy.permute(0, 3, 1, 2), unchanged)
+    out = torch.empty(pixels.shape, dtype=dtype)
+    centre(pixels, upright, offset, out)
+    torch.testing.assert_close(out.permute(0, 3, 1, 2), expected.to(dtype))

@@ -1,60 +1,61 @@
-"""The DALI graph: (bytes, crop) -> uint8 pixels on the device. The only file that imports DALI."""
+"""JPEGs: (bytes, crop) -> uint8 pixels on the device, by DALI. The only file that imports it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
-from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali import fn, pipeline_def, types
 
-Feed = tuple[list[NDArray[Any]], NDArray[Any], NDArray[Any]]
-"""Stored images, and the crops' vertical and horizontal positions from 0 to 1: what `source` returns a batch."""
+PREFETCH = 2
+"""Batches decoded ahead."""
 
 
-def build(
-    source: Callable[[int], Feed],
-    *,
-    encoding: str,
-    crop: int,
-    max_batch: int,
-    threads: int,
-    gpu: int | None,
-    prefetch: int,
-) -> Pipeline:
-    """A built pipeline that yields one (n, crop, crop, 3) uint8 batch for each call of `source`.
+class JpegDecoder:
+    """Decodes on `threads` of the CPU, or with `gpu` given on that GPU; no more of an image than its crop needs.
 
-    `gpu`: the device that decodes, None for the CPU. `prefetch`: batches prepared ahead. `source` raises
-    StopIteration at the end; what it returns must stay alive for `prefetch` + 1 further calls, as DALI reads it
-    without a copy.
+    `max_batch`: the most images one `submit` takes. Up to PREFETCH batches may be submitted before the first is
+    taken by `result`; they come in order.
     """
 
-    @pipeline_def(batch_size=max_batch, num_threads=threads, device_id=gpu, prefetch_queue_depth=prefetch)
-    def graph() -> Any:
-        stored, y, x = fn.external_source(
-            source,
-            num_outputs=3,
-            no_copy=True,
-            dtype=[types.UINT8, types.FLOAT, types.FLOAT],
-            ndim=[1 if encoding == "jpeg" else 3, 0, 0],
-            layout=["" if encoding == "jpeg" else "HWC", "", ""],
-        )
-        position = {"crop": (crop, crop), "crop_pos_y": y, "crop_pos_x": x}
-        if encoding == "jpeg":  # decodes no more than the crop needs
+    def __init__(self, *, crop: int, max_batch: int, threads: int, gpu: int | None) -> None:
+        @pipeline_def(batch_size=max_batch, num_threads=threads, device_id=gpu, prefetch_queue_depth=PREFETCH)
+        def graph() -> Any:
+            stored = fn.external_source(name="stored", dtype=types.UINT8, ndim=1, no_copy=True)
+            y, x = (fn.external_source(name=name, dtype=types.FLOAT, ndim=0, no_copy=True) for name in "yx")
             device = "cpu" if gpu is None else "mixed"
-            return fn.decoders.image_crop(stored, device=device, adjust_orientation=False, **position)
-        cropped = fn.crop(stored, **position)
-        return cropped if gpu is None else cropped.gpu()
+            return fn.decoders.image_crop(
+                stored, device=device, adjust_orientation=False, crop=(crop, crop), crop_pos_y=y, crop_pos_x=x
+            )
 
-    pipeline = graph()
-    pipeline.build()
-    return pipeline
+        self._pipeline = graph()
+        self._pipeline.build()
+        self._started = False
+        self._alive: deque[object] = deque(maxlen=PREFETCH + 2)
+        """DALI reads what it was fed without a copy."""
 
+    def submit(self, stored: list[NDArray[np.uint8]], position: NDArray[np.float32]) -> None:
+        """`stored`: n JPEGs; `position` (n, 2): vertical and horizontal place of the crop, from 0 to 1."""
+        y, x = np.ascontiguousarray(position.T)
+        self._alive.append((stored, y, x))
+        surplus = 0 if self._started else PREFETCH - 1  # DALI's first run wants all of its queue filled
+        for _ in range(1 + surplus):
+            for name, values in (("stored", stored), ("y", y), ("x", x)):
+                self._pipeline.feed_input(name, values)
+        self._pipeline.schedule_run()
+        for _ in range(surplus):
+            self._pipeline.outputs()
+        self._started = True
 
-def next_batch(pipeline: Pipeline) -> torch.Tensor:
-    """The next (n, crop, crop, 3) uint8 batch, shared with DALI, not copied. Raises StopIteration at the end."""
-    # On the stream that will use them: their memory is then not reused before it has.
-    stream = None if pipeline.device_id is None else torch.cuda.current_stream(pipeline.device_id)
-    (images,) = pipeline.run(stream)
-    return torch.from_dlpack(images.as_tensor())
+    def result(self) -> torch.Tensor:
+        """The oldest batch submitted, (n, crop, crop, 3) uint8; shared with DALI, not copied.
+
+        Raises RuntimeError when one of its images does not decode.
+        """
+        # On the stream that will use them: their memory is then not reused before it has.
+        gpu = self._pipeline.device_id
+        (images,) = self._pipeline.outputs(None if gpu is None else torch.cuda.current_stream(gpu))
+        return torch.from_dlpack(images.as_tensor())

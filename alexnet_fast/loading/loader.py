@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from alexnet_fast.errors import TrainingError
+from alexnet_fast.loading.damage import Sentry
 from alexnet_fast.loading.memory import keep_freed_memory
-from alexnet_fast.loading.plan import Rows
+from alexnet_fast.loading.pixels import centre, one_thread
+from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
+from alexnet_fast.loading.raw import Copied, RawReader
 from alexnet_fast.shardset import Pixels, Split
 
+if TYPE_CHECKING:
+    from alexnet_fast.loading.graph import JpegDecoder
+
 PREFETCH = 2
-CHUNK = 4
-"""Images the CPU converts at a time: few enough to stay in its cache."""
+"""Batches under way besides the one in use."""
+TARS_AHEAD = 64
+"""Batches whose tars a remote set is told to fetch."""
+PAGES_AHEAD = 4
+"""Batches whose bytes the system is asked for before they are read: a disk then has a queue to work on."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """`images` (n, 3, crop, crop) in channels-last memory, RGB 0-255 minus the mean; `labels` (n,) int64.
 
-    Mirrored images come last: `rows` says which sample each image is.
+    The order inside a batch is the loader's: `rows` says which sample each image is.
     """
 
     images: torch.Tensor
@@ -35,9 +46,13 @@ class Batch:
 class Loader:
     """Iterates once over `rows`; stateless otherwise, so a resumed run just passes the rows still to come.
 
-    `max_batch`: the most rows one item holds. `crop`: side of the images, pixels. `dtype`: of the images; uint8
-    leaves out the mean and the colour.
-    `threads`: that decode on the CPU. `wait_seconds` sums the time the consumer spent waiting in this iterator.
+    `pixels`: whose mean and colours to use. `max_batch`: the most rows one item holds. `crop`: side of the images,
+    pixels. `dtype`: of the images; uint8 leaves out the mean and the colour. `threads`: that decode on the CPU.
+    `strict`: a damaged image keeps its place with the label UNLABELLED, so that no prediction is right; otherwise
+    a neighbour takes its place. `damaged` names them, by sample number.
+    `wait_seconds` sums the time the consumer spent waiting in this iterator.
+
+    Iterating raises TrainingError when more than 0.1 % of the split are damaged.
     """
 
     def __init__(
@@ -51,10 +66,12 @@ class Loader:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         threads: int = 2,
+        strict: bool = False,
     ) -> None:
         self.wait_seconds = 0.0
         self._split = split
-        self._rows = iter(rows)
+        self._sentry = Sentry(split, strict)
+        self._rows = rows
         self._crop = crop
         self._device = device
         self._dtype = dtype
@@ -63,92 +80,195 @@ class Loader:
         self._mean = torch.tensor(pixels.mean, dtype=torch.float32)
         self._colour_axes = torch.tensor(pixels.deviations)[:, None] * torch.tensor(pixels.components)
 
-    def __iter__(self) -> Iterator[Batch]:
-        from alexnet_fast.loading import graph  # DALI takes a second to import
+    @classmethod
+    def training(
+        cls,
+        split: Split,
+        *,
+        batch: int,
+        epoch: int = 0,
+        first_step: int = 0,
+        crop: int = 224,
+        seed: int = 0,
+        colour_std: float = 0.1,
+        rank: int = 0,
+        world: int = 1,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        threads: int = 2,
+    ) -> Loader:
+        """One epoch for a training loop of one's own: a pure function of (seed, epoch), from `first_step` on.
 
+        `batch` counts the images of a step over all `world` ranks. See `epoch_plan` for `colour_std`.
+        """
+        rows = training_rows(
+            len(split),
+            batch,
+            seed,
+            margin=split.size - crop,
+            colour_std=colour_std,
+            rank=rank,
+            world=world,
+            epochs=range(epoch, epoch + 1),
+            first_step=first_step,
+        )
+        return cls(
+            split,
+            split.pixels,
+            rows,
+            max_batch=-(-batch // world),
+            crop=crop,
+            device=torch.device(device),
+            dtype=dtype,
+            threads=threads,
+        )
+
+    @classmethod
+    def evaluation(
+        cls,
+        split: Split,
+        *,
+        batch: int = 256,
+        crop: int = 224,
+        rank: int = 0,
+        world: int = 1,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        threads: int = 2,
+    ) -> Loader:
+        """Every image once in stored order, its central crop; `batch` is one rank's. Subtracts the split's own set's
+        mean; a damaged image has the label -1."""
+        rows = evaluation_rows(len(split), batch, margin=split.size - crop, rank=rank, world=world)
+        return cls(
+            split,
+            split.pixels,
+            rows,
+            max_batch=batch,
+            crop=crop,
+            device=torch.device(device),
+            dtype=dtype,
+            threads=threads,
+            strict=True,
+        )
+
+    @property
+    def damaged(self) -> dict[int, str]:
+        return self._sentry.found
+
+    def __iter__(self) -> Iterator[Batch]:
         if self._device.type == "cpu":
             keep_freed_memory()
-        waiting: deque[Rows] = deque()
-        alive: deque[object] = deque(maxlen=2 * PREFETCH + 2)
-        margin = max(self._split.size - self._crop, 1)
+        decoder: JpegDecoder | None = None
+        if not self._split.raw.all():
+            from alexnet_fast.loading.graph import JpegDecoder  # DALI takes a second to import
 
-        def source(_: int) -> graph.Feed:
-            rows = mirrored_last(next(self._rows))
-            y, x = np.ascontiguousarray(rows.crop.T.astype(np.float32) / np.float32(margin))
-            feed = self._split.read(rows.samples), y, x
-            waiting.append(rows)
-            alive.append(feed)
-            return feed
+            decoder = JpegDecoder(
+                crop=self._crop,
+                max_batch=self._max_batch,
+                threads=self._threads,
+                gpu=self._device.index or 0 if self._device.type == "cuda" else None,
+            )
+        reader = RawReader(crop=self._crop, threads=self._threads, pinned=self._device.type == "cuda")
+        coming = self._asked_ahead()
+        under_way: deque[_UnderWay] = deque()
+        try:
+            while True:
+                started = perf_counter()
+                while len(under_way) < PREFETCH and (rows := next(coming, None)) is not None:
+                    under_way.append(self._submit(rows, decoder, reader))
+                if not under_way:
+                    return
+                work = under_way.popleft()
+                jpegs = self._decoded(decoder) if work.jpegs and decoder else None
+                if (rows := next(coming, None)) is not None:  # the threads go on during the pass over the pixels
+                    under_way.append(self._submit(rows, decoder, reader))
+                with one_thread():
+                    images = self._joined(work, jpegs)
+                batch = Batch(images, work.labels.to(self._device, non_blocking=True), work.rows)
+                self.wait_seconds += perf_counter() - started
+                yield batch
+        finally:
+            reader.close()
 
-        pipeline = graph.build(
-            source,
-            encoding=self._split.encoding,
-            crop=self._crop,
-            max_batch=self._max_batch,
-            threads=self._threads,
-            gpu=self._device.index if self._device.type == "cuda" else None,
-            prefetch=PREFETCH,
-        )
-        while True:
-            started = perf_counter()
-            try:
-                pixels = graph.next_batch(pipeline)
-            except StopIteration:
-                return
-            rows = waiting.popleft()
-            offset = self._mean - torch.from_numpy(rows.colour) @ self._colour_axes
-            with _one_thread():
-                images = centre(pixels, int((~rows.mirror).sum()), offset, self._dtype)
-            labels = torch.from_numpy(self._split.labels[rows.samples])
-            batch = Batch(images, labels.to(self._device, non_blocking=True), rows)
-            self.wait_seconds += perf_counter() - started
-            yield batch
+    def _asked_ahead(self) -> Iterator[Rows]:
+        """The rows; tars and, nearer their use, pages are asked for ahead."""
+        expected = _ahead(iter(self._rows), TARS_AHEAD, lambda rows: self._split.expect(rows.samples))
+        return _ahead(expected, PAGES_AHEAD, lambda rows: self._split.ask_for(rows.samples))
+
+    def _submit(self, rows: Rows, decoder: JpegDecoder | None, reader: RawReader) -> _UnderWay:
+        rows, labels = self._sentry.sound(rows)
+        order = arranged(rows, self._split.raw)
+        rows = _taken(rows, order)
+        jpegs = len(rows.samples) - int(self._split.raw[rows.samples].sum())
+        stored = self._split.read(rows.samples)
+        offset = self._mean - torch.from_numpy(rows.colour) @ self._colour_axes
+        if jpegs and decoder:
+            margin = np.float32(max(self._split.size - self._crop, 1))
+            decoder.submit(stored[:jpegs], rows.crop[:jpegs].astype(np.float32) / margin)
+        raw = None
+        if jpegs < len(stored):
+            dtype = self._dtype if self._device.type == "cpu" else torch.uint8
+            upright = int((~rows.mirror[jpegs:]).sum())
+            raw = reader.submit(stored[jpegs:], rows.crop[jpegs:], upright, offset[jpegs:], dtype)
+        return _UnderWay(rows, torch.from_numpy(labels[order]), jpegs, offset, raw)
+
+    def _decoded(self, decoder: JpegDecoder) -> torch.Tensor:
+        try:
+            return decoder.result()
+        except RuntimeError as error:
+            raise TrainingError(
+                f"an image of the split {self._split.name} does not decode, though its bytes are what was written "
+                f"({str(error).splitlines()[0]}). alexnet-fast verify names it; make the shard set again."
+            ) from error
+
+    def _joined(self, work: _UnderWay, jpegs: torch.Tensor | None) -> torch.Tensor:
+        """The batch in channels-last memory, (n, 3, crop, crop)."""
+        raw = work.raw.result().to(self._device, non_blocking=True) if work.raw else None
+        upright = int((~work.rows.mirror[: work.jpegs]).sum())
+        if jpegs is None and raw is not None and raw.dtype == self._dtype:
+            images = raw
+        elif raw is None and jpegs is not None and self._dtype == torch.uint8:
+            images = jpegs
+            centre(jpegs, upright, work.offset, images)
+        else:
+            shape = (len(work.rows.samples), self._crop, self._crop, 3)
+            images = torch.empty(shape, dtype=self._dtype, device=self._device)
+            if jpegs is not None:
+                centre(jpegs, upright, work.offset[: work.jpegs], images[: work.jpegs])
+            if raw is not None and raw.dtype == self._dtype:
+                images[work.jpegs :] = raw
+            elif raw is not None:  # mirrored already
+                centre(raw, len(raw), work.offset[work.jpegs :], images[work.jpegs :])
+        return images.permute(0, 3, 1, 2)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """For many short CPU operations: meeting the other threads after each costs more than it saves."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+@dataclass(frozen=True)
+class _UnderWay:
+    """The first `jpegs` of `rows` are with the decoder, the others with the reader."""
+
+    rows: Rows
+    labels: torch.Tensor
+    jpegs: int
+    offset: torch.Tensor
+    raw: Copied | None
 
 
-def mirrored_last(rows: Rows) -> Rows:
-    """The same rows with the mirrored ones at the end, so that mirroring a batch is one flip of one slice."""
-    by_mirror = np.argsort(rows.mirror, kind="stable")
-    return Rows(
-        rows.epoch,
-        rows.step,
-        rows.samples[by_mirror],
-        rows.crop[by_mirror],
-        rows.mirror[by_mirror],
-        rows.colour[by_mirror],
-    )
+def arranged(rows: Rows, raw: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """An order of the rows: JPEGs first, and of each kind the mirrored last, so that mirroring flips one slice."""
+    return np.lexsort((rows.mirror, raw[rows.samples]))
 
 
-def centre(pixels: torch.Tensor, upright: int, offset: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """uint8 (n, h, w, 3) -> `dtype` (n, 3, h, w) in channels-last memory: pixel minus the image's RGB `offset` (n, 3).
+def _taken(rows: Rows, order: NDArray[np.int64]) -> Rows:
+    columns = {name: getattr(rows, name)[order] for name in ("samples", "crop", "mirror", "colour")}
+    return replace(rows, **columns)
 
-    The first `upright` images stay, the others are mirrored, in place. uint8 stays without the subtraction.
-    """
-    n, height, width, _ = pixels.shape
-    chunk = CHUNK if pixels.device.type == "cpu" else n
-    for start in range(upright, n, chunk):
-        block = pixels[start : start + chunk]
-        block.copy_(block.flip(2))
-    if dtype == torch.uint8:
-        return pixels.permute(0, 3, 1, 2)
-    # A whole image row of the offset: the subtraction then runs along contiguous memory, not along 3 channels.
-    offset_rows = offset.to(pixels.device, non_blocking=True).repeat(1, width)[:, None]
-    rows = pixels.view(n, height, width * 3)
-    out = torch.empty(rows.shape, dtype=dtype, device=pixels.device)
-    for start in range(0, n, chunk):
-        part = slice(start, start + chunk)
-        block = out[part] if dtype == torch.float32 else torch.empty_like(rows[part], dtype=torch.float32)
-        block.copy_(rows[part]).sub_(offset_rows[part])
-        if dtype != torch.float32:
-            out[part] = block
-    return out.view(n, height, width, 3).permute(0, 3, 1, 2)
+
+def _ahead(rows: Iterator[Rows], batches: int, announce: Callable[[Rows], None]) -> Iterator[Rows]:
+    """The rows; each was announced `batches` batches before."""
+    waiting: deque[Rows] = deque()
+    for one in rows:
+        announce(one)
+        waiting.append(one)
+        if len(waiting) > batches:
+            yield waiting.popleft()
+    yield from waiting

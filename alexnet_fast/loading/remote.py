@@ -379,6 +379,9 @@ class SplitTars:
         mapped = self._cache.map(Counter(self._names[shard] for shard in shards), self._split)
         return {self._shards[name]: tar for name, tar in mapped.items()}
 
+    def ask_for(self, shards: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> None:
+        """They were fetched a moment ago, or are not there yet."""
+
     def hold_all(self) -> None:
         self._cache.hold(self._names, self._split)
 
