@@ -271,14 +271,14 @@ def evaluate_command(
     json_file: str | None,
 ) -> None:
     """Exact top-1 and top-5 accuracy; several networks: their predictions averaged."""
-    from alexnet_fast.results.evaluate import evaluate_checkpoints
+    from alexnet_fast.results.evaluate import damage_note, evaluate_checkpoints
 
     started = _clock()
     accuracy = evaluate_checkpoints(list(checkpoints), shards, split, int(views), gpus, cache, cache_bytes)
     result = {**asdict(accuracy), "seconds": _clock() - started}
     text = (
         f"top-1 {accuracy.top1:.2f} %  top-5 {accuracy.top5:.2f} %  "
-        f"({accuracy.images:,} images, {accuracy.views} view{'s' * (accuracy.views > 1)})"
+        f"({accuracy.images:,} images, {accuracy.views} view{'s' * (accuracy.views > 1)}{damage_note(accuracy)})"
     )
     _print(text, result, json_file)
 

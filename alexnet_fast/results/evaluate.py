@@ -24,12 +24,13 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Per cent of `images`; `views` averaged for each."""
+    """Per cent of `images`; `views` averaged for each. `damaged` of the images could not be read: counted as wrong."""
 
     top1: float
     top5: float
     images: int
     views: int
+    damaged: int = 0
 
 
 def evaluate(
@@ -56,7 +57,15 @@ def evaluate(
     batch = BATCH if views == 1 else BATCH // 8
     rows = evaluation_rows(len(split), batch, margin=split.size - side, rank=topology.rank, world=topology.world)
     loader = Loader(
-        split, pixels, rows, max_batch=batch, crop=side, device=topology.device, dtype=dtype, threads=threads
+        split,
+        pixels,
+        rows,
+        max_batch=batch,
+        crop=side,
+        device=topology.device,
+        dtype=dtype,
+        threads=threads,
+        strict=True,
     )
     counts = torch.zeros(3, dtype=torch.int64, device=topology.device)
     done = 0
@@ -68,10 +77,18 @@ def evaluate(
             counts += count_correct(predict(models, inputs), item.labels)
             done += len(item.labels)
             progress(done)
-    top1, top5, images = sum_over_processes(counts, topology).tolist()
+    damaged = torch.tensor([len(loader.damaged)], device=topology.device)
+    top1, top5, images, unread = sum_over_processes(torch.cat([counts, damaged]), topology).tolist()
     if images != len(split):
         raise AssertionError(f"evaluated {images} of {len(split)} images")
-    return Accuracy(100 * top1 / images, 100 * top5 / images, images, views)
+    return Accuracy(100 * top1 / images, 100 * top5 / images, images, views, unread)
+
+
+def damage_note(accuracy: Accuracy) -> str:
+    """For the line that shows the accuracy; empty when every image could be read."""
+    if not accuracy.damaged:
+        return ""
+    return f"; {accuracy.damaged:,} damaged images counted as wrong (alexnet-fast verify names them)"
 
 
 def predict(models: list[nn.Module], views: list[Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import steps_per_epoch, training_rows
 from alexnet_fast.model.alexnet import ARCHITECTURES
-from alexnet_fast.results.evaluate import evaluate
+from alexnet_fast.results.evaluate import damage_note, evaluate
 from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training import checkpoint, metrics
 from alexnet_fast.training.distributed import (
@@ -126,6 +126,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     )
     window = metrics.Window(topology, loader)
     top1: float | None = None
+    told: list[str] = []
     with stop_signals() as stopped, progress:
         for batch in loader:
             window.begin()
@@ -143,9 +144,12 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             stop = any_stopped(stopped(), topology)
             if (done + 1) % config.log_every == 0 or end_of_epoch or stop:
                 line, stop = window.read(stopped())
+                for name in list(loader.damaged.values())[len(told) :]:
+                    told.append(name)
+                    progress.say(f"damaged, so its neighbour is seen instead: {name}")
                 _check_loss(line["loss"], done + 1, len(classes), progress)
                 if topology.first:
-                    metrics.append(log, {"step": done + 1, "epoch": state.epoch, **line})
+                    metrics.append(log, {"step": done + 1, "epoch": state.epoch, **line, "damaged": len(told)})
                 progress.update(done + 1, _describe(line, state.epoch, config.epochs))
             started = perf_counter()
             if end_of_epoch:
@@ -168,6 +172,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
                     progress.say(
                         f"epoch {state.epoch:3d}  val top-1 {accuracy.top1:5.2f} %  top-5 {accuracy.top5:5.2f} %  "
                         f"train loss {line['loss']:.3f}  {line['images_per_second']:,.0f} images/s"
+                        + damage_note(accuracy)
                     )
                     if state.best_top1 is None or top1 > state.best_top1:
                         state.best_top1 = top1
