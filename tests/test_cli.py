@@ -24,7 +24,7 @@ FLAGS = {
     "shard": "--check-md5 --classes --encoding --finish --json --keep --layout --out --part --quality --scheduler"
     " --seed --size --split --src --strict --val-fraction --workers",
     "verify": "--json --quick --workers",
-    "train": "--arch --batch --epochs --gpus --json --lr --precision --recipe --resume --run --seed --set"
+    "train": "--arch --batch --epochs --gpus --json --lr --order --precision --recipe --resume --run --seed --set"
     " --shards --threads",
     "eval": "--gpus --json --shards --split --views",
     "demo": "--json --out",

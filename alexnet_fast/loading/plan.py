@@ -4,6 +4,8 @@ Row k of an epoch's plan says which sample comes k-th and how it is augmented. T
 length (give or take one), each at most the global batch, and each step into an equal part a rank. So every sample is
 seen exactly once, the stream of augmented samples depends neither on the number of ranks nor on threads, and
 (seed, epoch, step) is all there is to resume.
+
+The order is a global shuffle, or one of a window that slides over the tars, for disks that want sequential reads.
 """
 
 from __future__ import annotations
@@ -15,6 +17,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ORDER, _CROP, _MIRROR, _COLOUR = range(4)
+_PLACE = 2**32
+"""Places a tar has in the window order's line: so many that two samples hardly ever share one."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """An order for sequential reads: few tars are open at a time, and each is opened once.
+
+    The tars stand in a line, shuffled, a new one every epoch. A window as wide as `open` tars lies centred on each
+    tar, and each of its samples goes to a place of that window, drawn evenly; what falls off an end of the line is
+    mirrored back. The samples come by their places. So, exactly:
+
+    - From a tar's first sample to its last one, both included, a tar is open: never more than `open` are.
+    - In the middle of the epoch all of these contribute evenly, at its two ends half of them.
+    - One tar enters and one leaves, in the line's order, for each tar's worth of samples; a tar stays open for about
+      `open` of these. Inside a tar the order is random: read a tar ahead whole, in one go, when it is first needed.
+    - With no more than `open` tars it is the global shuffle.
+    """
+
+    tars: NDArray[np.unsignedinteger]
+    """(n,) number of the tar each sample is in: column `shard` of the split's index."""
+    open: int
+    """Tars open at a time, 1 or more."""
+
+    def order(self, random: np.random.Generator) -> NDArray[np.int64]:
+        """(n,) sample numbers: a permutation."""
+        count = int(self.tars.max(initial=0)) + 1
+        if count <= self.open:
+            return random.permutation(len(self.tars))
+        start = random.permutation(count) * _PLACE - (self.open - 1) * _PLACE // 2
+        place = start[self.tars] + random.integers(0, self.open * _PLACE, len(self.tars))
+        place = np.maximum(place, ~place)  # -1 becomes 0, -2 becomes 1, ...
+        place = np.minimum(place, 2 * count * _PLACE + ~place)
+        return np.argsort(place, kind="stable")  # stable: ties too are the same on every machine
 
 
 @dataclass(frozen=True)
@@ -31,15 +67,26 @@ class Plan:
     """(n, 3) multiples of the principal components' standard deviations added to every pixel."""
 
 
-def epoch_plan(seed: int, epoch: int, samples: int, *, margin: int, colour_std: float, augment: bool = True) -> Plan:
+def epoch_plan(
+    seed: int,
+    epoch: int,
+    samples: int,
+    *,
+    margin: int,
+    colour_std: float,
+    augment: bool = True,
+    window: Window | None = None,
+) -> Plan:
     """The plan of one epoch.
 
     `margin`: stored side minus crop side, pixels: each offset is uniform in 0..margin, both included (33 values
     for 224 of 256, as the original code has it; the paper's count of 2048 crops and flips uses 32).
     `colour_std`: standard deviation of `colour`, 0.1 in the paper (section 4.1).
     `augment=False`: the order stays random; every crop is central, nothing is mirrored, no colour is added.
+    `window`: of the same samples; None: a global shuffle.
     """
-    order = _generator(seed, epoch, _ORDER).permutation(samples)
+    random = _generator(seed, epoch, _ORDER)
+    order = window.order(random) if window else random.permutation(samples)
     if not augment:
         return Plan(order, *_plain(samples, margin))
     return Plan(
@@ -74,6 +121,7 @@ def training_rows(
     margin: int,
     colour_std: float,
     augment: bool = True,
+    window: Window | None = None,
     rank: int = 0,
     world: int = 1,
     epochs: range = range(1),
@@ -81,12 +129,12 @@ def training_rows(
 ) -> Iterator[Rows]:
     """This rank's rows of every step of `epochs`, from `first_step` of the first epoch on.
 
-    `batch` is the largest number of rows of a step over all ranks; `margin`, `colour_std` and `augment` are those
-    of `epoch_plan`.
+    `batch` is the largest number of rows of a step over all ranks; `margin`, `colour_std`, `augment` and
+    `window` are those of `epoch_plan`.
     """
     steps = steps_per_epoch(samples, batch)
     for epoch in epochs:
-        plan = epoch_plan(seed, epoch, samples, margin=margin, colour_std=colour_std, augment=augment)
+        plan = epoch_plan(seed, epoch, samples, margin=margin, colour_std=colour_std, augment=augment, window=window)
         for step in range(first_step, steps):
             start, stop = _part(0, samples, step, steps)
             part = slice(*_part(start, stop, rank, world))
