@@ -192,33 +192,32 @@ def mixing(order: Window | None, tars: NDArray[np.unsignedinteger], batch: int) 
 
 
 def test_how_well_window_mixes() -> None:
-    """A class a tar, the worst case, 256 tars of 500: 16 open tars mix nearly as well as 16 tars can.
+    """The tar stands for the class, the worst case; 256 tars of 500, batches of 256.
 
-    Measured: NUMBERS
+    Measured, with 16 open against the global shuffle: a batch is worth 15.7 tars (at least 15.0, 7.9 at the ends)
+    against 144; a pair meets again in the next epoch with 0.38 % against 0.20 %.
     """
     n, tars, batch, open = 128_000, 256, 256, 16
     order = window(n, tars, open)
     mixed, again = mixing(order, order.tars, batch)
     ends, middle = mixed[[0, 1, -2, -1]], mixed[len(mixed) // 10 : -len(mixed) // 10]
-    print(np.median(middle), middle.min(), ends, again)
-    assert np.median(middle) > 0.95 * open  # 256 draws from 16 equal parts: 15.5
+    assert np.median(middle) > 0.95 * open
     assert middle.min() > 0.9 * open
     assert ends.min() > 0.9 * open / 2
     everything, by_chance = mixing(None, order.tars, batch)
-    print(np.median(everything), by_chance, batch / n)
-    assert np.median(everything) < 13 * open
+    assert np.median(everything) == pytest.approx(144, rel=0.05)
     assert by_chance == pytest.approx(batch / n, rel=0.1)
-    # Two of a batch are of one tar with 1/16, and these meet again about as often as a batch is in a tar's stay.
-    assert again < 2 * (1 / open * batch / (open * n / tars) + by_chance)
+    # Two of a batch are from one tar with 1/16; then they meet again with a batch's share of the time a tar is open.
+    assert again == pytest.approx(1 / open * batch / (open * n / tars) + by_chance, rel=0.1)
 
     samples = window_order(order)
     position = np.empty(n)
     position[samples] = np.arange(n)
     inside = np.arange(n) % (n // tars)
-    start = np.repeat(position.reshape(tars, -1).mean(1), n // tars)
-    assert abs(np.corrcoef(inside, position - start)[0, 1]) < 0.02  # no trace of the stored order inside a tar
-    apart = np.abs(np.diff(position.reshape(tars, -1), axis=1)).mean()  # of neighbours in a tar, a third of its stay
-    print(apart)
+    by_tar = position.reshape(tars, -1)
+    from_mean = (by_tar - by_tar.mean(1, keepdims=True)).ravel()
+    assert abs(np.corrcoef(inside, from_mean)[0, 1]) < 0.02  # no trace of the stored order inside a tar
+    apart = np.abs(np.diff(by_tar)).mean()  # neighbours in a tar: a third of the time it is open
     assert apart == pytest.approx(open * n / tars / 3, rel=0.05)
 
 
