@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 _ORDER, _CROP, _MIRROR, _COLOUR = range(4)
 _PLACE = 2**32
-"""Places a tar has in the window order's line: so many that two samples hardly ever share one."""
+"""Places between two tars in the window order's line: so many that two samples hardly ever share one."""
 
 
 @dataclass(frozen=True)
