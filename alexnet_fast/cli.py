@@ -192,6 +192,7 @@ def verify_command(shards: str, quick: bool, workers: int | None, json_file: str
 @click.option("--epochs", type=click.IntRange(1))
 @click.option("--batch", type=click.IntRange(1), help="Images a step over all GPUs; scales the recipe's rate.")
 @click.option("--lr", type=float, help="Peak learning rate, for this batch.")
+@click.option("--order", type=click.Choice(["random", "window"]), help="window: few tars at a time.  [default: random]")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]))
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1))
 @click.option("--threads", type=click.IntRange(1), help="Decoding threads a process.")

@@ -52,6 +52,10 @@ class TrainConfig:
     """Random crops, flips and colour; False: the central crop only."""
     colour_std: float = 0.1
     """Standard deviation of the PCA colour jitter, in standard deviations of the pixels along each component."""
+    order: str = "random"
+    """random: a global shuffle; window: of few tars at a time, for disks that want sequential reads."""
+    window: int = 16
+    """Tars open at a time in the order window."""
     precision: str = "auto"
     """auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32. Or bf16, fp16, fp32."""
     seed: int = 0
@@ -63,13 +67,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check(self.arch in ("paper", "onetower", "bn"), "arch", self.arch, "paper, onetower or bn")
         _check(self.schedule in ("steps", "cosine"), "schedule", self.schedule, "steps or cosine")
+        _check(self.order in ("random", "window"), "order", self.order, "random or window")
         _check(
             self.precision in ("auto", "bf16", "fp16", "fp32"),
             "precision",
             self.precision,
             "auto, bf16, fp16, fp32",
         )
-        for name in ("epochs", "batch", "log_every", "hidden"):
+        for name in ("epochs", "batch", "log_every", "hidden", "window"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in (
             "lr",

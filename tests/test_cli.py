@@ -24,8 +24,8 @@ FLAGS = {
     "shard": "--check-md5 --classes --encoding --finish --json --keep --layout --out --part --quality --scheduler"
     " --seed --size --split --src --strict --val-fraction --workers",
     "verify": "--json --quick --workers",
-    "train": "--arch --batch --cache --cache-size --epochs --gpus --json --lr --precision --recipe --resume --run"
-    " --seed --set --shards --threads",
+    "train": "--arch --batch --cache --cache-size --epochs --gpus --json --lr --order --precision --recipe --resume"
+    " --run --seed --set --shards --threads",
     "eval": "--cache --cache-size --gpus --json --shards --split --views",
     "demo": "--json --out",
 }
@@ -233,6 +233,8 @@ def test_train_refuses_wrong_settings() -> None:
     assert_refused("dropout is 1.5; it must be at least 0 and below 1.", *start, "--set", "dropout=1.5")
     assert_refused("lr is -1.0; it must be 0 or more.", *start, "--lr", "-1")
     assert_refused("lr is nan; it must be 0 or more.", *start, "--lr", "nan")
+    assert_refused("window is 0; it must be at least 1.", *start, "--order", "window", "--set", "window=0")
+    assert_refused("order is stored; it must be random or window.", *start, "--set", "order=stored")
 
 
 def test_set_help_lists_every_setting() -> None:

@@ -17,7 +17,7 @@ from alexnet_fast.config import TrainConfig
 from alexnet_fast.console import Progress, Quiet
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.loading.loader import Batch, Loader
-from alexnet_fast.loading.plan import steps_per_epoch, training_rows
+from alexnet_fast.loading.plan import Window, steps_per_epoch, training_rows
 from alexnet_fast.model.alexnet import ARCHITECTURES
 from alexnet_fast.results.evaluate import damage_note, evaluate
 from alexnet_fast.shardset import ShardSet
@@ -113,6 +113,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             margin=split.size - config.crop,
             colour_std=config.colour_std,
             augment=config.augment,
+            window=Window(split.index["shard"], config.window) if config.order == "window" else None,
             rank=topology.rank,
             world=topology.world,
             epochs=range(state.epoch, config.epochs),
