@@ -40,8 +40,8 @@ STALL_SECONDS = 30.0
 """A block that takes longer is given up, and a smaller one asked for."""
 OUTAGE_SECONDS = 600.0
 """Without a single block; then the file is given up."""
-LONGEST_PAUSE = 30.0
-"""Seconds between two tries; the first pause is 0.5."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Seconds between two tries: twice as long each time."""
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
 """Which of our extras installs what fsspec needs for a kind of URL."""
 
@@ -71,7 +71,7 @@ class Remote:
         `total`: bytes to read; None: to its end. Raises InputError when the file is not there, may not be read or is
         shorter than `total`, and when nothing has come for OUTAGE_SECONDS.
         """
-        start, size, tries, since = 0, BLOCK, 0, time.monotonic()
+        start, size, pause, since = 0, BLOCK, FIRST_PAUSE, time.monotonic()
         while total is None or start < total:
             # Where the end is not known, the range begins with a byte that is there: one past the end is an error.
             first = start if total is not None else max(start - 1, 0)
@@ -86,11 +86,11 @@ class Remote:
                 self._judge(name, error, time.monotonic() - since)
                 if isinstance(error, asyncio.TimeoutError):
                     size = max(size // 4, SMALLEST_BLOCK)
-                time.sleep(min(0.5 * 2**tries, LONGEST_PAUSE))
-                tries += 1
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
                 continue
             yield block
-            start, tries, since = start + len(block), 0, time.monotonic()
+            start, pause, since = start + len(block), FIRST_PAUSE, time.monotonic()
             if total is None and (whole or len(data) < end - first):
                 return
 
@@ -126,8 +126,9 @@ def _refusal(error: Exception) -> str:
     if status == 416 or getattr(error, "errno", None) == errno.EINVAL:
         return "is shorter than its manifest says"
     is_client_error = isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
-    is_untrusted = any(word in type(error).__name__ for word in ("Credentials", "Certificate"))
-    return "cannot be read" if isinstance(error, PermissionError) or is_client_error or is_untrusted else ""
+    # By name: their packages may not be there.
+    is_final = any(word in type(error).__name__ for word in ("Credentials", "Certificate", "InvalidU", "ParamValid"))
+    return "cannot be read" if isinstance(error, PermissionError) or is_client_error or is_final else ""
 
 
 class TarCache:
