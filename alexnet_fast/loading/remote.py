@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import Condition, Thread
@@ -275,9 +275,9 @@ class TarCache:
         """Takes room on the disk for a tar; deletes others for it, but none that is needed sooner."""
         if self._limit is None:
             return True
-        with _lock(self.folder / ".lock"):
-            found = {entry.name: entry.stat() for entry in os.scandir(self.folder)}
-            own = {file: stat for file, stat in found.items() if file.removesuffix(".part") in self._tars}
+        with self._alone():
+            files = [file for file in os.listdir(self.folder) if file.removesuffix(".part") in self._tars]
+            own = {file: (self.folder / file).stat() for file in files}
             if name in own or f"{name}.part" in own:
                 return True
             expected = list(self._expected)
@@ -333,9 +333,11 @@ class TarCache:
                     continue
                 try:
                     self._download(file, part, name, total, is_sound)
-                    os.replace(part, path)
+                    with self._alone():
+                        os.replace(part, path)
                 except BaseException:
-                    part.unlink(missing_ok=True)
+                    with self._alone():
+                        part.unlink(missing_ok=True)
                     raise
 
     def _download(
@@ -356,6 +358,10 @@ class TarCache:
             f"{self._remote.url}/{name} is not the file that its manifest describes: fetched twice, it differed. "
             "Copy the shard set there again."
         )
+
+    def _alone(self) -> AbstractContextManager[object]:
+        """Nobody else renames or deletes tars of the folder meanwhile."""
+        return _lock(self.folder / ".lock")
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(
