@@ -212,6 +212,8 @@ class TarCache:
 
     def _wait_for(self, uses: Counter[str]) -> None:
         self._needed += uses
+        for name in uses:
+            self._failed.pop(name, None)  # when it was fetched ahead; by now it may come
         try:
             while missing := [name for name in uses if name not in self._mapped]:
                 for name in missing:
