@@ -21,10 +21,6 @@ class TrainConfig:
     """Where the other values came from."""
     shards: str = "shards/imagenet"
     """Folder of the shard set, or its URL."""
-    cache: str = ""
-    """Folder that keeps the tars of a URL; empty: the user's cache folder."""
-    cache_bytes: int = 0
-    """Most bytes of tars in it; 0: no limit."""
     arch: str = "paper"
     """paper, onetower or bn: see model/alexnet.py."""
     epochs: int = 90
@@ -61,6 +57,10 @@ class TrainConfig:
     seed: int = 0
     threads: int = 0
     """Threads a process that decode images; 0: the cores divided by the processes."""
+    cache: str = ""
+    """Folder that keeps the tars of a URL; empty: the user's cache folder."""
+    cache_bytes: int = 0
+    """Most bytes of tars in it; 0: no limit."""
     log_every: int = 20
     """Steps between two lines of the log."""
 

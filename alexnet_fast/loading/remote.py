@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import Condition, Thread
@@ -40,8 +40,8 @@ STALL_SECONDS = 30.0
 """A block that takes longer is given up, and a smaller one asked for."""
 OUTAGE_SECONDS = 600.0
 """Without a single block; then the file is given up."""
-LONGEST_PAUSE = 30.0
-"""Seconds between two tries; the first pause is 0.5."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Seconds between two tries: twice as long each time."""
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
 """Which of our extras installs what fsspec needs for a kind of URL."""
 
@@ -71,7 +71,7 @@ class Remote:
         `total`: bytes to read; None: to its end. Raises InputError when the file is not there, may not be read or is
         shorter than `total`, and when nothing has come for OUTAGE_SECONDS.
         """
-        start, size, tries, since = 0, BLOCK, 0, time.monotonic()
+        start, size, pause, since = 0, BLOCK, FIRST_PAUSE, time.monotonic()
         while total is None or start < total:
             # Where the end is not known, the range begins with a byte that is there: one past the end is an error.
             first = start if total is not None else max(start - 1, 0)
@@ -86,11 +86,11 @@ class Remote:
                 self._judge(name, error, time.monotonic() - since)
                 if isinstance(error, asyncio.TimeoutError):
                     size = max(size // 4, SMALLEST_BLOCK)
-                time.sleep(min(0.5 * 2**tries, LONGEST_PAUSE))
-                tries += 1
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
                 continue
             yield block
-            start, tries, since = start + len(block), 0, time.monotonic()
+            start, pause, since = start + len(block), FIRST_PAUSE, time.monotonic()
             if total is None and (whole or len(data) < end - first):
                 return
 
@@ -126,8 +126,9 @@ def _refusal(error: Exception) -> str:
     if status == 416 or getattr(error, "errno", None) == errno.EINVAL:
         return "is shorter than its manifest says"
     is_client_error = isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
-    is_untrusted = any(word in type(error).__name__ for word in ("Credentials", "Certificate"))
-    return "cannot be read" if isinstance(error, PermissionError) or is_client_error or is_untrusted else ""
+    # By name: their packages may not be there.
+    is_final = any(word in type(error).__name__ for word in ("Credentials", "Certificate", "InvalidU", "ParamValid"))
+    return "cannot be read" if isinstance(error, PermissionError) or is_client_error or is_final else ""
 
 
 class TarCache:
@@ -211,6 +212,8 @@ class TarCache:
 
     def _wait_for(self, uses: Counter[str]) -> None:
         self._needed += uses
+        for name in uses:
+            self._failed.pop(name, None)  # when it was fetched ahead; by now it may come
         try:
             while missing := [name for name in uses if name not in self._mapped]:
                 for name in missing:
@@ -274,9 +277,9 @@ class TarCache:
         """Takes room on the disk for a tar; deletes others for it, but none that is needed sooner."""
         if self._limit is None:
             return True
-        with _lock(self.folder / ".lock"):
-            found = {entry.name: entry.stat() for entry in os.scandir(self.folder)}
-            own = {file: stat for file, stat in found.items() if file.removesuffix(".part") in self._tars}
+        with self._alone():
+            files = [file for file in os.listdir(self.folder) if file.removesuffix(".part") in self._tars]
+            own = {file: (self.folder / file).stat() for file in files}
             if name in own or f"{name}.part" in own:
                 return True
             expected = list(self._expected)
@@ -332,9 +335,11 @@ class TarCache:
                     continue
                 try:
                     self._download(file, part, name, total, is_sound)
-                    os.replace(part, path)
+                    with self._alone():
+                        os.replace(part, path)
                 except BaseException:
-                    part.unlink(missing_ok=True)
+                    with self._alone():
+                        part.unlink(missing_ok=True)
                     raise
 
     def _download(
@@ -355,6 +360,10 @@ class TarCache:
             f"{self._remote.url}/{name} is not the file that its manifest describes: fetched twice, it differed. "
             "Copy the shard set there again."
         )
+
+    def _alone(self) -> AbstractContextManager[object]:
+        """Nobody else renames or deletes tars of the folder meanwhile."""
+        return _lock(self.folder / ".lock")
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(
