@@ -68,7 +68,8 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     """
     shards = ShardSet(config.shards, config.cache, config.cache_bytes or None)
     split, pixels, classes = shards.split("train"), shards.manifest.pixels, shards.manifest.classes
-    split.hold_all()  # the order is random
+    if config.order == "random":
+        split.hold_all()
     val = shards.split("val") if "val" in shards else None
     config = resolve(config, split.size, topology)
     steps = steps_per_epoch(len(split), config.batch)
