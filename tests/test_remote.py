@@ -30,7 +30,6 @@ from tests.conftest import SIZE, write
 from tests.test_cluster import bucket  # noqa: F401 (a fixture)
 
 pytest.importorskip("aiohttp")
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 Fault = Callable[[str, int], str]
 """File name and number of the request for it, from 0 -> what goes wrong: drop, truncate, silent, stall, 503, or ''."""
