@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import resource
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
@@ -219,6 +220,7 @@ class Split:
                 f"{folder / index_name(name)} does not fit its tars. Make the shard set again; "
                 f"alexnet-fast verify {folder} names what is damaged."
             )
+        _allow_open_files(len(listed))
         self._tars = tars or LocalTars(folder, listed)
         self._tar_files = [tar.file for tar in listed]
         self.raw: NDArray[np.bool_] = np.full(len(self.index), self.encoding == "raw")
@@ -348,6 +350,14 @@ def load_index(path: Path) -> NDArray[np.void]:
     if not isinstance(index, np.ndarray) or index.dtype != INDEX_DTYPE or index.ndim != 1:
         raise InputError(f"{path} is not a sample index of version {FORMAT_VERSION}. Make the shard set again.")
     return index
+
+
+def _allow_open_files(more: int) -> None:
+    """Raises the process' own limit, as far as the system lets it: every mapped tar keeps a file open."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if now != resource.RLIM_INFINITY:
+        wanted = now + more if most == resource.RLIM_INFINITY else min(now + more, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def map_tar(path: Path, expected_bytes: int) -> NDArray[np.uint8]:

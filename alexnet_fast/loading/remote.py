@@ -18,11 +18,11 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 from typing import IO
 
 import numpy as np
@@ -120,7 +120,7 @@ class Remote:
 
 def _refusal(error: Exception) -> str:
     """In words, an answer that another try would not change; empty for a failure that may pass."""
-    status = getattr(error, "status", None) or getattr(error, "code", None)
+    status = getattr(error, "code" if type(error).__name__ == "HttpError" else "status", None)  # gcsfs, aiohttp
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return "is not there"
     if status == 416 or getattr(error, "errno", None) == errno.EINVAL:
@@ -152,14 +152,15 @@ class TarCache:
                 with suppress(FileExistsError):
                     os.link(file.name, self.folder / MANIFEST)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._explained(error) from error
         self._remote = remote
         self._limit = limit
         self._tars = {tar.file: tar for tars in self.manifest.splits.values() for tar in tars}
+        self._turn = Lock()
         self._changed = Condition()
         # All of these are tars by their file names, and change under `_changed` only.
         self._mapped: dict[str, NDArray[np.uint8]] = {}
-        self._needed: Counter[str] = Counter()
+        self._needed: Set[str] = set()
         self._expected: dict[str, int] = {}
         self._fetching: set[str] = set()
         self._failed: dict[str, Exception] = {}
@@ -197,33 +198,39 @@ class TarCache:
     def map(self, uses: Counter[str], split: str) -> dict[str, NDArray[np.uint8]]:
         """Waits until these tars are there. Raises InputError when one cannot be had, or they do not fit at once."""
         with self._changed:
-            if not uses.keys() <= self._mapped.keys():
-                self.hold(uses, split)
-                self._wait_for(uses)
-            for name, count in uses.items():
-                if name in self._expected:
-                    self._expected[name] -= count
-                    if self._expected[name] <= 0:
-                        del self._expected[name]
-                        self._full = False
-            self._touch(uses)
-            self._start()
-            return {name: self._mapped[name] for name in uses}
+            if mapped := self._take(uses):
+                return mapped
+        self.hold(uses, split)
+        with self._turn, self._changed:  # one thread at a time: two might hold the room that the other waits for
+            self._wait_for(uses)
+            return self._take(uses) or {}
+
+    def _take(self, uses: Counter[str]) -> dict[str, NDArray[np.uint8]] | None:
+        if not uses.keys() <= self._mapped.keys():
+            return None
+        for name, count in uses.items():
+            if name in self._expected:
+                self._expected[name] -= count
+                if self._expected[name] <= 0:
+                    del self._expected[name]
+                    self._full = False
+        self._touch(uses)
+        self._start()
+        return {name: self._mapped[name] for name in uses}
 
     def _wait_for(self, uses: Counter[str]) -> None:
-        self._needed += uses
+        self._needed = uses.keys()
         for name in uses:
             self._failed.pop(name, None)  # when it was fetched ahead; by now it may come
         try:
-            while missing := [name for name in uses if name not in self._mapped]:
-                for name in missing:
-                    if name in self._failed:
-                        raise self._failed.pop(name)
+            while missing := uses.keys() - self._mapped.keys():
+                for name in missing & self._failed.keys():
+                    raise self._failed[name]
                 self._full = False
                 self._start()
                 self._changed.wait(1)  # another process may have made room
         finally:
-            self._needed -= uses
+            self._needed = set()
 
     def _touch(self, names: Iterable[str]) -> None:
         """Marks as used just now, for all processes that share the folder."""
@@ -247,8 +254,8 @@ class TarCache:
             with self._changed:
                 try:
                     name = self._next()
-                except OSError as error:
-                    self._failed |= dict.fromkeys(self._needed, self._unwritable(error))
+                except Exception as error:  # for the thread that waits
+                    self._failed |= dict.fromkeys(self._needed, self._explained(error))
                     name = None
                 if name is None:
                     self._workers -= 1
@@ -260,7 +267,7 @@ class TarCache:
                 self._fetching.remove(name)
                 if isinstance(outcome, Exception):
                     self._failed[name] = outcome
-                else:
+                elif outcome is not None:
                     self._mapped[name] = outcome
                 self._changed.notify_all()
 
@@ -285,7 +292,7 @@ class TarCache:
             expected = list(self._expected)
             is_next = name in self._needed or name not in self._expected
             later = {other: place for place, other in enumerate(expected) if is_next or place > expected.index(name)}
-            busy = {*self._needed, *self._fetching, *self._expected} - later.keys() | self._needed.keys()
+            busy = {*self._needed, *self._fetching, *self._expected} - later.keys() | self._needed
             for other in self._mapped.keys() - own.keys() - busy - later.keys():  # deleted by another process
                 del self._mapped[other]
             # First what nobody here expects, longest unused first; then what is expected last.
@@ -308,39 +315,45 @@ class TarCache:
                 part.truncate(self._tars[name].bytes)
             return True
 
-    def _fetch(self, tar: Tar) -> NDArray[np.uint8] | Exception:
+    def _fetch(self, tar: Tar) -> NDArray[np.uint8] | Exception | None:
+        """The tar, mapped; None: room has to be made for it once more."""
         path = self.folder / tar.file
         try:
             while True:
-                self._bring(
+                if not self._bring(
                     tar.file, tar.bytes, lambda _, sha256: sha256 == tar.sha256, lambda path: _size(path) == tar.bytes
-                )
+                ):
+                    return None
                 with suppress(FileNotFoundError):  # deleted since by another process
                     os.utime(path)
                     return map_tar(path, tar.bytes)
-        except OSError as error:
-            return self._unwritable(error)
         except Exception as error:  # for the thread that waits for this tar
-            return error
+            return self._explained(error)
 
     def _bring(
         self, name: str, total: int | None, is_sound: Callable[[Path, str], bool], is_there: Callable[[Path], bool]
-    ) -> None:
-        """Fetches a file unless it is there. Only one process does; the others wait for it, or go on if it dies."""
+    ) -> bool:
+        """Fetches a file unless it is there; False when there is a limit and the room taken for it was given away.
+
+        Only one process fetches it; the others wait, or go on if that one dies.
+        """
         path = self.folder / name
         part = path.with_name(f"{name}.part")
         while not is_there(path):
             with _lock(part) as file:
                 if not _is_at(file, part) or is_there(path):  # it was another's, and is finished or given up
                     continue
+                if self._limit is not None and total is not None and _size(part) != total:
+                    part.unlink(missing_ok=True)
+                    return False
                 try:
                     self._download(file, part, name, total, is_sound)
-                    with self._alone():
+                    with self._alone(), suppress(FileNotFoundError):  # deleted just before it was locked
                         os.replace(part, path)
                 except BaseException:
-                    with self._alone():
-                        part.unlink(missing_ok=True)
+                    part.unlink(missing_ok=True)
                     raise
+        return True
 
     def _download(
         self, file: IO[bytes], part: Path, name: str, total: int | None, is_sound: Callable[[Path, str], bool]
@@ -365,7 +378,9 @@ class TarCache:
         """Nobody else renames or deletes tars of the folder meanwhile."""
         return _lock(self.folder / ".lock")
 
-    def _unwritable(self, error: OSError) -> InputError:
+    def _explained(self, error: Exception) -> Exception:
+        if not isinstance(error, OSError):
+            return error
         return InputError(
             f"the cache {self.folder} cannot be written ({error.strerror}). "
             "Choose another folder with --cache, or set a limit with --cache-size."
