@@ -47,6 +47,19 @@ path_type = click.Path(path_type=Path)
 LAYOUTS = ["folders", "ilsvrc", "kaggle", "whole", "parquet", "webdataset"]
 
 
+class BytesType(click.ParamType[int]):
+    """`100GB` as a number of bytes."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([KMGT])(i?)B", str(value), re.IGNORECASE | re.ASCII)
+        if match is None:
+            self.fail(f"{value!r} is not a size like 100GB or 93.5GiB.", param, ctx)
+        thousands = "KMGT".index(match[2].upper()) + 1
+        return int(float(match[1]) * (1024 if match[3] else 1000) ** thousands)
+
+
 class PartType(click.ParamType[tuple[int, int]]):
     """`I/N` as two numbers."""
 
@@ -70,7 +83,14 @@ class PartType(click.ParamType[tuple[int, int]]):
     help="Folder of the shard set, or a URL (s3://...). Several folders: its tars are spread over their disks.",
 )
 @click.option("--layout", type=click.Choice(LAYOUTS), help="What --src is.  [default: recognised by looking]")
-@click.option("--encoding", type=click.Choice(["jpeg", "raw"]), default="jpeg", show_default=True)
+@click.option(
+    "--encoding",
+    type=click.Choice(["jpeg", "raw", "mixed"]),
+    default="jpeg",
+    show_default=True,
+    help="mixed: JPEG, and as many training images raw as --budget holds.",
+)
+@click.option("--budget", type=BytesType(), help="Of mixed: what the whole set may take on disk, 100GB or 93GiB.")
 @click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="Of the JPEGs.")
 @click.option("--size", type=click.IntRange(8, 4096), default=256, show_default=True, help="Stored side, pixels.")
 @click.option("--keep", is_flag=True, help="Store a JPEG that is a square of that size already as it is.")

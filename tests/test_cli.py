@@ -21,8 +21,8 @@ from alexnet_fast.sharding import sources
 REPOSITORY = Path(alexnet_fast.__file__).parents[1]
 
 FLAGS = {
-    "shard": "--check-md5 --classes --encoding --finish --json --keep --layout --out --part --quality --scheduler"
-    " --seed --size --split --src --strict --val-fraction --workers",
+    "shard": "--budget --check-md5 --classes --encoding --finish --json --keep --layout --out --part --quality"
+    " --scheduler --seed --size --split --src --strict --val-fraction --workers",
     "verify": "--json --quick --workers",
     "train": "--arch --batch --epochs --gpus --json --lr --precision --recipe --resume --run --seed --set"
     " --shards --threads",
