@@ -38,7 +38,7 @@ def estimate_raw_share(source: Source, plan: Plan, say: Callable[[str], None]) -
     if budget < least:
         needed = byte_text(math.ceil(least / 10**8) * 10**8 if least >= 10**9 else math.ceil(least / 10**4) * 10**4)
         raise InputError(
-            f"--budget is too small: the set takes {needed} when every image is a JPEG. Give at least that, or a "
+            f"--budget is too small: the set may take {needed} when every image is a JPEG. Give at least that, or a "
             "smaller --size or --quality."
         )
     share = math.floor(1e4 * min((budget - least) / max(more, 1), 1)) / 1e4
