@@ -19,7 +19,7 @@ from alexnet_fast.sharding.write import Part, Summary, write_shard_set
 CLASSES = ("n01_ball", "n02_cube", "n03_cone")
 IMAGES_PER_CLASS = {"train": 20, "val": 6}
 SIZE = 96
-MIXED_BUDGET = 1_500_000
+MIXED_BUDGET = 1_200_000
 
 REAL_IMAGES = Path("shared", "data", "imagenet-originals-350.tar")
 IMAGENETTE = Path("shared", "data", "imagenette-224.tar")

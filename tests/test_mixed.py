@@ -13,7 +13,6 @@ from PIL import Image
 
 from alexnet_fast.cli import BytesType
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.images import Source
 from alexnet_fast.sharding.output import open_output
 from alexnet_fast.sharding.plan import Options, jobs, make_plan
 from alexnet_fast.sharding.resize import encode, to_square
@@ -112,9 +111,11 @@ def test_a_resumed_run_keeps_the_share(image_folder: Path, mixed_shards: Path, t
     folder = shutil.copytree(image_folder, tmp_path / "in")
     source = find_images(folder)
     write(source, tmp_path / "out", OPTIONS, part=Part(1, 3))
-    gone = [job.images[0].path for job in _jobs(source, tmp_path) if job.number in (1, 2)]
+    plan = make_plan(source, OPTIONS)
+    later = jobs(source, plan, open_output([str(tmp_path / "out")]), {("train", 1), ("train", 2)})
+    gone = [folder / image.path for job in later for image in job.images[:3]]
     for path in gone:
-        (folder / path).unlink()
+        path.unlink()
     with pytest.raises(InputError, match=rf"\(budget {MIXED_BUDGET}, now {MIXED_BUDGET + 1}\)"):
         write(source, tmp_path / "out", Options("mixed", size=SIZE, budget=MIXED_BUDGET + 1))
     assert write(source, tmp_path / "out", OPTIONS).rejected == len(gone)
@@ -122,29 +123,40 @@ def test_a_resumed_run_keeps_the_share(image_folder: Path, mixed_shards: Path, t
     assert not set(images_of(tmp_path / "out", "train")) - set(images_of(mixed_shards, "train"))
 
 
-def _jobs(source: Source, tmp_path: Path) -> list:
-    plan = make_plan(source, OPTIONS)
-    return list(jobs(source, plan, open_output([str(tmp_path / "none")]), set(plan.tar_names())))
-
-
 def test_a_jpeg_of_the_size_of_raw_pixels_is_not_taken_for_them(tmp_path: Path) -> None:
     """`--keep` stores a source's file, of any number of bytes."""
     folder = tmp_path / "in" / "a"
     folder.mkdir(parents=True)
-    for number in range(4):
+    for number in range(16):
         file = io.BytesIO()
         Image.fromarray(picture(number)).resize((SIZE, SIZE)).save(file, "JPEG")
-        (folder / f"{number}.jpg").write_bytes(file.getvalue().ljust(raw_bytes(SIZE), b"\0"))
-    options = Options("mixed", size=SIZE, keep=True, budget=4 * raw_bytes(SIZE) + 20_000)
+        (folder / f"{number}.jpg").write_bytes(file.getvalue().ljust(raw_bytes(SIZE) * (number % 2), b"\0"))
+    options = Options("mixed", size=SIZE, keep=True, budget=13 * raw_bytes(SIZE))
     write(find_images(tmp_path / "in"), tmp_path / "out", options)
     split = ShardSet(tmp_path / "out").split("train")
     found = list(images_of(tmp_path / "out", "train"))
     assert split.raw.tolist() == [name.endswith(".npy") for name, _ in found]
+    longer = 0
     for name, data in found:
         given = (tmp_path / "in" / name).with_suffix(".jpg").read_bytes()
-        assert data == (encode(to_square(given, SIZE), "raw", 90) if name.endswith(".npy") else given + b"\0")
-        assert name.endswith(".npy") or Image.open(io.BytesIO(data)).size == (SIZE, SIZE)
-    assert len(np.unique(split.raw)) == 2
+        if name.endswith(".npy"):
+            assert data == encode(to_square(given, SIZE), "raw", 90)
+        else:
+            assert data == given + b"\0" * (len(given) == raw_bytes(SIZE))
+            assert Image.open(io.BytesIO(data)).size == (SIZE, SIZE)
+            longer += data != given
+    assert longer
+
+
+def test_images_that_cannot_be_read_take_no_room(tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "a"
+    folder.mkdir(parents=True)
+    (folder / "bad.jpg").write_text("no image")
+    with pytest.raises(InputError, match="no image of the split train could be read"):
+        write(find_images(tmp_path / "in"), tmp_path / "out", OPTIONS)
+    Image.fromarray(picture(0)).save(folder / "good.jpg")
+    write(find_images(tmp_path / "in"), tmp_path / "more", OPTIONS)
+    assert ShardSet(tmp_path / "more").split("train").raw.tolist() == [True]
 
 
 def test_validation_samples_are_jpegs(image_folder: Path, tmp_path: Path) -> None:
