@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
-from alexnet_fast.cli import BytesType
+from alexnet_fast.cli import BytesType, main
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.output import open_output
 from alexnet_fast.sharding.plan import Options, jobs, make_plan
@@ -104,6 +105,14 @@ def test_same_bytes_whoever_writes_it(
         write(find_images(image_folder), tmp_path / "out", OPTIONS, workers, part)
     assert files(tmp_path / "out") == files(mixed_shards)
     assert write(find_images(image_folder), tmp_path / "out", OPTIONS).written == 0
+
+
+def test_the_command_line_writes_the_same_bytes(image_folder: Path, mixed_shards: Path, tmp_path: Path) -> None:
+    command = ["shard", "--src", str(image_folder), "--out", str(tmp_path / "out"), "--size", str(SIZE)]
+    result = CliRunner().invoke(main, [*command, "--encoding", "mixed", "--budget", f"{MIXED_BUDGET / 1000}kB"])
+    assert result.exit_code == 0, result.output
+    assert f"{100 * share(mixed_shards):.4g} % of the training images raw, 1.20 MB in all" in result.output
+    assert files(tmp_path / "out") == files(mixed_shards)
 
 
 def test_a_resumed_run_keeps_the_share(image_folder: Path, mixed_shards: Path, tmp_path: Path) -> None:
