@@ -36,9 +36,10 @@ def estimate_raw_share(source: Source, plan: Plan, say: Callable[[str], None]) -
     least += tarfile.RECORDSIZE * sum(plan.tars.values())  # the end of a tar is half of that: the rest is the manifest
     more = plan.images.get("train", 0) * (_in_blocks(raw_bytes(options.size)) - jpeg.get("train", 0))
     if budget < least:
-        digit = 10**8 if least >= 10**9 else 10**4  # the last one shown: rounded up, so that it is enough
+        last_digit = 10**8 if least >= 10**9 else 10**4  # as byte_text shows it: rounded up, so that it is enough
+        needed = byte_text(math.ceil(least / last_digit) * last_digit)
         raise InputError(
-            f"--budget is too small: the set may take {byte_text(math.ceil(least / digit) * digit)} when every image is a JPEG. Give at least that, or a "
+            f"--budget is too small: the set may take {needed} when every image is a JPEG. Give at least that, or a "
             "smaller --size or --quality."
         )
     share = math.floor(1e4 * min((budget - least) / max(more, 1), 1)) / 1e4
