@@ -50,6 +50,19 @@ MACHINE = {"threads", "cache", "cache_bytes"}
 LAYOUTS = ["folders", "ilsvrc", "kaggle", "whole", "parquet", "webdataset"]
 
 
+class BytesType(click.ParamType[int]):
+    """`100GB` as a number of bytes."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([KMGT])(i?)B", str(value), re.IGNORECASE | re.ASCII)
+        if match is None or not float(match[1]):
+            self.fail(f"{value!r} is not a size like 100GB or 93.5GiB.", param, ctx)
+        thousands = "KMGT".index(match[2].upper()) + 1
+        return int(float(match[1]) * (1024 if match[3] else 1000) ** thousands)
+
+
 class PartType(click.ParamType[tuple[int, int]]):
     """`I/N` as two numbers."""
 
@@ -62,23 +75,9 @@ class PartType(click.ParamType[tuple[int, int]]):
         return int(match[1]), int(match[2])
 
 
-class SizeType(click.ParamType[int]):
-    """`100GB` as bytes."""
-
-    name = "SIZE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)(i?)B", str(value), re.IGNORECASE)
-        if match is None or not (
-            size := float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " ")
-        ):
-            self.fail(f"{value!r} is not a size such as 100GB, 1.5TB or 500MB.", param, ctx)
-        return int(size)
-
-
 def cache_options(command: Callable[..., None]) -> Callable[..., None]:
     size = "Most of its tars at a time, such as 100GB.  [default: no limit]"
-    command = click.option("--cache-size", "cache_bytes", type=SizeType(), help=size)(command)
+    command = click.option("--cache-size", "cache_bytes", type=BytesType(), help=size)(command)
     folder = "Folder that keeps the tars of a URL.  [default: ~/.cache/alexnet-fast]"
     return click.option("--cache", metavar="DIR", help=folder)(command)
 
@@ -94,7 +93,14 @@ def cache_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Folder of the shard set, or a URL (s3://...). Several folders: its tars are spread over their disks.",
 )
 @click.option("--layout", type=click.Choice(LAYOUTS), help="What --src is.  [default: recognised by looking]")
-@click.option("--encoding", type=click.Choice(["jpeg", "raw"]), default="jpeg", show_default=True)
+@click.option(
+    "--encoding",
+    type=click.Choice(["jpeg", "raw", "mixed"]),
+    default="jpeg",
+    show_default=True,
+    help="mixed: JPEG, and as many training images raw as --budget holds.",
+)
+@click.option("--budget", type=BytesType(), help="Of mixed: what the whole set may take on disk, 100GB or 93GiB.")
 @click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="Of the JPEGs.")
 @click.option("--size", type=click.IntRange(8, 4096), default=256, show_default=True, help="Stored side, pixels.")
 @click.option("--keep", is_flag=True, help="Store a JPEG that is a square of that size already as it is.")

@@ -31,7 +31,11 @@ FORMAT = "alexnet-fast shard set"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 MEMBER = {"jpeg": "jpg", "raw": "npy"}
-"""Extension of the image member for each encoding."""
+"""Extension of the image member for each encoding of a sample."""
+MIXED = "mixed"
+"""The encoding of a set of both kinds; `is_raw` tells which sample is of which."""
+NPY_HEADER = 128
+"""Bytes of a raw member before its pixels, whatever their number."""
 
 INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("label", "<i4"), ("crc32", "<u4")])
 """A sample: place of its tar in the manifest's list, first byte and number of bytes of its image member, class index
@@ -68,6 +72,7 @@ class Manifest:
     """What `manifest.json` holds. The same input, options and seed give the same file, byte for byte.
 
     `keep`: a stored JPEG may be a source's own file: a square of 7/8 of `size` or more, grey or of any subsampling.
+    `raw_share`: of a mixed set, the share of the training samples that are raw; all others are JPEG.
     `plan`: fingerprint of the listing and options it was made from. `counts`: per split, the labelled samples of
     each class. These three are empty in sets of before they were there.
     """
@@ -75,6 +80,7 @@ class Manifest:
     encoding: str
     size: int
     quality: int | None
+    raw_share: float | None = None
     seed: int
     keep: bool = False
     plan: str = ""
@@ -85,6 +91,8 @@ class Manifest:
 
     def to_json(self) -> str:
         body = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}
+        if self.raw_share is None:
+            del body["raw_share"]
         return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -111,7 +119,9 @@ def _check(manifest: Manifest) -> None:
     names = [*manifest.splits, *(tar.file for tar in tars)]
     pixels = manifest.pixels
     checks = {
-        "encoding": manifest.encoding in MEMBER,
+        "encoding": manifest.encoding in (*MEMBER, MIXED),
+        "raw_share": 0 <= (manifest.raw_share or 0) <= 1
+        and (manifest.raw_share is None) == (manifest.encoding != MIXED),
         "size": manifest.size > 0,
         "classes": all({"id", "name"} <= entry.keys() for entry in manifest.classes),
         "splits": all(tar.samples >= 0 and tar.bytes >= 0 for tar in tars)
@@ -154,6 +164,17 @@ def file_digest(path: Path, algorithm: str) -> str:
 
 def index_name(split: str) -> str:
     return f"{split}.index.npy"
+
+
+def is_raw(index: NDArray[np.void], encoding: str, size: int) -> NDArray[np.bool_]:
+    """Which rows of an index are raw samples; the writer lets no JPEG of a mixed set have just as many bytes."""
+    if encoding == MIXED:
+        return np.asarray(index["size"] == raw_bytes(size))
+    return np.full(len(index), encoding == "raw")
+
+
+def raw_bytes(size: int) -> int:
+    return NPY_HEADER + 3 * size**2
 
 
 class Tars(Protocol):
@@ -209,6 +230,8 @@ class Split:
         self.pixels = manifest.pixels
         self.index: NDArray[np.void] = load_index(folder / index_name(name))
         self.labels: NDArray[np.int64] = self.index["label"].astype(np.int64)
+        self.raw = is_raw(self.index, self.encoding, self.size)
+        """(n,) which images are stored as pixels."""
         listed = manifest.splits[name]
         if len(self.index) != sum(tar.samples for tar in listed):
             raise InputError(
@@ -223,8 +246,6 @@ class Split:
         _allow_open_files(len(listed))
         self._tars = tars or LocalTars(folder, listed)
         self._tar_files = [tar.file for tar in listed]
-        self.raw: NDArray[np.bool_] = np.full(len(self.index), self.encoding == "raw")
-        """(n,) which images are stored as pixels."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -234,7 +255,7 @@ class Split:
         if len(shard) and int(shard.max()) >= len(tars):
             return False
         tar_bytes = np.array([tar.bytes for tar in tars], np.uint64)[shard]
-        smallest = 1 if self.encoding == "jpeg" else 3 * self.size**2
+        smallest = np.where(self.raw, 3 * self.size**2, 1)
         inside = (size >= smallest) & (size <= tar_bytes) & (offset <= tar_bytes - np.minimum(size, tar_bytes))
         return bool(inside.all() and (self.labels >= UNLABELLED).all() and (self.labels < classes).all())
 

@@ -28,6 +28,7 @@ from alexnet_fast.interop import side_files
 from alexnet_fast.shardset import (
     MANIFEST,
     MEMBER,
+    MIXED,
     UNLABELLED,
     Manifest,
     ShardSet,
@@ -35,6 +36,7 @@ from alexnet_fast.shardset import (
     file_digest,
     index_name,
     load_index,
+    raw_bytes,
 )
 
 IDX_VERSION = "v1.2"
@@ -62,6 +64,13 @@ class Kind:
     smallest: int
     size: int
     classes: int
+
+    def is_raw(self, size: int) -> bool:
+        """Whether an image of so many bytes is stored as pixels."""
+        return self.encoding == "raw" or (self.encoding == MIXED and size == raw_bytes(self.size))
+
+    def extension(self, size: int) -> str:
+        return MEMBER["raw" if self.is_raw(size) else "jpeg"]
 
 
 @dataclass(frozen=True)
@@ -203,7 +212,6 @@ class _Check:
     def __init__(self, job: Job, file: BinaryIO, intact: bool) -> None:
         self.job, self.file, self.intact = job, file, intact
         self.size = file.seek(0, 2)
-        self.extension = MEMBER[job.kind.encoding]
         self.labels = {str(label).encode() for label in range(UNLABELLED, job.kind.classes)}
 
     def run(self) -> Iterator[Damage]:
@@ -299,7 +307,7 @@ class _Check:
             yield Damage(tar, key, "cannot be read from the disk")
             return
         image_at = HEAD + place.size
-        members = [(f"{key}.cls", place.label_size), (f"{key}.{self.extension}", place.size)]
+        members = [(f"{key}.cls", place.label_size), (f"{key}.{self.job.kind.extension(place.size)}", place.size)]
         for (name, size), start in zip(members, (0, 2 * BLOCK), strict=True):
             header = _header(content[start : start + BLOCK])
             if header is None:
@@ -349,7 +357,7 @@ class _Check:
         if label is None or image is None or not 0 < label[1] <= BLOCK:
             return None
         key = label[0].removesuffix(".cls")
-        fits = (label[0], image[0]) == (f"{key}.cls", f"{key}.{self.extension}")
+        fits = (label[0], image[0]) == (f"{key}.cls", f"{key}.{self.job.kind.extension(image[1])}")
         return Sample(key, Place(start + HEAD, image[1], label[1])) if fits else None
 
     def key(self, start: int) -> str:
@@ -360,7 +368,8 @@ class _Check:
 
     def line(self, sample: Sample) -> str:
         """What DALI's index says of it."""
-        (key, (offset, size, label_size)), extension = sample, self.extension
+        key, (offset, size, label_size) = sample
+        extension = self.job.kind.extension(size)
         return f"cls {offset - 2 * BLOCK} {label_size} {key}.cls {extension} {offset} {size} {key}.{extension}"
 
     def parse(self, line: str) -> Sample | None:
@@ -415,7 +424,7 @@ def _image_problem(data: bytes, kind: Kind) -> str:
     """Empty when the bytes are an image as the manifest says."""
     size = kind.size
     try:
-        if kind.encoding == "raw":
+        if kind.is_raw(len(data)):
             pixels = np.load(io.BytesIO(data), allow_pickle=False)
             shape, right = pixels.shape, pixels.shape == (size, size, 3) and pixels.dtype == np.uint8
         else:

@@ -19,6 +19,7 @@ from alexnet_fast.sharding.write import Part, Summary, write_shard_set
 CLASSES = ("n01_ball", "n02_cube", "n03_cone")
 IMAGES_PER_CLASS = {"train": 20, "val": 6}
 SIZE = 96
+MIXED_BUDGET = 1_200_000
 
 REAL_IMAGES = Path("shared", "data", "imagenet-originals-350.tar")
 IMAGENETTE = Path("shared", "data", "imagenette-224.tar")
@@ -75,6 +76,14 @@ def jpeg_shards(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def raw_shards(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards") / "raw"
     write(find_images(image_folder), out, Options("raw", size=SIZE))
+    return out
+
+
+@pytest.fixture(scope="session")
+def mixed_shards(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About half of the training samples are raw."""
+    out = tmp_path_factory.mktemp("shards") / "mixed"
+    write(find_images(image_folder), out, Options("mixed", size=SIZE, budget=MIXED_BUDGET))
     return out
 
 

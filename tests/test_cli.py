@@ -21,8 +21,8 @@ from alexnet_fast.sharding import sources
 REPOSITORY = Path(alexnet_fast.__file__).parents[1]
 
 FLAGS = {
-    "shard": "--check-md5 --classes --encoding --finish --json --keep --layout --out --part --quality --scheduler"
-    " --seed --size --split --src --strict --val-fraction --workers",
+    "shard": "--budget --check-md5 --classes --encoding --finish --json --keep --layout --out --part --quality"
+    " --scheduler --seed --size --split --src --strict --val-fraction --workers",
     "verify": "--json --quick --workers",
     "train": "--arch --batch --cache --cache-size --epochs --gpus --json --lr --order --precision --recipe --resume"
     " --run --seed --set --shards --threads",
@@ -133,6 +133,13 @@ def test_shard_refuses_options_that_do_not_fit(image_folder: Path, tmp_path: Pat
     assert_refused(
         "--keep stores JPEGs as they are; leave it out with --encoding raw.", *start, "--keep", "--encoding", "raw"
     )
+    together = "--encoding mixed and --budget go together: --encoding mixed --budget 100GB."
+    assert_refused(together, *start, "--encoding", "mixed")
+    assert_refused(together, *start, "--budget", "1GB")
+    for budget in ("5", "0GB", "GB", "-1GB", "1e3GB", "nanGB", "1 000 GB", "9" * 10 + "GB", "1PB"):
+        code, output = run(*start, "--encoding", "mixed", "--budget", budget)
+        assert code == 2
+        assert f"'{budget}' is not a size like 100GB or 93.5GiB." in output
     assert_refused(
         "--split half is --val-fraction 0.5; give one of the two.", *start, "--split", "half", "--val-fraction", "0.5"
     )

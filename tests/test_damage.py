@@ -43,7 +43,7 @@ def by_position(batches: list[Batch]) -> dict[tuple[bytes, bytes], tuple[int, in
     }
 
 
-@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+@pytest.mark.parametrize("encoding", ["jpeg", "raw", "mixed"])
 def test_a_neighbour_takes_the_place(
     encoding: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

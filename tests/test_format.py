@@ -7,6 +7,7 @@ import struct
 import tarfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -48,10 +49,11 @@ def read_samples(folder: Path, split: str) -> list[tuple[str, int, bytes]]:
     return samples
 
 
-@pytest.mark.parametrize(("shards", "extension"), [("jpeg_shards", "jpg"), ("raw_shards", "npy")])
-def test_the_page_is_enough_to_read_a_set(shards: str, extension: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("shards", ["jpeg_shards", "raw_shards", "mixed_shards"])
+def test_the_page_is_enough_to_read_a_set(shards: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(shards)
-    size = json.loads((folder / "manifest.json").read_text())["size"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    size, encoding = manifest["size"], manifest["encoding"]
     for split in ("train", "val"):
         samples = read_samples(folder, split)
         expected = []
@@ -63,8 +65,10 @@ def test_the_page_is_enough_to_read_a_set(shards: str, extension: str, request: 
                 for (name, label), (_, image) in zip(members[::2], members[1::2], strict=True)
             ]
         assert samples == expected
-        for _, _, data in samples:
-            if extension == "jpg":
+        raw = [encoding == "raw" or (encoding == "mixed" and len(s[2]) == 3 * size**2 + 128) for s in samples]
+        assert sum(raw) / len(raw) == pytest.approx(share_of_raw(manifest, split), abs=1 / len(raw))
+        for (_, _, data), is_raw in zip(samples, raw, strict=True):
+            if not is_raw:
                 assert Image.open(io.BytesIO(data)).size == (size, size)
             else:
                 header, pixels = read_npy(data)
@@ -72,10 +76,16 @@ def test_the_page_is_enough_to_read_a_set(shards: str, extension: str, request: 
                 assert pixels == data[-3 * size * size :]
 
 
-def test_the_page_names_every_file_and_key(jpeg_shards: Path) -> None:
+def share_of_raw(manifest: dict[str, Any], split: str) -> float:
+    if manifest["encoding"] == "mixed":
+        return float(manifest["raw_share"]) if split == "train" else 0
+    return float(manifest["encoding"] == "raw")
+
+
+def test_the_page_names_every_file_and_key(mixed_shards: Path) -> None:
     page = (Path(__file__).parents[1] / "shards" / "README.md").read_text(encoding="utf-8")
-    for path in jpeg_shards.iterdir():
+    for path in mixed_shards.iterdir():
         assert path.name.replace("val", "train").replace("000001", "000000") in page or "-0000" in path.name
-    manifest = json.loads((jpeg_shards / "manifest.json").read_text())
+    manifest = json.loads((mixed_shards / "manifest.json").read_text())
     for name in [*manifest, *manifest["pixels"], *manifest["splits"]["train"][0]]:
         assert f"`{name}`" in page or f'"{name}"' in page, name

@@ -21,7 +21,8 @@ from PIL import Image
 from alexnet_fast.errors import InputError
 from alexnet_fast.shardset import MANIFEST, ShardSet
 
-SHARD_SETS = pytest.mark.parametrize(("shards", "extension"), [("jpeg_shards", "jpg"), ("raw_shards", "npy")])
+ONE_KIND = [("jpeg_shards", "jpg"), ("raw_shards", "npy")]
+SHARD_SETS = pytest.mark.parametrize(("shards", "extension"), [*ONE_KIND, ("mixed_shards", "jpg;npy")])
 Samples = list[tuple[str, int, bytes]]
 """Key, label and bytes of the image member, in stored order."""
 
@@ -32,11 +33,13 @@ def by_tarfile(folder: Path, split: str, extension: str) -> Samples:
         with tarfile.open(path) as tar:
             data = {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
         keys = [name.removesuffix(".cls") for name in data if name.endswith(".cls")]
-        samples += [(key, int(data[f"{key}.cls"]), data[f"{key}.{extension}"]) for key in keys]
+        kinds = extension.split(";")
+        images = [next(data[name] for kind in kinds if (name := f"{key}.{kind}") in data) for key in keys]
+        samples += [(key, int(data[f"{key}.cls"]), image) for key, image in zip(keys, images, strict=True)]
     return samples
 
 
-@SHARD_SETS
+@pytest.mark.parametrize(("shards", "extension"), ONE_KIND)
 def test_our_reader(shards: str, extension: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(shards)
     for name in ("train", "val"):
@@ -61,10 +64,8 @@ def test_webdataset(shards: str, extension: str, request: pytest.FixtureRequest)
     folder: Path = request.getfixturevalue(shards)
     for split in ("train", "val"):
         tars = sorted(str(path) for path in folder.glob(f"{split}-*.tar"))
-        found = [
-            (sample["__key__"], int(sample["cls"]), sample[extension])
-            for sample in webdataset.WebDataset(tars, shardshuffle=False)
-        ]
+        samples = webdataset.WebDataset(tars, shardshuffle=False).to_tuple("__key__", "cls", extension)
+        found = [(key, int(label), data) for key, label, data in samples]
         assert found == by_tarfile(folder, split, extension)
 
 
@@ -154,15 +155,18 @@ def test_hugging_face_datasets(jpeg_shards: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # wids leaves files open
-def test_wids(jpeg_shards: Path) -> None:
+def test_wids(mixed_shards: Path) -> None:
     import wids
 
     for split in ("train", "val"):
         data = wids.ShardListDataset(
-            str(jpeg_shards / f"{split}.wids.json"), cache_dir=str(jpeg_shards), keep=True, transformations=[]
+            str(mixed_shards / f"{split}.wids.json"), cache_dir=str(mixed_shards), keep=True, transformations=[]
         )
-        found = [(sample["__key__"], int(sample[".cls"].read()), sample[".jpg"].read()) for sample in data]
-        assert found == by_tarfile(jpeg_shards, split, "jpg")
+        found = [
+            (sample["__key__"], int(sample[".cls"].read()), sample[".npy" if ".npy" in sample else ".jpg"].read())
+            for sample in data
+        ]
+        assert found == by_tarfile(mixed_shards, split, "jpg;npy")
 
 
 @pytest.fixture

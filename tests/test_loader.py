@@ -44,7 +44,7 @@ def some_rows(split: Split, batch: int = 16, epochs: int = 1, rank: int = 0, wor
 
 def stored_image(split: Split, sample: int) -> NDArray[np.float64]:
     (data,) = split.read(np.array([sample]))
-    if split.encoding == "raw":
+    if data.ndim == 3:
         return data.astype(np.float64)
     return np.asarray(Image.open(io.BytesIO(data.tobytes())), dtype=np.float64)
 
@@ -63,9 +63,9 @@ def expected_image(split: Split, pixels: Pixels, rows: Rows, i: int) -> NDArray[
     return expected
 
 
-@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
-def test_images_equal_pillow_s(encoding: str, jpeg_shards: Path, raw_shards: Path) -> None:
-    shards = jpeg_shards if encoding == "jpeg" else raw_shards
+@pytest.mark.parametrize("encoding", ["jpeg", "raw", "mixed"])
+def test_images_equal_pillow_s(encoding: str, request: pytest.FixtureRequest) -> None:
+    shards: Path = request.getfixturevalue(f"{encoding}_shards")
     shard_set = ShardSet(shards)
     split = shard_set.split("train")
     seen_mirrored = 0
@@ -74,8 +74,9 @@ def test_images_equal_pillow_s(encoding: str, jpeg_shards: Path, raw_shards: Pat
         for i in range(len(batch.labels)):
             difference = batch.images[i].numpy() - expected_image(split, shard_set.manifest.pixels, batch.rows, i)
             # raw: float32 rounding alone; JPEG: both decoders are libjpeg-turbo, give or take a grey level
-            assert np.abs(difference).max() < (1e-3 if encoding == "raw" else 2.01)
-            assert np.abs(difference).mean() < (1e-4 if encoding == "raw" else 0.1)
+            is_raw = split.raw[batch.rows.samples[i]]
+            assert np.abs(difference).max() < (1e-3 if is_raw else 2.01)
+            assert np.abs(difference).mean() < (1e-4 if is_raw else 0.1)
             assert batch.labels[i] == split.labels[batch.rows.samples[i]]
             seen_mirrored += bool(batch.rows.mirror[i])
     assert 0 < seen_mirrored < len(split)

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from alexnet_fast.cli import SizeType, main
+from alexnet_fast.cli import main
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading import remote
 from alexnet_fast.sharding.images import Source
@@ -483,13 +483,3 @@ def test_training_from_a_url(
     run("train", "--gpus", "0", "--resume", "--run", tmp_path / "remote", *other)
     verify = CliRunner().invoke(main, ["verify", server.url])
     assert (verify.exit_code, "Error: verify reads a folder" in verify.output) == (2, True)
-
-
-def test_sizes() -> None:
-    size = SizeType()
-    texts = {"100GB": 10**11, "1.5TB": 15 * 10**11, "500mb": 5 * 10**8, "2 GiB": 2**31, "10B": 10}
-    assert {text: size.convert(text, None, None) for text in texts} == texts
-    for text in ("100", "GB", "-1GB", "0GB", "1PB", "many"):
-        result = CliRunner().invoke(main, ["train", "--cache-size", text])
-        assert result.exit_code == 2
-        assert f"'{text}' is not a size such as 100GB, 1.5TB or 500MB." in " ".join(result.output.split())

@@ -44,7 +44,7 @@ def stream(shards: Path, epoch: int, step: int, world: int, threads: int, kill_a
     return steps[:-1]
 
 
-@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+@pytest.mark.parametrize("encoding", ["jpeg", "mixed"])
 def test_killed_at_random_steps(encoding: str, request: pytest.FixtureRequest) -> None:
     shards: Path = request.getfixturevalue(f"{encoding}_shards")
     undisturbed = stream(shards, 0, 0, 1, 2, None)

@@ -428,3 +428,8 @@ def test_a_flipped_bit_of_the_manifest_is_refused_or_found_or_harmless(jpeg_shar
             assert str(path) in str(error)  # noqa: PT017
         path.write_bytes(good)
     assert ShardSet(copy).manifest.splits
+
+
+def test_a_mixed_set_is_whole(mixed_shards: Path) -> None:
+    assert 0 < ShardSet(mixed_shards).split("train").raw.mean() < 1
+    assert verify(mixed_shards, False, 1, lambda images: None) == []

@@ -98,7 +98,7 @@ def test_tars_are_of_near_equal_length_and_at_most_1000(tmp_path: Path) -> None:
         plan = make_plan(source, Options())
         assert plan.tars == {"train": tars}
         names = list(plan.tar_names())
-        made = list(jobs(source, Options(), open_output([str(tmp_path)]), set(names)))
+        made = list(jobs(source, plan, open_output([str(tmp_path)]), set(names)))
         lengths = [len(job.images) for job in made]
         assert [(job.split, job.number) for job in made] == names
         assert lengths == [plan.images_in(*name) for name in names]
@@ -110,8 +110,9 @@ def test_tars_are_of_near_equal_length_and_at_most_1000(tmp_path: Path) -> None:
 
 def test_images_that_are_read_together_stay_together(tmp_path: Path) -> None:
     source = source_of(400, tmp_path, block=10)
-    names = set(make_plan(source, Options()).tar_names())
-    made = list(jobs(source, Options(), open_output([str(tmp_path)]), names))
+    plan = make_plan(source, Options())
+    names = set(plan.tar_names())
+    made = list(jobs(source, plan, open_output([str(tmp_path)]), names))
     order = [int(Path(image.name).stem) for job in made for image in job.images]
     assert sorted(order) == list(range(400))
     blocks = [order[start] // 10 for start in range(0, 400, 10)]
@@ -308,8 +309,9 @@ def test_finish_names_the_missing_tars_and_completes_a_set(
         f"5 of 6 tars of {out} are missing: train-000001.tar, train-000002.tar, train-000003.tar, val-000000.tar, "
         "val-000001.tar. Run the parts that write them (--part I/N), or all with --src."
     )
-    names = set(make_plan(source, Options(size=SIZE)).tar_names())
-    for job in jobs(source, Options(size=SIZE), destination, names - {("train", 0)}):
+    plan = make_plan(source, Options(size=SIZE))
+    names = set(plan.tar_names())
+    for job in jobs(source, plan, destination, names - {("train", 0)}):
         write_tar(job)
     assert finish_shard_set(destination).images == 78
     assert files(out) == files(jpeg_shards)
@@ -377,7 +379,8 @@ def test_fsync_comes_before_every_rename(image_folder: Path, tmp_path: Path, mon
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", replace)
     source = find_images(image_folder)
-    (job,) = jobs(source, Options(size=SIZE), open_output([str(tmp_path / "out")]), {("val", 0)})
+    plan = make_plan(source, Options(size=SIZE))
+    (job,) = jobs(source, plan, open_output([str(tmp_path / "out")]), {("val", 0)})
     write_tar(job)
     names = ["val-000000.tar", "val-000000.idx", "val-000000.tar.json"]
     assert events == [event for name in names for event in ("fsync", f"> {name}", "fsync")]

@@ -260,6 +260,10 @@ def _file_lock(output: Folders, name: str, kind: int) -> Iterator[None]:
         yield
 
 
+def byte_text(number: float) -> str:
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.2f} MB"
+
+
 def _sync_folder(folder: Path) -> None:
     """A rename is on the disk only when the folder is."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.images import Image, Images, Source
 from alexnet_fast.sharding.output import WORK, Output
-from alexnet_fast.shardset import tar_name
+from alexnet_fast.shardset import MIXED, tar_name
 
 SAMPLES_PER_TAR = 1000
 MIN_TARS = 8
@@ -26,22 +26,24 @@ PLAN = f"{WORK}/plan.json"
 @dataclass(frozen=True)
 class Options:
     """`size`: pixels of the stored square; `quality`: of JPEG, 1 to 100; `seed`: of the stored order; `keep`: store
-    a JPEG as it is where it is a square of the size already."""
+    a JPEG as it is where it is a square of the size already; `budget`: bytes that a mixed set may take."""
 
     encoding: str = "jpeg"
     quality: int = 90
     size: int = 256
     seed: int = 0
     keep: bool = False
+    budget: int | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """A tar to write: which images, in which order."""
+    """A tar to write: which images, in which order, and which of them as raw pixels."""
 
     split: str
     number: int
     images: list[Image]
+    raw: list[bool]
     root: Path
     options: Options
     output: Output
@@ -52,16 +54,21 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a shard set will be. Two runs with equal plans write the same bytes."""
+    """What a shard set will be. Two runs with equal plans write the same bytes.
+
+    `raw_share`: of a mixed set's training samples, those that are raw. Estimated once, by the run that begins the
+    set: parts and resumed runs take the plan as it is there.
+    """
 
     options: Options
     classes: list[dict[str, str]]
     tars: dict[str, int]
     images: dict[str, int]
     listing: str
+    raw_share: float | None = None
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(asdict(self, dict_factory=_without_none), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -69,7 +76,14 @@ class Plan:
         return cls(**{**body, "options": Options(**body["options"])})
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """Of what the set is made from."""
+        return hashlib.sha256(replace(self, raw_share=None).to_json().encode()).hexdigest()
+
+    def raw_share_of(self, split: str) -> float:
+        """A mixed set has its raw samples where they are read every epoch: in `train`."""
+        if self.options.encoding == MIXED:
+            return (self.raw_share or 0.0) if split == "train" else 0.0
+        return float(self.options.encoding == "raw")
 
     def images_in(self, split: str, number: int) -> int:
         """Images of a tar: np.array_split makes the first ones longer by one."""
@@ -92,18 +106,20 @@ def make_plan(source: Source, options: Options) -> Plan:
     )
 
 
-def begin(plan: Plan, output: Output) -> None:
-    """Writes the plan to the output; raises InputError where another one was begun there."""
-    text = output.read(PLAN)
-    if text is None:
+def begin(plan: Plan, output: Output, raw_share: Callable[[], float]) -> Plan:
+    """Writes the plan to the output, of a mixed set with its `raw_share()`, and returns it; or the same one that
+    was begun there. Raises InputError where that is another one."""
+    if output.read(PLAN) is None:
+        plan = replace(plan, raw_share=raw_share()) if plan.options.encoding == MIXED else plan
         output.write(PLAN, plan.to_json().encode())
-        return
+        return plan
     begun = begun_plan(output)
-    if begun != plan:
+    if replace(begun, raw_share=None) != plan:
         raise InputError(
             f"{output} holds an unfinished shard set of other images or options ({_difference(begun, plan)}). "
             f"Give the same as then, choose another --out, or delete {output}/{WORK} to start afresh."
         )
+    return begun
 
 
 def begun_plan(output: Output) -> Plan:
@@ -117,13 +133,16 @@ def begun_plan(output: Output) -> Plan:
         raise InputError(f"{output}/{PLAN} is damaged ({error}). Delete {output}/{WORK} to start afresh.") from error
 
 
-def jobs(source: Source, options: Options, output: Output, wanted: set[tuple[str, int]]) -> Iterator[Job]:
+def jobs(source: Source, plan: Plan, output: Output, wanted: set[tuple[str, int]]) -> Iterator[Job]:
     """The jobs of the `wanted` tars (split, number), made one by one: a job lists its images."""
     for place, (split, images) in enumerate(source.splits.items()):
         if any(name == split for name, _ in wanted):
-            for number, rows in enumerate(_cut(images, options.seed, place)):
+            cut = _cut(images, plan.options.seed, place)
+            raw = np.array_split(_evenly(plan.raw_share_of(split), len(images)), len(cut))
+            for number, rows in enumerate(cut):
                 if (split, number) in wanted:
-                    yield Job(split, number, images.take(rows), source.root, options, output)
+                    taken = images.take(rows)
+                    yield Job(split, number, taken, raw[number].tolist(), source.root, plan.options, output)
 
 
 def _cut(images: Images, seed: int, place: int) -> list[NDArray[np.int64]]:
@@ -137,8 +156,18 @@ def _cut(images: Images, seed: int, place: int) -> list[NDArray[np.int64]]:
     return np.array_split(order, _tars(len(images)))
 
 
+def _evenly(share: float, count: int) -> NDArray[np.bool_]:
+    """`share` of `count` places, so that every stretch of them has it. The order is random: so is what comes there."""
+    return np.asarray(np.diff(np.floor(share * np.arange(count + 1))) > 0)
+
+
 def _tars(images: int) -> int:
     return max(-(-images // SAMPLES_PER_TAR), min(MIN_TARS, -(-images // 16)))
+
+
+def _without_none(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What only mixed sets have is not in the plans of others, which are as they were before."""
+    return {name: value for name, value in pairs if value is not None}
 
 
 def _difference(begun: Plan, now: Plan) -> str:

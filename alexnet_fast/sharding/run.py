@@ -24,6 +24,7 @@ def shard(
     encoding: str,
     quality: int,
     size: int,
+    budget: int | None,
     keep: bool,
     classes: Path | None,
     val_fraction: float | None,
@@ -37,6 +38,8 @@ def shard(
     """Raises InputError when anything asked for cannot be done."""
     if keep and encoding == "raw":
         raise InputError("--keep stores JPEGs as they are; leave it out with --encoding raw.")
+    if (budget is None) == (encoding == "mixed"):
+        raise InputError("--encoding mixed and --budget go together: --encoding mixed --budget 100GB.")
     if split and val_fraction is not None:
         raise InputError("--split half is --val-fraction 0.5; give one of the two.")
     fraction = 0.5 if split == "half" else val_fraction
@@ -59,7 +62,7 @@ def shard(
         return write_shard_set(
             source,
             open_output(outs),
-            Options(encoding, quality, size, seed, keep),
+            Options(encoding, quality, size, seed, keep, budget),
             pool,
             part=Part(*part) if part else None,
             progress=progress,

@@ -10,22 +10,35 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alexnet_fast.console import Progress, Quiet
 from alexnet_fast.errors import InputError
 from alexnet_fast.interop import side_files
+from alexnet_fast.sharding.budget import estimate_raw_share
 from alexnet_fast.sharding.images import Source
-from alexnet_fast.sharding.output import WORK, Output, locked, one_at_a_time
+from alexnet_fast.sharding.output import WORK, Output, byte_text, locked, one_at_a_time
 from alexnet_fast.sharding.plan import PLAN, Job, Options, Plan, begin, begun_plan, jobs, make_plan
 from alexnet_fast.sharding.pool import Pool, run
 from alexnet_fast.sharding.reading import read_images
 from alexnet_fast.sharding.statistics import PixelSums
-from alexnet_fast.shardset import INDEX_DTYPE, MANIFEST, MEMBER, Manifest, Tar, index_name, tar_name
+from alexnet_fast.shardset import (
+    INDEX_DTYPE,
+    MANIFEST,
+    MEMBER,
+    MIXED,
+    Manifest,
+    Tar,
+    index_name,
+    raw_bytes,
+    tar_name,
+)
 
 REJECTED = "rejected.jsonl"
 Name = tuple[str, int]
@@ -88,10 +101,11 @@ def write_shard_set(
 
     A run that was killed at any moment is gone on with by the same call: finished tars are kept. Files that are no
     readable images are left out and listed in `rejected.jsonl`.
-    Raises InputError when the output holds something else or is being written to, the disk is full, a worker was
-    killed twice over one tar, or no image of a split could be read.
+    Raises InputError when the output holds something else or is being written to, the disk is full, the budget of a
+    mixed set is too small, a worker was killed twice over one tar, or no image of a split could be read.
     """
     started = perf_counter()
+    progress = progress or Quiet("", 1)
     plan = make_plan(source, options)
     try:
         if _is_finished(output, plan):
@@ -100,10 +114,10 @@ def write_shard_set(
         with locked(output, str(part) if part else None):
             if part is None:
                 output.tidy()
-            begin(plan, output)
+            plan = begin(plan, output, partial(estimate_raw_share, source, plan, progress.say))
             names = list(plan.tar_names())
             mine = names if part is None else names[part.index - 1 :: part.count]
-            written = _write_tars(source, plan, output, mine, pool, progress or Quiet("", 1))
+            written = _write_tars(source, plan, output, mine, pool, progress)
             if output.size(MANIFEST) is None and _missing(output, names):
                 return Summary(written, 0, len(mine), written, perf_counter() - started, complete=False)
             _finish(output, plan)
@@ -133,26 +147,23 @@ def finish_shard_set(output: Output) -> Summary:
 
 def write_tar(job: Job) -> int:
     """Writes one tar, its DALI index and its record; returns the number of images read. Runs in a worker."""
-    from alexnet_fast.sharding import resize  # imports torch: only where images are made
-
-    options, output = job.options, job.output
-    extension = MEMBER[options.encoding]
+    output = job.output
     rows, lines, rejected = [], [], []
     sums = PixelSums()
     temporary = output.temporary(str(job))
     try:
         with _HashedFile(temporary) as file:
-            for image, found in read_images(job.root, job.images):
+            for (image, found), raw in zip(read_images(job.root, job.images), job.raw, strict=True):
+                encoding = "raw" if raw else "jpeg"
                 try:
                     if isinstance(found, OSError):
                         raise found
-                    pixels, data = resize.convert(
-                        found, size=options.size, encoding=options.encoding, quality=options.quality, keep=options.keep
-                    )
+                    pixels, data = _convert(found, encoding, job.options)
                 except (OSError, ValueError) as error:
                     rejected.append([image.path, str(error)])
                     continue
                 sums.add_image(pixels)
+                extension = MEMBER[encoding]
                 label = str(image.label).encode()
                 label_at = _add(file, f"{image.key}.cls", label)
                 data_at = _add(file, f"{image.key}.{extension}", data)
@@ -171,6 +182,18 @@ def write_tar(job: Job) -> int:
     return len(job.images)
 
 
+def _convert(data: bytes, encoding: str, options: Options) -> tuple[NDArray[np.uint8], bytes]:
+    """The pixels and the bytes to store, as `resize.convert` makes them."""
+    from alexnet_fast.sharding import resize  # imports torch: only where images are made
+
+    pixels, stored = resize.convert(
+        data, size=options.size, encoding=encoding, quality=options.quality, keep=options.keep
+    )
+    if options.encoding == MIXED and encoding == "jpeg" and len(stored) == raw_bytes(options.size):
+        stored += b"\0"  # by its size it would count as raw; what follows the end of a JPEG, decoders do not read
+    return pixels, stored
+
+
 def _write_tars(
     source: Source, plan: Plan, output: Output, names: list[Name], pool: Callable[[], Pool], progress: Progress
 ) -> int:
@@ -182,7 +205,7 @@ def _write_tars(
     progress.expect(images)
     if missing:
         count = progress.counter("images")
-        run(pool(), write_tar, jobs(source, plan.options, output, set(missing)), count, progress.say)
+        run(pool(), write_tar, jobs(source, plan, output, set(missing)), count, progress.say)
     return images
 
 
@@ -231,7 +254,8 @@ def _write_manifest(output: Output, plan: Plan) -> None:
     manifest = Manifest(
         encoding=options.encoding,
         size=options.size,
-        quality=options.quality if options.encoding == "jpeg" else None,
+        quality=options.quality if options.encoding != "raw" else None,
+        raw_share=plan.raw_share,
         keep=options.keep,
         seed=options.seed,
         plan=plan.fingerprint(),
@@ -300,20 +324,16 @@ def _disk_full(plan: Plan, output: Output) -> str:
     names = list(plan.tar_names())
     missing = set(_missing(output, names))
     sizes = [output.size(tar_name(*name)) or 0 for name in names if name not in missing]
-    pixels = plan.options.size**2
-    guess = 3 * pixels + 2048 if plan.options.encoding == "raw" else 0.4 * pixels + 2048  # a byte count an image
-    average = sum(sizes) / len(sizes) if sizes else guess * sum(plan.images.values()) / len(names)
+    guess = sum(images * (0.4 + 2.6 * plan.raw_share_of(split)) for split, images in plan.images.items())
+    guess = plan.options.size**2 * guess + 2048 * sum(plan.images.values())
+    average = sum(sizes) / len(sizes) if sizes else guess / len(names)
     free = output.free()
-    needed = f"about {_bytes(average * len(missing))} are needed for the {len(missing):,} tars to come"
-    there = "" if free is None else f", {_bytes(free)} are free"
+    needed = f"about {byte_text(average * len(missing))} are needed for the {len(missing):,} tars to come"
+    there = "" if free is None else f", {byte_text(free)} are free"
     return (
         f"no space left in {output}: {needed}{there}. Make room and run the same command again: "
         f"the {len(sizes):,} finished tars are kept."
     )
-
-
-def _bytes(number: float) -> str:
-    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.2f} MB"
 
 
 class _HashedFile:
