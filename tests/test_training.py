@@ -63,7 +63,7 @@ def test_a_run_learns_and_leaves_its_folder(jpeg_shards: Path, tmp_path: Path) -
     }
     steps = [line for line in log_of(tmp_path / "run") if "loss" in line]
     evaluations = [line for line in log_of(tmp_path / "run") if "val_top1" in line]
-    assert set(steps[0]) == {"step", "epoch", "loss", "top1", "images_per_second", "data_wait", "peak_gib"}
+    assert set(steps[0]) == {"step", "epoch", "loss", "top1", "images_per_second", "data_wait", "peak_gib", "damaged"}
     assert steps[0]["loss"] == pytest.approx(1.0986, abs=1e-3)  # ln 3: fc8 starts at zero
     assert steps[-1]["loss"] < 0.7 * steps[0]["loss"]
     assert [line["epoch"] for line in evaluations] == [1, 2, 3, 4, 5, 6]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -148,7 +149,8 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
                 line, stop = window.read(stopped())
                 for name in list(loader.damaged.values())[len(told) :]:
                     told.append(name)
-                    progress.say(f"damaged, so its neighbour is seen instead: {name}")
+                    note = f"damaged, so its neighbour is seen instead: {name}"
+                    progress.say(note) if topology.first else print(note, file=sys.stderr)
                 _check_loss(line["loss"], done + 1, len(classes), progress)
                 if topology.first:
                     metrics.append(log, {"step": done + 1, "epoch": state.epoch, **line, "damaged": len(told)})
