@@ -11,11 +11,12 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
 from itertools import count
@@ -50,7 +51,8 @@ REPEATS = 1000
 @dataclass(frozen=True)
 class Job:
     """`files`: folder with images/<class>/*.jpg, jpeg.beton, raw.beton. `images`, `seconds`: at least that much is
-    clocked. `order`: random, window or sequential; ours knows the first two, DALI the first and last."""
+    clocked, after `warm_up` batches. `order`: random, window (of `window` tars) or
+    sequential; ours knows the first two, DALI the first and last."""
 
     loader: str
     dtype: str
@@ -60,6 +62,7 @@ class Job:
     batch: int = 256
     images: int = 5000
     seconds: float = 0.0
+    warm_up: int = 1
     order: str = "random"
     window: int = 16
 
@@ -177,7 +180,8 @@ def ffcv(job: Job) -> Iterator[int]:
         pipelines={"image": pipeline, "label": [decoders.IntDecoder(), transforms.ToTensor()]},
     )
     for images, _ in loader:
-        assert images.shape[1:] == (3, job.crop, job.crop) and images.dtype == getattr(torch, job.dtype)
+        assert images.shape[1:] == (3, job.crop, job.crop)
+        assert images.dtype == getattr(torch, job.dtype)
         yield len(images)
 
 
@@ -221,7 +225,7 @@ def webdataset(job: Job) -> Iterator[int]:
         return transform(io.decode_jpeg(encoded, io.ImageReadMode.RGB)), int(label)
 
     tars = [str(tar) for tar in job.tars]
-    samples = wds.WebDataset(tars, resampled=True).shuffle(1000).to_tuple("jpg", "cls").map(load)
+    samples = wds.WebDataset(tars, resampled=True, shardshuffle=False).shuffle(1000).to_tuple("jpg", "cls").map(load)
     batches = samples.batched(job.batch, collation_fn=torch.utils.data.default_collate)
     for images, _ in wds.WebLoader(batches, batch_size=None, num_workers=job.threads):
         yield len(images)
@@ -285,12 +289,13 @@ NEEDS |= {"simplejpeg": ["simplejpeg"]}
 
 
 def rate(job: Job) -> dict[str, Any]:
-    """After one batch. Batches are counted in multiples of `threads`: DataLoader's processes finish theirs together."""
+    """Batches are counted in multiples of `threads`: DataLoader's processes finish theirs together."""
     import torch
 
     torch.set_num_threads(job.threads)
     batches = LOADERS[job.loader](job)
-    next(batches)
+    for _ in range(job.warm_up):
+        next(batches)
     done, started, seconds = 0, perf_counter(), 0.0
     while done < job.images or seconds < job.seconds:
         done += sum(next(batches) for _ in range(job.threads))
@@ -383,6 +388,16 @@ def why_not(packages: list[str]) -> str:
     except Exception as error:  # a package that does not fit another may raise anything
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def run(action: str, job: Job | None = None, python: str = sys.executable) -> dict[str, Any]:
+    """In a process of its own. Raises RuntimeError with the last line of what it complained about."""
+    command = [python, __file__, action, *([json.dumps(asdict(job))] if job else [])]
+    done = subprocess.run(command, env={**os.environ, **FREED}, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"status {done.returncode}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def main() -> None:
