@@ -1,7 +1,7 @@
 """Our loader beside stock DALI, FFCV, torchvision, webdataset and plain JPEG decoding: the same images, in turns.
 
-    PYTHONPATH=. python tools/peers.py SHARDS_JPEG SHARDS_RAW [--python OTHER_INTERPRETER] [--turns 5] [--threads 2] [--batch 256]
-                                       [--out tools/records/DATE_peers_HARDWARE]
+    PYTHONPATH=. python tools/peers.py SHARDS_JPEG SHARDS_RAW [--python OTHER_INTERPRETER] [--turns 5] [--threads 2]
+                                       [--batch 256] [--out tools/records/DATE_peers_HARDWARE]
 
 Two shard sets of the same photographs with a split `train`. Every measurement is a process of its own, see
 tools/peer_loaders.py. A peer that this interpreter cannot import runs under OTHER_INTERPRETER; one that neither can
