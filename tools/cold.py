@@ -93,8 +93,8 @@ def report(record: dict[str, Any]) -> str:
     speed, left = record["plain_reading_mb_per_second"], record["left_in_page_cache"]
     lines = [
         f"{record['samples']:,} images in {record['tars']} tars, {record['bytes'] / 1e6:,.0f} MB, "
-        f"{record['encoding']} -> uint8, {record['threads']} threads, batch {record['batch']}; {record['turns']} turns, "
-        "the cases in turn. "
+        f"{record['encoding']} -> uint8, {record['threads']} threads, batch {record['batch']}; {record['turns']} "
+        "turns, the cases in turn. "
         f"{record['processor']}, {record['date']}.",
         "",
         f"| one cold epoch | images/s | ratio to {PEER} |",
