@@ -336,10 +336,10 @@ def imports() -> dict[str, Any]:
     """What torch and DALI take by themselves, and our package after them."""
     started = perf_counter()
     import_module("torch")
-    after_torch, torch_mb = perf_counter(), peak_mb()
+    after_torch, torch_mb = perf_counter(), memory_mb()
     for name in ("nvidia.dali", "nvidia.dali.fn"):
         import_module(name)
-    both = {"seconds": perf_counter() - started, "peak_mb": peak_mb()}
+    both = {"seconds": perf_counter() - started, "peak_mb": memory_mb()}
     return {"torch": {"seconds": after_torch - started, "peak_mb": torch_mb}, "torch and DALI": both}
 
 
@@ -348,9 +348,10 @@ def open_set(job: Job) -> dict[str, Any]:
     from alexnet_fast.loading import loader as _  # noqa: F401
     from alexnet_fast.loading.plan import epoch_plan
 
-    imported_mb, started = peak_mb(), perf_counter()
+    imported_mb, started = memory_mb(), perf_counter()
     next(LOADERS[job.loader](job))
-    seconds, peak = perf_counter() - started, peak_mb()
+    seconds, peak = perf_counter() - started, memory_mb()
+    of_files = memory_mb("RssFile")
     samples = len(index_of(job))
     started = perf_counter()
     epoch_plan(0, 0, samples, margin=32, colour_std=0.1)
@@ -359,15 +360,16 @@ def open_set(job: Job) -> dict[str, Any]:
         "tars": len(job.tars),
         "seconds": seconds,
         "peak_mb": peak,
+        "of_files_mb": of_files,
         "imported_mb": imported_mb,
         "plan_seconds": perf_counter() - started,
     }
 
 
-def peak_mb() -> float:
+def memory_mb(kind: str = "VmHWM") -> float:
     """Of this process; ru_maxrss would count the parent's from before exec."""
     status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 / 1e6 for line in status if line.startswith("VmHWM"))
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in status if line.startswith(kind))
 
 
 def versions() -> dict[str, Any]:
