@@ -237,9 +237,9 @@ def report(record: dict[str, Any], rates: Rates) -> str:
         f"{record['unique_images']:,} stored photographs, crop and mirror at random; {record['threads']} threads or "
         f"processes, batch {record['batch']}, warm page cache. {record['processor']}, {record['date']}.",
         "",
-        f"Every measurement is a process of its own. Batches to warm up: {record['warm_up']}; then the clock runs over at "
-        f"least {record['images']:,} images and {record['seconds']:g} s, in which no loader is started anew. Turns: "
-        f"{record['turns']}, the cases in turn; median [low-high]; a ratio is the median of the turns' ratios.",
+        f"Every measurement is a process of its own. Batches to warm up: {record['warm_up']}; then the clock runs over "
+        f"at least {record['images']:,} images and {record['seconds']:g} s, in which no loader is started anew. "
+        f"Turns: {record['turns']}, the cases in turn; median [low-high]; a ratio is the median of the turns' ratios.",
         "Our floats have PCA colour, the peers' have none. glibc keeps freed memory for all. Of stock DALI the fastest "
         "variant counts.",
         "",
