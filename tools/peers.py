@@ -1,155 +1,326 @@
-"""Our loader beside stock DALI and plain JPEG decoding, on the same shards, in turns.
+"""Our loader beside stock DALI, FFCV, torchvision, webdataset and plain JPEG decoding: the same images, in turns.
 
-    python tools/peers.py SHARDS [--turns 5] [--threads 2] [--batch 256] [--out tools/records/DATE_loader_HARDWARE]
+    PYTHONPATH=. python tools/peers.py SHARDS_JPEG SHARDS_RAW [--python OTHER_INTERPRETER] [--turns 5] [--threads 2]
+                                       [--batch 256] [--out tools/records/DATE_peers_HARDWARE]
 
-SHARDS: a JPEG shard set. Every case decodes the whole training split once a turn; pipelines are built and warmed up
-by one batch before the clock starts. Prints images/s (median, low, high) and the ratio to stock DALI of the same type.
+Two shard sets of the same photographs with a split `train`. Every measurement is a process of its own, see
+tools/peer_loaders.py. A peer that this interpreter cannot import runs under OTHER_INTERPRETER; one that neither can
+is left out, with the reason in the record. Also: opening a set of ImageNet's size, made of links to the JPEG tars.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import click
 import numpy as np
-import simplejpeg
-import torch
-from nvidia.dali import fn, pipeline_def, types
 
-from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.memory import keep_freed_memory
-from alexnet_fast.loading.plan import training_rows
-from alexnet_fast.shardset import ShardSet
-from alexnet_fast.training.metrics import environment
+from alexnet_fast.shardset import MANIFEST, Manifest, ShardSet, Tar, index_name, tar_name
+from alexnet_fast.training.metrics import environment, write_json
+from tools.peer_loaders import DALI_JPEG, DALI_RAW, Job, run
 
-Case = Callable[[ShardSet, int, int], Iterator[int]]
-"""(shards, batch, threads) -> yields the number of images of each batch, the first one to warm up."""
+IMAGENET = 1_281_167
+OURS, DALI, FFCV, DECODE = "ours", "stock DALI", "FFCV", "simplejpeg, decode only"
+JPEG_PEERS = {DALI: [*DALI_JPEG], FFCV: ["FFCV"], "torchvision": ["torchvision"], "webdataset": ["webdataset"]}
+RAW_PEERS = {DALI: [*DALI_RAW], FFCV: ["FFCV"]}
 
 
-def ours(dtype: torch.dtype) -> Case:
-    def run(shards: ShardSet, batch: int, threads: int) -> Iterator[int]:
-        split = shards.split("train")
-        crop = split.size * 7 // 8
-        rows = training_rows(len(split), batch, 0, margin=split.size - crop, colour_std=0.1, epochs=range(2))
-        loader = Loader(
-            split,
-            shards.manifest.pixels,
-            rows,
-            max_batch=batch,
-            crop=crop,
-            device=torch.device("cpu"),
-            dtype=dtype,
-            threads=threads,
-        )
-        for item in loader:
-            yield len(item.labels)
+@dataclass(frozen=True)
+class Case:
+    """`columns`: the loaders of each column of the table, of which the fastest counts."""
 
-    return run
+    encoding: str
+    dtype: str
+    columns: dict[str, list[str]]
 
 
-def stock_dali(dtype: torch.dtype) -> Case:
-    """readers.webdataset with index -> decoders.image -> crop_mirror_normalize, handed to torch without a copy."""
-
-    def run(shards: ShardSet, batch: int, threads: int) -> Iterator[int]:
-        tars = [shards.folder / tar.file for tar in shards.manifest.splits["train"]]
-        crop = shards.manifest.size * 7 // 8
-
-        @pipeline_def(batch_size=batch, num_threads=threads, device_id=None)  # type: ignore[untyped-decorator]
-        def graph() -> Any:
-            images, labels = fn.readers.webdataset(
-                paths=[str(tar) for tar in tars],
-                index_paths=[str(tar.with_suffix(".idx")) for tar in tars],
-                ext=["jpg", "cls"],
-                random_shuffle=True,
-                missing_component_behavior="error",
-            )
-            kind = {"dtype": types.UINT8, "output_layout": "HWC"}
-            if dtype == torch.float32:
-                mean = shards.manifest.pixels.mean
-                kind = {"dtype": types.FLOAT, "output_layout": "CHW", "mean": mean, "std": [1.0, 1.0, 1.0]}
-            pixels = fn.crop_mirror_normalize(
-                fn.decoders.image(images),
-                crop=(crop, crop),
-                crop_pos_x=fn.random.uniform(range=(0.0, 1.0)),
-                crop_pos_y=fn.random.uniform(range=(0.0, 1.0)),
-                mirror=fn.random.coin_flip(),
-                **kind,
-            )
-            return pixels, labels
-
-        pipeline = graph()
-        pipeline.build()
-        while True:
-            pixels, _ = pipeline.run()
-            yield len(torch.from_dlpack(pixels.as_tensor()))
-
-    return run
-
-
-def decode_only(shards: ShardSet, batch: int, threads: int) -> Iterator[int]:
-    """libjpeg-turbo alone: whole images to RGB, nothing after it."""
-    split = shards.split("train")
-    order = np.random.default_rng(0).permutation(len(split))
-    with ThreadPoolExecutor(threads) as pool:
-        while True:
-            for start in range(0, len(order), batch):
-                samples = order[start : start + batch]
-                parts = [split.read(part) for part in np.array_split(samples, threads)]
-                list(pool.map(lambda part: [simplejpeg.decode_jpeg(jpeg) for jpeg in part], parts))
-                yield len(samples)
-
-
-CASES: dict[str, Case] = {
-    "simplejpeg, decode only": decode_only,
-    "stock DALI, uint8": stock_dali(torch.uint8),
-    "ours, uint8": ours(torch.uint8),
-    "stock DALI, float32": stock_dali(torch.float32),
-    "ours, float32, PCA colour": ours(torch.float32),
-    "ours, bfloat16, PCA colour": ours(torch.bfloat16),
+CASES = {
+    "JPEG -> uint8": Case("jpeg", "uint8", {OURS: ["ours"], **JPEG_PEERS, DECODE: ["simplejpeg"]}),
+    "JPEG -> float32": Case("jpeg", "float32", {OURS: ["ours"], **JPEG_PEERS}),
+    "JPEG -> bf16": Case("jpeg", "bfloat16", {OURS: ["ours"]}),
+    "raw -> uint8": Case("raw", "uint8", {OURS: ["ours"], **RAW_PEERS}),
+    "raw -> float32": Case("raw", "float32", {OURS: ["ours"], **RAW_PEERS}),
 }
+COLUMNS = [OURS, *JPEG_PEERS, DECODE]
+
+TARGETS = [
+    ("JPEG -> uint8", "JPEG -> uint8", DECODE, 0.80),
+    ("JPEG -> uint8", "JPEG -> uint8", DALI, 1.2),
+    ("JPEG -> uint8", "JPEG -> uint8", FFCV, 1.7),
+    ("JPEG -> uint8", "JPEG -> uint8", "torchvision", 1.8),
+    ("JPEG -> float32", "JPEG -> uint8", DECODE, 0.70),
+    ("JPEG -> float32", "JPEG -> float32", DALI, 1.2),
+    ("JPEG -> float32", "JPEG -> float32", FFCV, 2.7),
+    ("JPEG -> bf16", "JPEG -> uint8", DECODE, 0.70),
+    ("JPEG -> bf16", "JPEG -> float32", DALI, 1.2),
+    ("JPEG -> bf16", "JPEG -> float32", FFCV, 2.7),
+    ("raw -> uint8", "raw -> uint8", FFCV, 3.0),
+    ("raw -> uint8", "raw -> uint8", DALI, 1.8),
+    ("raw -> float32", "raw -> float32", FFCV, 3.0),
+    ("raw -> float32", "raw -> float32", DALI, 1.4),
+]
+"""Our case, the peer's case, the peer, at least so many times as fast."""
+
+Rates = dict[str, dict[str, list[float]]]
+"""Images a second by case, loader, turn."""
 
 
-def rate(case: Case, shards: ShardSet, batch: int, threads: int, images: int) -> float:
-    """Images a second over `images` of them, after one batch."""
-    batches = case(shards, batch, threads)
-    next(batches)
-    done, started = 0, perf_counter()
-    while done < images:
-        done += next(batches)
-    return done / (perf_counter() - started)
+class Interpreters:
+    """Which one runs which loader."""
+
+    def __init__(self, other: str | None) -> None:
+        self.paths = [sys.executable, *([other] if other else [])]
+        self.about = [run("versions", python=path) for path in self.paths]
+
+    def of(self, loader: str) -> str | None:
+        found = (path for path, about in zip(self.paths, self.about, strict=True) if loader not in about["missing"])
+        return next(found, None)
+
+    def reason(self, loader: str) -> str:
+        return "; ".join(f"{Path(path).name}: {about['missing'][loader]}" for path, about in self.each())
+
+    def each(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        return zip(self.paths, self.about, strict=True)
+
+
+def extract(shards: ShardSet, folder: Path) -> None:
+    """The stored JPEGs as files images/<class>/<sample>.jpg, for ImageFolder."""
+    split = shards.split("train")
+    for sample, label in enumerate(split.labels.tolist()):
+        path = folder / "images" / f"{label:04d}" / f"{sample:07d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(split.read(np.array([sample]))[0].tobytes())
+
+
+def warm(folders: list[Path]) -> None:
+    """Into the page cache."""
+    for folder in folders:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    while file.read(1 << 24):
+                        pass
+
+
+def in_turns(jobs: dict[str, dict[str, Job]], interpreters: Interpreters, turns: int) -> tuple[Rates, dict[str, str]]:
+    """The rates, and for what could not run, why."""
+    rates: Rates = {case: {} for case in jobs}
+    skipped: dict[str, str] = {}
+    for turn in range(turns):
+        for case, loaders in jobs.items():
+            for loader, job in loaders.items():
+                name = f"{case}, {loader}"
+                python = interpreters.of(loader)
+                if python is None:
+                    skipped[name] = interpreters.reason(loader)
+                if python is None or name in skipped:
+                    continue
+                try:
+                    rate = run("rate", job, python)["images_per_second"]
+                except RuntimeError as error:
+                    skipped[name] = str(error)
+                    rates[case].pop(loader, None)  # half of the turns are no result
+                    continue
+                rates[case].setdefault(loader, []).append(rate)
+                print(f"turn {turn + 1}: {name:38s} {rate:8,.0f} images/s", flush=True)
+    return rates, skipped
+
+
+def best(rates: Rates, case: str, column: str) -> str | None:
+    """The column's fastest loader by the median."""
+    there = [loader for loader in CASES[case].columns.get(column, []) if loader in rates[case]]
+    return max(there, key=lambda loader: median(rates[case][loader]), default=None)
+
+
+def compared(rates: Rates) -> list[dict[str, Any]]:
+    """Every target with the median of the turns' ratios; none where the peer could not run."""
+    rows = []
+    for case, peer_case, column, target in TARGETS:
+        peer = best(rates, peer_case, column)
+        row: dict[str, Any] = {"case": case, "peer": f"{column}, {peer_case}", "target": target, "ratio": None}
+        if peer and OURS in rates[case]:
+            ratios = [a / b for a, b in zip(rates[case][OURS], rates[peer_case][peer], strict=True)]
+            row |= {"loader": peer, "ratio": median(ratios), "low": min(ratios), "high": max(ratios)}
+        rows.append(row)
+    return rows
+
+
+def imagenet_sized(source: ShardSet, folder: Path) -> Path:
+    """A set of 1,281,167 samples: its tars are links to the source's, again and again, the last one cut short."""
+    split, tars = source.split("train"), source.manifest.splits["train"]
+    parts = [split.index[split.index["shard"] == number] for number in range(len(tars))]
+    listed: list[Tar] = []
+    rows = []
+    left = IMAGENET
+    while left:
+        number = len(listed) % len(tars)
+        part = parts[number][:left].copy()
+        part["shard"] = len(listed)
+        name = tar_name("train", len(listed))
+        (folder / name).symlink_to((source.folder / tars[number].file).resolve())
+        listed.append(replace(tars[number], file=name, samples=len(part)))
+        rows.append(part)
+        left -= len(part)
+    np.save(folder / index_name("train"), np.concatenate(rows))
+    manifest: Manifest = replace(source.manifest, splits={"train": listed}, counts={})
+    (folder / MANIFEST).write_text(manifest.to_json())
+    return folder
+
+
+def opening(source: ShardSet, turns: int, threads: int, batch: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        shards = imagenet_sized(source, Path(folder))
+        job = Job("ours", "uint8", str(shards), threads=threads, batch=batch)
+        every = [run("open", job) for _ in range(turns)]
+    small = [run("open", replace(job, shards=str(source.folder.resolve()))) for _ in range(turns)]
+    alone = [run("imports") for _ in range(turns)]
+    return {
+        **{key: median([one[key] for one in every]) for key in every[0]},
+        "turns": every,
+        "of_the_source": {key: median([one[key] for one in small]) for key in small[0]},
+        "imports_alone": {
+            name: {key: median([one[name][key] for one in alone]) for key in alone[0][name]} for name in alone[0]
+        },
+    }
+
+
+def verdict(is_met: bool) -> str:
+    return "met" if is_met else "missed"
+
+
+def cell(rates: Rates, case: str, column: str) -> str:
+    loader = best(rates, case, column)
+    if loader is None:
+        return "-"
+    turns = rates[case][loader]
+    variant = f" ({loader.removeprefix('DALI ')})" if column == DALI else ""
+    return f"{median(turns):,.0f} [{min(turns):,.0f}-{max(turns):,.0f}]{variant}"
+
+
+def table(rates: Rates) -> list[str]:
+    lines = [f"| images/s | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    return lines + [f"| {case} | {' | '.join(cell(rates, case, column) for column in COLUMNS)} |" for case in CASES]
+
+
+def ratio_line(row: dict[str, Any]) -> str:
+    start = f"- ours, {row['case']}, to {row['peer']}"
+    if row["ratio"] is None:
+        return f"{start}: not measured (target x{row['target']:.2f})"
+    spread = f"x{row['ratio']:.2f} [{row['low']:.2f}-{row['high']:.2f}]"
+    return f"{start}: {spread}, target x{row['target']:.2f}: {verdict(row['ratio'] >= row['target'])}"
+
+
+def opening_lines(row: dict[str, Any]) -> list[str]:
+    alone = [f"{name} {part['seconds']:.2f} s, {part['peak_mb']:.0f} MB" for name, part in row["imports_alone"].items()]
+    small = row["of_the_source"]
+    return [
+        f"Opening {row['samples']:,.0f} samples in {row['tars']:,.0f} tars, torch imported already:",
+        "",
+        f"- ShardSet() to the first batch {row['seconds']:.2f} s, target < 2 s: {verdict(row['seconds'] < 2)}",
+        f"- peak memory {row['peak_mb']:.0f} MB ({row['of_files_mb']:.0f} MB of it mapped files: libraries and tars), "
+        f"target < 300 MB: {verdict(row['peak_mb'] < 300)}",
+        f"- the same with {small['samples']:,.0f} samples: {small['seconds']:.2f} s, {small['peak_mb']:.0f} MB",
+        f"- an epoch's plan {row['plan_seconds']:.3f} s, target < 0.5 s: {verdict(row['plan_seconds'] < 0.5)}",
+        f"- imports alone: {'; '.join(alone)}; ours with torch, before ShardSet() {row['imported_mb']:.0f} MB",
+    ]
+
+
+def report(record: dict[str, Any], rates: Rates) -> str:
+    lines = [
+        f"{record['unique_images']:,} stored photographs, crop and mirror at random; {record['threads']} threads or "
+        f"processes, batch {record['batch']}, warm page cache. {record['processor']}, {record['date']}.",
+        "",
+        f"Every measurement is a process of its own. Batches to warm up: {record['warm_up']}; then the clock runs over "
+        f"at least {record['images']:,} images and {record['seconds']:g} s, in which no loader is started anew. "
+        f"Turns: {record['turns']}, the cases in turn; median [low-high]; a ratio is the median of the turns' ratios.",
+        "Our floats have PCA colour, the peers' have none. glibc keeps freed memory for all. Of stock DALI the fastest "
+        "variant counts.",
+        "",
+        *table(rates),
+        "",
+        *map(ratio_line, record["ratios"]),
+        "",
+        *opening_lines(record["opening"]),
+        "",
+        "Could not run: "
+        + ("; ".join(f"{name} ({why})" for name, why in record["skipped"].items()) or "nothing")
+        + ".",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def summary(turns: list[float]) -> dict[str, Any]:
+    return {"median": median(turns), "low": min(turns), "high": max(turns), "turns": turns}
 
 
 @click.command()
-@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("jpeg", type=click.Path(path_type=Path))
+@click.argument("raw", type=click.Path(path_type=Path))
+@click.option("--python", "other", help="Interpreter for the peers that this one lacks.")
 @click.option("--turns", default=5, show_default=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--batch", default=256, show_default=True)
+@click.option("--images", default=5000, show_default=True, help="To clock at least, each time.")
+@click.option("--seconds", default=3.0, show_default=True, help="To clock at least, each time.")
+@click.option("--warm-up", default=1, show_default=True, help="Batches before the clock starts.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the record.")
-def main(shards: Path, turns: int, threads: int, batch: int, out: Path | None) -> None:
-    torch.set_num_threads(threads)
-    keep_freed_memory()  # our loader does; so every case has it
-    shard_set = ShardSet(shards)
-    images = len(shard_set.split("train")) - batch
-    results: dict[str, list[float]] = {name: [] for name in CASES}
-    for _ in range(turns):
-        for name, case in CASES.items():
-            results[name].append(rate(case, shard_set, batch, threads, images))
-    rows = {name: {"median": median(r), "low": min(r), "high": max(r), "turns": r} for name, r in results.items()}
-    for name, row in rows.items():
-        peer = "stock DALI, uint8" if "uint8" in name else "stock DALI, float32"
-        ratio = median([a / b for a, b in zip(results[name], results[peer], strict=True)])
-        rows[name]["ratio_to_stock_dali"] = ratio
-        print(f"{name:28s} {row['median']:7,.0f} images/s  [{row['low']:,.0f}-{row['high']:,.0f}]  x{ratio:.2f}")
+def main(
+    jpeg: Path,
+    raw: Path,
+    other: str | None,
+    turns: int,
+    threads: int,
+    batch: int,
+    images: int,
+    seconds: float,
+    warm_up: int,
+    out: Path | None,
+) -> None:
+    interpreters = Interpreters(other)
+    sets = {"jpeg": jpeg.resolve(), "raw": raw.resolve()}
+    jpegs = ShardSet(sets["jpeg"])
+    how = {"threads": threads, "batch": batch, "images": images, "seconds": seconds, "warm_up": warm_up}
+    with tempfile.TemporaryDirectory() as name:
+        extract(jpegs, Path(name))
+        ffcv = interpreters.of("FFCV")
+        for shards in sets.values() if ffcv else ():
+            run("beton", Job("FFCV", "uint8", str(shards), name, threads), ffcv or "")
+        jobs = {
+            case: {
+                loader: Job(loader, spec.dtype, str(sets[spec.encoding]), name, **how)  # type: ignore[arg-type]
+                for loaders in spec.columns.values()
+                for loader in loaders
+            }
+            for case, spec in CASES.items()
+        }
+        warm([*sets.values(), Path(name)])
+        rates, skipped = in_turns(jobs, interpreters, turns)
+    record = {
+        "date": str(date.today()),
+        "shards": [path.name for path in sets.values()],
+        "unique_images": len(jpegs.split("train")),
+        "turns": turns,
+        **how,
+        **environment(),
+        "interpreters": dict(zip(["this", "other"], [about["packages"] for about in interpreters.about], strict=False)),
+        "images_per_second": {c: {name: summary(turns) for name, turns in row.items()} for c, row in rates.items()},
+        "ratios": compared(rates),
+        "opening": opening(jpegs, turns, threads, batch),
+        "skipped": skipped,
+    }
+    text = report(record, rates)
+    print(text)
     if out:
         out.mkdir(parents=True)
-        about = {"shards": shards.name, "images": images, "batch": batch, "threads": threads, **environment()}
-        (out / "numbers.json").write_text(json.dumps({**about, "images_per_second": rows}, indent=1) + "\n")
+        write_json(out / "numbers.json", record)
+        (out / "README.md").write_text(f"# Our loader beside its peers\n\n{text}")
 
 
 if __name__ == "__main__":
