@@ -215,7 +215,7 @@ def repeated(paths: Sequence[Path], times: int, folder: Path) -> Path:
 
 def psnr(jpeg: bytes, reference: NDArray[np.float64]) -> float:
     with Image.open(io.BytesIO(jpeg)) as image:
-        return float(10 * np.log10(255**2 / np.square(np.asarray(image) - reference).mean()))
+        return float(10 * np.log10(255**2 / np.square(np.asarray(image.convert("RGB")) - reference).mean()))
 
 
 def quality_of(methods: Sequence[str], paths: Sequence[Path]) -> dict[str, dict[str, float]]:
