@@ -27,6 +27,7 @@ FLAGS = {
     "train": "--arch --batch --epochs --gpus --json --lr --precision --recipe --resume --run --seed --set"
     " --shards --threads",
     "eval": "--gpus --json --shards --split --views",
+    "bench": "--arch --batch --crop --gpus --json --picture --precision --recipe --shards --threads --turns",
     "demo": "--json --out",
 }
 """Scripts rely on them: take none away, and add new ones here."""

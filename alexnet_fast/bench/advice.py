@@ -9,6 +9,8 @@ IMAGENET, EPOCHS = 1_281_167, 90
 """Training images of ILSVRC-2012, and the paper's epochs."""
 NEAR = 1.25
 """A part of the loader no faster than this many times the loader is what holds it up."""
+ABOUT = 1.1
+"""Two rates within this factor are called about the same."""
 SHARE = 0.1
 """Of the cores' time: what the loader may take from a network that trains on them, unmentioned."""
 TOGETHER = 0.8
@@ -86,13 +88,16 @@ def advise(rates: Mapping[str, float], setup: Setup) -> list[str]:
 
 def _network(rates: Mapping[str, float], setup: Setup) -> list[str]:
     times = rates["loader"] / rates["step"]
-    sentences = [f"The network is the limit: the loader alone is {number(times)} times as fast."]
+    if times < ABOUT:
+        sentences = ["The network is the limit, but only just: the loader alone is about as fast."]
+    else:
+        sentences = [f"The network is the limit: the loader alone is {number(times)} times as fast."]
     if setup.on_cpu:
         share = 1 / (1 + times)
         if share > SHARE:
             raw = " A raw or mixed shard set would give most of that back." if setup.encoding != "raw" else ""
             sentences.append(f"The loader takes {100 * share:.0f} % of the cores' time.{raw}")
-        sentences.append(f"What would help: {_a_gpu(setup)}, a smaller --set crop, or more cores.")
+        sentences.append(f"What would help: {_a_gpu(setup)}, a smaller crop, or more cores.")
     else:
         better = " --precision bf16 computes faster." if setup.precision == "fp32" else ""
         sentences.append(f"A larger batch often uses a GPU better: try --batch {2 * setup.batch}.{better}")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from alexnet_fast.bench.advice import Setup
 from alexnet_fast.bench.report import STAGES, Report
@@ -32,14 +34,18 @@ from alexnet_fast.training.distributed import Topology, check_gpus
 
 SECONDS, WARM_SECONDS = 1.0, 0.2
 """The least a stage is measured for in a turn, and is warmed up for before."""
-WARM_BATCHES = {"decode": PREFETCH + 1, "loader": PREFETCH + 1, "joint": PREFETCH + 1}
-"""The least of warming up; else one. What was prepared while other stages ran must not count."""
 CLASSES = 1000
 """Of the network, as ImageNet has them, for sets of fewer."""
 SAMPLES_PER_CLASS = 30
 
-Work = Iterator[int]
-"""Does a batch of a stage and yields its number of images; never ends."""
+
+@dataclass(frozen=True)
+class Stage:
+    """`work` does a batch and yields its number of images, without end. What its loader, if it has one, has prepared
+    `ahead` of it while other stages ran must not count."""
+
+    work: Iterator[int]
+    ahead: Iterator[Batch] | None = None
 
 
 def bench(config: TrainConfig, gpus: int | None, turns: int) -> Report:
@@ -68,83 +74,90 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> Report:
         threads=config.threads,
         cores=cores,
     )
-    works = _stages(shards, split, config, device)
-    done: dict[str, list[float]] = {stage: [] for stage in works}
+    stages = _stages(shards, split, config, device)
+    turns_of: dict[str, list[float]] = {name: [] for name in STAGES}
 
     def finish() -> None:
         if gpus:
             torch.cuda.synchronize(device)
 
-    with Progress("measuring", turns * len(works)) as progress:
-        for turn in range(turns):
-            for stage, work in works.items():
-                progress.update(sum(map(len, done.values())), f"turn {turn + 1}/{turns}  {stage}")
-                _rate(work, WARM_BATCHES.get(stage, 1), WARM_SECONDS, finish)
-                done[stage].append(_rate(work, 1, SECONDS, finish))
-    return Report(setup, {stage: done.get(stage, []) for stage in STAGES})
-
-
-def sample_shards(folder: Path) -> str:
-    """A shard set of the demo's images, of ImageNet's size, in an empty folder."""
-    images, out = folder / "images", str(folder / "shards")
-    draw_samples(images, train_per_class=SAMPLES_PER_CLASS, val_per_class=1, size=256)
-    write_shard_set(find_images(images), open_output([out]), Options(), lambda: Processes(len(os.sched_getaffinity(0))))
-    return out
+    with Progress("measuring", turns * len(stages)) as progress:
+        for number, (turn, name) in enumerate(product(range(turns), stages)):
+            progress.update(number, f"turn {turn + 1}/{turns}  {name}")
+            turns_of[name].append(_measure(stages[name], finish))
+    return Report(setup, turns_of)
 
 
 def bench_samples(config: TrainConfig, gpus: int | None, turns: int) -> Report:
-    """As `bench`, on sample images drawn into a temporary folder."""
+    """As `bench`, on sample images of ImageNet's size in a temporary folder."""
     with TemporaryDirectory(prefix="alexnet-fast-bench-") as folder:
-        report = bench(replace(config, shards=sample_shards(Path(folder))), gpus, turns)
+        images, shards = Path(folder, "images"), str(Path(folder, "shards"))
+        with Progress("drawing", 1) as progress:
+            progress.say("drawing sample images; --shards measures your own")
+        draw_samples(images, train_per_class=SAMPLES_PER_CLASS, val_per_class=1, size=256)
+        cores = len(os.sched_getaffinity(0))
+        write_shard_set(find_images(images), open_output([shards]), Options(size=256), lambda: Processes(cores))
+        report = bench(replace(config, shards=shards), gpus, turns)
     return replace(report, setup=replace(report.setup, shards="sample images"))
 
 
-def _rate(work: Work, batches: int, seconds: float, finish: Callable[[], None]) -> float:
-    """Images/s of at least so many batches and seconds; `finish` waits for the device."""
-    images = count = 0
+def _measure(stage: Stage, finish: Callable[[], None]) -> float:
+    """Images/s of one turn; `finish` waits for the device."""
+    if stage.ahead:
+        for _ in range(PREFETCH):
+            next(stage.ahead)
+    _rate(stage.work, WARM_SECONDS, finish)
+    return _rate(stage.work, SECONDS, finish)
+
+
+def _rate(work: Iterator[int], seconds: float, finish: Callable[[], None]) -> float:
+    """Images/s over so many seconds, or one batch."""
     started = perf_counter()
-    while count < batches or perf_counter() - started < seconds:
+    images = next(work)
+    while perf_counter() - started < seconds:
         images += next(work)
-        count += 1
     finish()
     return images / (perf_counter() - started)
 
 
-def _stages(shards: ShardSet, split: Split, config: TrainConfig, device: torch.device) -> dict[str, Work]:
+def _stages(shards: ShardSet, split: Split, config: TrainConfig, device: torch.device) -> dict[str, Stage]:
     """Every stage of the report that this device has, in the order of measuring."""
     dtype = loop.DTYPES[config.precision]
     classes = max(len(shards.manifest.classes), CLASSES)
     state = loop.begin(replace(config, lr=0.0), classes, device)  # the weights stay, so nothing can diverge
+    if device.type == "cpu":
+        keep_freed_memory()  # the loader does; so every stage has it
 
-    def loader(seed: int, dtype: torch.dtype, augment: bool) -> Iterator[Batch]:
-        return iter(
-            Loader(
-                split,
-                shards.manifest.pixels,
-                _rows(split, config, seed, augment),
-                max_batch=config.batch,
-                crop=config.crop,
-                device=device,
-                dtype=dtype,
-                threads=config.threads,
-            )
+    def load(seed: int, dtype: torch.dtype, augment: bool) -> Iterator[Batch]:
+        loader = Loader(
+            split,
+            shards.manifest.pixels,
+            _rows(split, config, seed, augment),
+            max_batch=config.batch,
+            crop=config.crop,
+            device=device,
+            dtype=dtype,
+            threads=config.threads,
         )
+        return iter(loader)
 
-    def step(batches: Iterator[Batch]) -> Work:
+    def count(batches: Iterator[Batch]) -> Iterator[int]:
+        return (len(batch.labels) for batch in batches)
+
+    def step(batches: Iterator[Batch]) -> Iterator[int]:
         for batch in batches:
             loop.train_step(state.model, state, batch, dtype, config.label_smoothing, 1.0)
             yield len(batch.labels)
 
-    if device.type == "cpu":
-        keep_freed_memory()  # the loader does; so every stage has it
-    works = {
-        "read": _read(split, _rows(split, config, 0, False), config.threads),
-        "decode": (len(batch.labels) for batch in loader(1, torch.uint8, False)),
-        "loader": (len(batch.labels) for batch in loader(2, dtype, config.augment)),
+    decoded, loaded, trained = load(1, torch.uint8, False), load(2, dtype, True), load(3, dtype, True)
+    stages = {
+        "read": Stage(_read(split, _rows(split, config, 0, False), config.threads)),
+        "decode": Stage(count(decoded), decoded),
+        "loader": Stage(count(loaded), loaded),
+        "step": Stage(step(_synthetic(config, classes, dtype, device))),
+        "joint": Stage(step(trained), trained),
     }
-    if device.type == "cuda":
-        works["copy"] = _copy(config, device)
-    return {**works, "step": step(_synthetic(config, classes, dtype, device)), "joint": step(loader(3, dtype, True))}
+    return stages if device.type == "cpu" else {**stages, "copy": Stage(_copy(config, device))}
 
 
 def _rows(split: Split, config: TrainConfig, seed: int, augment: bool) -> Iterator[Rows]:
@@ -162,10 +175,10 @@ def _rows(split: Split, config: TrainConfig, seed: int, augment: bool) -> Iterat
     return (replace(row, samples=row.samples % len(split)) for row in rows)
 
 
-def _read(split: Split, rows: Iterator[Rows], threads: int) -> Work:
+def _read(split: Split, rows: Iterator[Rows], threads: int) -> Iterator[int]:
     """Copies the stored bytes out of the memory-mapped tars."""
 
-    def copy(samples: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+    def copy(samples: NDArray[np.int64]) -> None:
         for image in split.read(samples):
             image.copy()
 
@@ -175,7 +188,7 @@ def _read(split: Split, rows: Iterator[Rows], threads: int) -> Work:
             yield len(row.samples)
 
 
-def _copy(config: TrainConfig, device: torch.device) -> Work:
+def _copy(config: TrainConfig, device: torch.device) -> Iterator[int]:
     """A batch of uint8 crops from page-locked memory to the GPU."""
     images = torch.zeros(config.batch, config.crop, config.crop, 3, dtype=torch.uint8).pin_memory()
     while True:
@@ -186,7 +199,7 @@ def _copy(config: TrainConfig, device: torch.device) -> Work:
 def _synthetic(config: TrainConfig, classes: int, dtype: torch.dtype, device: torch.device) -> Iterator[Batch]:
     """The same batch for ever: noise that looks like pixels minus their mean, in memory of the device."""
     shape = (config.batch, 3, config.crop, config.crop)
-    images = torch.randint(-128, 128, shape, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
+    images = torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last).normal_(0, 60)
     labels = torch.randint(classes, (config.batch,), device=device)
     n = config.batch
     rows = Rows(0, 0, np.arange(n), np.zeros((n, 2), np.uint16), np.zeros(n, bool), np.zeros((n, 3), np.float32))
