@@ -51,7 +51,7 @@ def test_a_slow_network_is_the_limit() -> None:
 def test_a_loader_on_the_network_s_cores_may_take_much_of_them() -> None:
     rates = {**RATES, "step": 1_000.0, "joint": 800.0}
     assert expected(rates, CPU) == pytest.approx(1 / (1 / 5_000 + 1 / 1_000))
-    raw = "A raw or mixed shard set would give most of that back."
+    raw = "Raw images in the shard set would give most of that back."
     assert advise(rates, CPU)[1] == f"The loader takes 17 % of the cores' time. {raw}"
     assert raw not in " ".join(advise(rates, replace(CPU, encoding="raw")))
 
@@ -65,6 +65,7 @@ def test_a_loader_on_the_network_s_cores_may_take_much_of_them() -> None:
             "more --threads (2 of 8 cores used), {raw}, or the decoder of a GPU (--gpus 1).",
         ),
         (GPU, "{raw}, or a larger batch (--batch 256)."),
+        (replace(CPU, encoding="mixed"), "a larger share of raw images in the set, or the decoder of a GPU."),
     ],
 )
 def test_slow_decoding_is_the_limit(setup: Setup, ways: str) -> None:

@@ -1,4 +1,4 @@
-"""Which stage is the limit and what to change: rules on measured rates. Plain Python."""
+"""Which stage is the limit and what to change: rules on measured rates. Pure functions."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _network(rates: Mapping[str, float], setup: Setup) -> list[str]:
     if setup.on_cpu:
         share = 1 / (1 + times)
         if share > SHARE:
-            raw = " A raw or mixed shard set would give most of that back." if setup.encoding != "raw" else ""
+            raw = " Raw images in the shard set would give most of that back." if setup.encoding != "raw" else ""
             sentences.append(f"The loader takes {100 * share:.0f} % of the cores' time.{raw}")
         sentences.append(f"What would help: {_a_gpu(setup)}, a smaller crop, or more cores.")
     else:
@@ -125,11 +125,13 @@ def _decoding(rates: Mapping[str, float], setup: Setup) -> list[str]:
     share = min(rates["loader"] / rates["decode"], 1)
     what = "copying crops" if setup.encoding == "raw" else "decoding"
     ways = _more_threads(setup)
-    if setup.encoding != "raw":
-        bytes_ = f"{number(setup.raw_factor)} times the bytes"
-        ways.append(f"a raw or mixed shard set (alexnet-fast shard --encoding raw: {bytes_})")
-        if setup.on_cpu:
-            ways.append("the decoder of " + _a_gpu(setup))
+    if setup.encoding == "jpeg":
+        more = f"{number(setup.raw_factor)} times the bytes"
+        ways.append(f"a raw or mixed shard set (alexnet-fast shard --encoding raw: {more})")
+    elif setup.encoding == "mixed":
+        ways.append("a larger share of raw images in the set")
+    if setup.encoding != "raw" and setup.on_cpu:
+        ways.append("the decoder of " + _a_gpu(setup))
     if not setup.on_cpu:
         ways.append(f"a larger batch (--batch {2 * setup.batch})")
     return [f"The loader is the limit: {what} takes {100 * share:.0f} % of its time.", _would_help(ways)]
