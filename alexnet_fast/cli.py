@@ -290,6 +290,41 @@ def evaluate_command(
     _print(text, result, json_file)
 
 
+@main.command("bench")
+@click.option("--shards", help="Folder of the shard set.  [default: 300 sample images, drawn for it]")
+@click.option("--gpus", type=click.IntRange(0, 1), help="0: on the CPU.  [default: 1 where there is one]")
+@click.option("--recipe", type=click.Choice(list(RECIPES)), help="Where all settings come from.  [default: paper]")
+@click.option("--arch", type=click.Choice(["paper", "onetower", "bn"]), help="Network.  [default: the recipe's]")
+@click.option("--batch", type=click.IntRange(1), help="Images a step.  [default: the recipe's]")
+@click.option("--crop", type=click.IntRange(1), help="Side of the network's input, pixels.  [default: 7/8 of stored]")
+@click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]))
+@click.option("--threads", type=click.IntRange(1), help="Decoding threads.  [default: one a core]")
+@click.option("--turns", type=click.IntRange(1), default=5, show_default=True, help="Measurements of each stage.")
+@click.option("--picture", type=path_type, metavar="FILE.png", help="Also draw the rates as bars.")
+@json_option
+def bench_command(
+    shards: str | None,
+    gpus: int | None,
+    recipe: str | None,
+    turns: int,
+    picture: Path | None,
+    json_file: str | None,
+    **overrides: Any,
+) -> None:
+    """How fast each stage of training is here, which is the limit, and what to change."""
+    if picture is not None and (picture.suffix != ".png" or not picture.absolute().parent.is_dir()):
+        raise InputError(f"--picture {picture} must end in .png and lie in a folder that is there.")
+    config = make_config(recipe or "paper", shards=shards, **overrides)
+
+    from alexnet_fast.bench.run import bench, bench_samples
+    from alexnet_fast.training.metrics import environment
+
+    report = (bench if shards else bench_samples)(config, gpus, turns)
+    if picture is not None:
+        report.draw(picture)
+    _print(report.as_text(), {**report.as_dict(), "environment": environment()}, json_file)
+
+
 @main.command()
 @click.option("--out", type=path_type, default="runs/demo", show_default=True, help="Folder for all it makes.")
 @json_option

@@ -27,6 +27,7 @@ FLAGS = {
     "train": "--arch --batch --cache --cache-size --epochs --gpus --json --lr --order --precision --recipe --resume"
     " --run --seed --set --shards --threads",
     "eval": "--cache --cache-size --gpus --json --shards --split --views",
+    "bench": "--arch --batch --crop --gpus --json --picture --precision --recipe --shards --threads --turns",
     "demo": "--json --out",
 }
 """Scripts rely on them: take none away, and add new ones here."""

@@ -33,6 +33,8 @@ from alexnet_fast.training.distributed import (
 )
 from alexnet_fast.training.optim import make_optimizer, set_learning_rates
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+"""What the network computes in, by the setting `precision`."""
 STUCK_STEPS = 500
 """A loss still at ln(classes) after this many steps is called stuck."""
 
@@ -76,14 +78,10 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     steps = steps_per_epoch(len(split), config.batch)
     if len(split) // steps < topology.world:
         raise InputError(f"batch {config.batch} is too small for {topology.world} processes. Give a larger --batch.")
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config.precision]
+    dtype = DTYPES[config.precision]
 
-    torch.manual_seed(config.seed)
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True
-    model = ARCHITECTURES[config.arch](len(classes), config.dropout, config.hidden).on(topology.device)
-    scaler = torch.amp.GradScaler(topology.device.type, enabled=config.precision == "fp16")
-    state = State(model, make_optimizer(model, config), scaler)
+    state = begin(config, len(classes), topology.device)
+    model = state.model
     log = run / "log.jsonl"
     if resume:
         _restore(state, run)
@@ -189,6 +187,16 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     barrier(topology)
     finished = state.epoch == config.epochs
     return Result(str(run), state.epoch, state.best_top1, top1, *window.totals(), finished=finished)
+
+
+def begin(config: TrainConfig, classes: int, device: torch.device) -> State:
+    """The state before the first step, its weights drawn from the seed; `config` as `resolve` returns it."""
+    torch.manual_seed(config.seed)
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    model = ARCHITECTURES[config.arch](classes, config.dropout, config.hidden).on(device)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+    return State(model, make_optimizer(model, config), scaler)
 
 
 def train_step(

@@ -1,0 +1,200 @@
+"""Which stage is the limit and what to change: rules on measured rates. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+IMAGENET, EPOCHS = 1_281_167, 90
+"""Training images of ILSVRC-2012, and the paper's epochs."""
+NEAR = 1.25
+"""A part of the loader no faster than this many times the loader is what holds it up."""
+ABOUT = 1.1
+"""Two rates within this factor are called about the same."""
+SHARE = 0.1
+"""Of the cores' time: what the loader may take from a network that trains on them, unmentioned."""
+TOGETHER = 0.8
+"""Of the rate that both alone allow: below it the loader and the network disturb one another."""
+SPREAD = 1.5
+"""Fastest by slowest turn of a stage: above it something else ran."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What the rates were measured with. `cores` are those this process may use, `gpus` those torch finds."""
+
+    shards: str
+    encoding: str
+    size: int
+    image_bytes: float
+    """Mean of the stored images."""
+    arch: str
+    batch: int
+    crop: int
+    precision: str
+    device: str
+    gpus: int
+    threads: int
+    cores: int
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.device == "cpu"
+
+    @property
+    def raw_factor(self) -> float:
+        """Bytes of a raw image by those of a stored one."""
+        return 3 * self.size**2 / self.image_bytes
+
+
+def find_limit(rates: Mapping[str, float], setup: Setup) -> str:
+    """The stage that holds training up: step, read, copy, decode, or loader for what comes after decoding.
+
+    `rates`: images/s of read, decode, loader, step, joint and, on a GPU, copy.
+    """
+    loader = rates["loader"]
+    if rates["step"] <= loader:
+        return "step"
+    # From a JPEG set only the compressed bytes go to the GPU, inside of decode.
+    parts = ["read", "decode"] if setup.encoding == "jpeg" else ["read", "copy", "decode"]
+    return next((part for part in parts if part in rates and rates[part] < NEAR * loader), "loader")
+
+
+def expected(rates: Mapping[str, float], setup: Setup) -> float:
+    """Images/s of loader and step together: the slower one's, or what is left where they share the same cores."""
+    loader, step = rates["loader"], rates["step"]
+    return 1 / (1 / loader + 1 / step) if setup.on_cpu else min(loader, step)
+
+
+def advise(rates: Mapping[str, float], setup: Setup) -> list[str]:
+    """Sentences: first what is the limit, then what to change. `rates` as in `find_limit`."""
+    limit = find_limit(rates, setup)
+    sentences = {
+        "step": _network,
+        "read": _reading,
+        "copy": _copying,
+        "decode": _decoding,
+        "loader": _converting,
+    }[limit](rates, setup)
+    allowed = expected(rates, setup)
+    if rates["joint"] < TOGETHER * allowed:
+        fewer = f"Try --threads {setup.threads - 1}. " if setup.threads > 1 else ""
+        sentences.append(
+            f"Loader and network together reach {100 * rates['joint'] / allowed:.0f} % of what the two allow alone: "
+            f"they disturb one another, or something else runs on these cores. {fewer}".rstrip()
+        )
+    return sentences
+
+
+def _network(rates: Mapping[str, float], setup: Setup) -> list[str]:
+    times = rates["loader"] / rates["step"]
+    if times < ABOUT:
+        sentences = ["The network is the limit, but only just: the loader alone is about as fast."]
+    else:
+        sentences = [f"The network is the limit: the loader alone is {number(times)} times as fast."]
+    if setup.on_cpu:
+        share = 1 / (1 + times)
+        if share > SHARE:
+            raw = " Raw images in the shard set would give most of that back." if setup.encoding != "raw" else ""
+            sentences.append(f"The loader takes {100 * share:.0f} % of the cores' time.{raw}")
+        sentences.append(f"What would help: {_a_gpu(setup)}, a smaller crop, or more cores.")
+    else:
+        better = " --precision bf16 computes faster." if setup.precision == "fp32" else ""
+        sentences.append(f"A larger batch often uses a GPU better: try --batch {2 * setup.batch}.{better}")
+    return sentences
+
+
+def _reading(rates: Mapping[str, float], setup: Setup) -> list[str]:
+    speed = rates["read"] * setup.image_bytes / 1e6
+    fewer = ", or a JPEG set, which has a tenth of the bytes" if setup.encoding != "jpeg" else ""
+    return [
+        f"Reading is the limit: {number(speed)} MB/s in random order.",
+        f"What would help: a faster disk, or memory enough to keep the set in{fewer}.",
+    ]
+
+
+def _copying(rates: Mapping[str, float], setup: Setup) -> list[str]:
+    speed = rates["copy"] * 3 * setup.crop**2 / 1e9
+    return [
+        f"The copy to the GPU is the limit: {number(speed)} GB/s of raw crops.",
+        "What would help: a JPEG or mixed shard set, of which the GPU gets the compressed bytes and decodes them.",
+    ]
+
+
+def _decoding(rates: Mapping[str, float], setup: Setup) -> list[str]:
+    share = min(rates["loader"] / rates["decode"], 1)
+    what = "copying crops" if setup.encoding == "raw" else "decoding"
+    ways = _more_threads(setup)
+    if setup.encoding == "jpeg":
+        more = f"{number(setup.raw_factor)} times the bytes"
+        ways.append(f"a raw or mixed shard set (alexnet-fast shard --encoding raw: {more})")
+    elif setup.encoding == "mixed":
+        ways.append("a larger share of raw images in the set")
+    if setup.encoding != "raw" and setup.on_cpu:
+        ways.append("the decoder of " + _a_gpu(setup))
+    if not setup.on_cpu:
+        ways.append(f"a larger batch (--batch {2 * setup.batch})")
+    return [f"The loader is the limit: {what} takes {100 * share:.0f} % of its time.", _would_help(ways)]
+
+
+def _converting(rates: Mapping[str, float], setup: Setup) -> list[str]:
+    share = 1 - rates["loader"] / rates["decode"]
+    ways = [_a_gpu(setup) + ", which does them in passing"] if setup.on_cpu else _more_threads(setup)
+    if not setup.on_cpu:
+        ways.append(f"a larger batch (--batch {2 * setup.batch})")
+    return [
+        f"The loader is the limit: flips, colour and conversion take {100 * share:.0f} % of its time.",
+        _would_help(ways),
+    ]
+
+
+def _more_threads(setup: Setup) -> list[str]:
+    if setup.threads < setup.cores:
+        return [f"more --threads ({setup.threads} of {setup.cores} cores used)"]
+    return []
+
+
+def _a_gpu(setup: Setup) -> str:
+    return "a GPU (--gpus 1)" if setup.gpus else "a GPU"
+
+
+def _would_help(ways: list[str]) -> str:
+    if not ways:
+        return "What would help: more or faster cores."
+    text = ways[0] if len(ways) == 1 else ", ".join(ways[:-1]) + ", or " + ways[-1]
+    return f"What would help: {text}."
+
+
+def noise(turns: Mapping[str, list[float]]) -> list[str]:
+    """A sentence where the turns of a stage differ too much to be trusted."""
+    factors = {name: max(rates) / min(rates) for name, rates in turns.items()}
+    worst = max(factors, key=lambda name: factors[name])
+    if factors[worst] < SPREAD:
+        return []
+    return [
+        f"The turns of {worst} differ by a factor of {number(factors[worst])}: something else ran on this machine. "
+        "Measure again when it is idle."
+    ]
+
+
+def imagenet(rate: float) -> str:
+    """What ImageNet takes at so many images/s."""
+    epoch = IMAGENET / rate
+    return (
+        f"ImageNet's {IMAGENET:,} images at {number(rate)} images/s: {duration(epoch)} an epoch, "
+        f"{duration(EPOCHS * epoch)} for {EPOCHS}, evaluation not counted."
+    )
+
+
+def duration(seconds: float) -> str:
+    """In the two largest units: `1 h 52 min`."""
+    for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        whole = round(seconds / part)
+        if whole * part >= length:
+            return f"{whole * part // length} {unit} {whole * part % length // part} {smaller}"
+    return f"{seconds:.0f} s"
+
+
+def number(value: float) -> str:
+    """With two digits at least: 7,900; 25; 1.3."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"

@@ -1,0 +1,109 @@
+"""What `bench` found, as a table, as JSON and as a picture."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from alexnet_fast.bench.advice import EPOCHS, IMAGENET, Setup, advise, find_limit, imagenet, noise, number
+
+STAGES = {
+    "read": "stored bytes in random order",
+    "decode": "read, JPEG to uint8 crops",
+    "loader": "as trained: + flips, colour",
+    "copy": "uint8 crops to the GPU",
+    "step": "network, images in memory",
+    "joint": "the loader feeds the network",
+}
+"""In the order in which an image meets them."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """`turns`: images/s of every stage, turn by turn; none of `copy` where there is no GPU."""
+
+    setup: Setup
+    turns: dict[str, list[float]]
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The medians."""
+        return {stage: median(rates) for stage, rates in self.turns.items() if rates}
+
+    @property
+    def limit(self) -> str:
+        return find_limit(self.rates, self.setup)
+
+    @property
+    def advice(self) -> list[str]:
+        return advise(self.rates, self.setup) + noise({stage: rates for stage, rates in self.turns.items() if rates})
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        epoch = IMAGENET / self.rates["joint"]
+        return {
+            "setup": asdict(self.setup),
+            "images_per_second": {
+                stage: {"median": median(rates), "low": min(rates), "high": max(rates), "turns": rates}
+                if rates
+                else None
+                for stage, rates in self.turns.items()
+            },
+            "limit": self.limit,
+            "advice": self.advice,
+            "imagenet_seconds": {"epoch": epoch, f"{EPOCHS}_epochs": EPOCHS * epoch},
+        }
+
+    def as_text(self, width: int | None = None) -> str:
+        """The table and the advice under it."""
+        table = Table(caption=f"{len(self.turns['joint'])} turns, warm-up not counted", caption_justify="left")
+        table.add_column("stage")
+        table.add_column("what")
+        table.add_column("images/s", justify="right")
+        table.add_column("low-high", justify="right")
+        for stage, rates in self.turns.items():
+            is_limit = stage == self.limit
+            columns = [number(median(rates)), f"{number(min(rates))}-{number(max(rates))}"] if rates else ["no GPU"]
+            table.add_row(stage + " <" * is_limit, self._what(stage), *columns, style="bold" if is_limit else "")
+        console = Console(width=width)
+        with console.capture() as capture:
+            console.print(table)
+        setup = self.setup
+        about = (
+            f"{setup.shards}: {setup.encoding}, {setup.size} px; {setup.arch}, batch {setup.batch}, crop "
+            f"{setup.crop}, {setup.precision}, on {setup.device}; {setup.threads} of {setup.cores} cores decode"
+        )
+        return "\n".join([about, capture.get().rstrip(), *self.advice, imagenet(self.rates["joint"])])
+
+    def draw(self, out: Path) -> None:
+        """A PNG: a bar a stage, the limit dark, with the turns' low and high."""
+        import matplotlib.pyplot as plt  # takes a second to import
+
+        stages = list(self.rates)
+        medians = list(self.rates.values())
+        errors = [
+            [median(self.turns[stage]) - min(self.turns[stage]) for stage in stages],
+            [max(self.turns[stage]) - median(self.turns[stage]) for stage in stages],
+        ]
+        figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+        colours = ["black" if stage == self.limit else "lightgrey" for stage in stages]
+        axes.barh(stages, medians, xerr=errors, color=colours, edgecolor="grey", ecolor="grey", capsize=3)
+        for place, stage in enumerate(stages):
+            axes.text(max(self.turns[stage]) * 1.1, place, number(medians[place]), va="center", fontsize=9)
+        axes.set_xscale("log")
+        axes.set_xlim(min(medians) / 5, max(max(self.turns[stage]) for stage in stages) * 4)
+        axes.invert_yaxis()
+        axes.set(xlabel="images/s, median and range of the turns", title=self.advice[0])
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(out, dpi=110)
+        plt.close(figure)
+
+    def _what(self, stage: str) -> str:
+        if stage == "decode" and self.setup.encoding == "raw":
+            return "read, copy uint8 crops"
+        return STAGES[stage]
