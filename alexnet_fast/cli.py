@@ -141,7 +141,11 @@ def shard(
     elif src is None:
         raise click.UsageError("Missing option '--src'.")
     else:
-        summary = run.shard(src, list(outs), workers=workers, scheduler=scheduler, part=part, **making)
+        try:
+            summary = run.shard(src, list(outs), workers=workers, scheduler=scheduler, part=part, **making)
+        except KeyboardInterrupt:
+            click.echo("\nStopped; finished tars are kept. Go on with the same command.", err=True)
+            sys.exit(130)
     if not summary.complete:
         click.echo(f"{summary.shards:,} tars are there; other parts are to come: {outs[0]}", err=json_file == "-")
     rate = summary.written / summary.seconds
@@ -152,10 +156,8 @@ def shard(
         "seconds": summary.seconds,
         "images_per_second": rate,
     }
-    text = (
-        f"{summary.images:,} images in {summary.shards:,} tar{'s' * (summary.shards > 1)} in {summary.seconds:.1f} s "
-        f"({rate:,.0f} images/s): {outs[0]}"
-    )
+    work = f"in {summary.seconds:.1f} s ({rate:,.0f} images/s)" if summary.written else "were there already"
+    text = f"{summary.images:,} images in {summary.shards:,} tar{'s' * (summary.shards > 1)} {work}: {outs[0]}"
     if summary.rejected:
         files = f"{summary.rejected:,} file{'s' * (summary.rejected > 1)}"
         text += f"\nLeft out {files} that could not be read: {outs[0]}/rejected.jsonl"

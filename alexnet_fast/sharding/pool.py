@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+import signal
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from contextlib import contextmanager
+from multiprocessing import forkserver, get_context, parent_process, resource_tracker
 from socket import create_connection
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -42,18 +44,22 @@ class Processes:
         self.slots = workers
         self._context: Any = get_context("forkserver")
         self._context.set_forkserver_preload(["alexnet_fast.sharding.resize"])  # torch is imported once
+        with _uninterrupted():
+            forkserver.ensure_running()
         self._executors = [self._start() for _ in range(workers)]
 
     def submit(self, slot: int, function: Callable[[J], R], job: J) -> Future[R]:
-        return self._executors[slot].submit(function, job)
+        with _uninterrupted():  # it may start a process
+            return self._executors[slot].submit(function, job)
 
     def renew(self, slot: int) -> None:
         self._executors[slot].shutdown()
         self._executors[slot] = self._start()
 
     def close(self) -> None:
-        for executor in self._executors:
-            executor.shutdown(cancel_futures=True)
+        with _uninterrupted():  # a second Ctrl-C would leave half of it undone
+            for executor in self._executors:
+                executor.shutdown(cancel_futures=True)
 
     def _start(self) -> Executor:
         return ProcessPoolExecutor(1, mp_context=self._context, initializer=_start_worker)
@@ -136,11 +142,21 @@ def _submit(pool: Pool, slot: int, function: Callable[[J], R], job: J) -> Future
         return pool.submit(slot, function, job)
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Puts Ctrl-C off, and off for good in the processes that are started: it is the parent's to handle."""
+    resource_tracker.ensure_running()  # which unblocks signals when it starts
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+
+
 def _start_worker() -> None:
-    import signal
     from threading import Thread
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _prepare_process()
     Thread(target=_end_with_parent, daemon=True).start()
 
