@@ -53,7 +53,7 @@ def test_last_window_of_conv1_sees_three_zero_pixels_past_the_edge() -> None:
     padded = torch.zeros(1, 3, 227, 227)
     padded[:, :, :224, :224] = x
     expected = nn.functional.conv2d(padded, model.features[1].weight, model.features[1].bias, stride=4)  # type: ignore[arg-type]
-    torch.testing.assert_close(model.features[1](model.features[0](x)), expected)
+    assert torch.equal(model.features[1](model.features[0](x)), expected)
 
 
 def test_order_of_the_first_two_layers_is_the_layer_file_s() -> None:
@@ -112,11 +112,19 @@ def test_conv1_by_blocks_is_the_plain_convolution(padding: int, shape: tuple[int
     layer = Conv1(8, padding).double()
     x = torch.randn(2, 3, *shape, dtype=torch.float64, requires_grad=True)
     plain = nn.functional.conv2d(x, layer.weight, layer.bias, stride=4, padding=padding)
-    blocks = layer(x)
+    blocks = layer.by_blocks(x)
     torch.testing.assert_close(blocks, plain)
     weights = torch.randn_like(plain)
     inputs = [x, layer.weight, layer.bias]
     for ours, theirs in zip(*(torch.autograd.grad((y * weights).sum(), inputs) for y in (blocks, plain)), strict=True):  # type: ignore[arg-type]
         torch.testing.assert_close(ours, theirs)
-    with torch.no_grad():
-        assert torch.equal(layer(x), plain)
+
+
+def test_conv1_takes_blocks_only_when_it_trains_in_bfloat16() -> None:
+    layer, x = Conv1(8), torch.randn(2, 3, 67, 67) * 50
+    plain = nn.functional.conv2d(x, layer.weight, layer.bias, stride=4)
+    assert torch.equal(layer(x), plain)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, blocks = layer(x), layer.by_blocks(x)
+    assert torch.equal(y, blocks)
+    torch.testing.assert_close(y.float(), plain, rtol=2**-6, atol=2**-6 * plain.abs().max().item())

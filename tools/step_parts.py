@@ -67,11 +67,12 @@ def norm(x: Tensor) -> Forms:
 
 
 def conv1(x: Tensor) -> Forms:
+    """Both forms at every precision, whichever `Conv1.forward` would choose."""
     layer = Conv1(96).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     wrt: list[Tensor] = list(layer.parameters())
     return {
         "torch": both_ways(lambda x: nn.Conv2d.forward(layer, x), x, wrt),
-        "4x4 blocks as channels": both_ways(layer, x, wrt),
+        "4x4 blocks as channels": both_ways(layer.by_blocks, x, wrt),
     }
 
 

@@ -12,16 +12,21 @@ KERNEL, STRIDE = 11, 4
 class Conv1(nn.Conv2d):
     """(N, 3, S, S) -> (N, width, 1 + (S + 2 padding - 11) // 4, the same). Its parameters are nn.Conv2d's.
 
-    On a CPU with gradients it takes the 4x4 pixel blocks as channels: oneDNN's gradient for 3 channels at stride 4 is
-    slow (tools/records: step-parts). Without gradients, and on a GPU, it is the plain convolution.
+    Training in bfloat16 on a CPU it takes the 4x4 pixel blocks as channels: oneDNN's gradient for 3 channels at stride
+    4 is slow there. Where the plain convolution measured faster (float32, no gradient) or nothing was measured (GPU),
+    it is the plain convolution. tools/records: step-parts.
     """
 
     def __init__(self, width: int, padding: int = 0) -> None:
         super().__init__(3, width, KERNEL, STRIDE, padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or not torch.is_grad_enabled():
-            return super().forward(x)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        blocks = x.device.type == "cpu" and dtype == torch.bfloat16 and torch.is_grad_enabled()
+        return self.by_blocks(x) if blocks else super().forward(x)
+
+    def by_blocks(self, x: Tensor) -> Tensor:
+        """The same numbers from 3x3 windows of 4x4 pixel blocks, the kernel padded with zeros to 12x12."""
         before = int(self.padding[0])
         ends = [STRIDE * ((side + 2 * before - KERNEL) // STRIDE + 3) - side - before for side in x.shape[2:]]
         blocks = space_to_depth(pad(x, (before, ends[1], before, ends[0])))
