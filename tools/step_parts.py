@@ -48,9 +48,19 @@ def both_ways(layer: Callable[[Tensor], Tensor], x: Tensor, wrt: list[Tensor]) -
     return run
 
 
+class TorchNorm(nn.LocalResponseNorm):
+    """In float32 at every precision: torch has no bfloat16 kernel of it on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__(5, alpha=1e-4, beta=0.75, k=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
 def norm(x: Tensor) -> Forms:
     """torch's layer has no towers: it sums across all maps, the same work."""
-    ours, theirs = LocalResponseNorm(x.shape[1], towers=2), nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2)
+    ours = LocalResponseNorm(x.shape[1], towers=2)
     x.requires_grad_()
 
     def banded() -> object:
@@ -61,9 +71,7 @@ def norm(x: Tensor) -> Forms:
             lrn_kernel.library = library
 
     both = both_ways(ours, x, [x])
-    # bfloat16: torch has no kernel, so its layer runs in float32
-    torch_s = both_ways(lambda x: theirs(x.float()).to(x.dtype), x, [x])
-    return {"torch": torch_s, "banded convolution": banded, "compiled": both}
+    return {"torch": both_ways(TorchNorm(), x, [x]), "banded convolution": banded, "compiled": both}
 
 
 def conv1(x: Tensor) -> Forms:
@@ -74,6 +82,18 @@ def conv1(x: Tensor) -> Forms:
         "torch": both_ways(lambda x: nn.Conv2d.forward(layer, x), x, wrt),
         "4x4 blocks as channels": both_ways(layer.by_blocks, x, wrt),
     }
+
+
+def network(x: Tensor) -> Forms:
+    """The paper's net, forward and backward; torch's form has the same layers but torch's LRN and plain conv1."""
+    ours, theirs = (paper(1000).on(torch.device("cpu")) for _ in range(2))
+    for i, layer in enumerate(theirs.features):
+        if isinstance(layer, LocalResponseNorm):
+            theirs.features[i] = TorchNorm()
+        elif isinstance(layer, Conv1):
+            theirs.features[i] = nn.Conv2d(3, 96, 11, stride=4).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    nets = {"torch": theirs, "ours": ours}
+    return {name: both_ways(net, x, list(net.parameters())) for name, net in nets.items()}
 
 
 def optimizers() -> Forms:
@@ -94,6 +114,7 @@ def parts(batch: int) -> Iterator[tuple[str, Forms]]:
         yield f"LRN 256x27x27, {name}", norm(maps(batch, 256, 27, dtype))
         for images in (batch, 2 * batch):
             yield f"conv1 227 px, batch {images}, {name}", conv1(maps(images, 3, 227, dtype))
+        yield f"paper net 224 px, {name}", network(maps(batch, 3, 224, dtype))
     yield "SGD, 61.0 M parameters", optimizers()
 
 
