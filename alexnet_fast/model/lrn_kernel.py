@@ -1,6 +1,6 @@
 """LRN's forward and backward as one pass each over channels-last memory: C, compiled for this processor at first use.
 
-Torch needs six passes over the maps forward and eleven backward, each bound by memory. Here each pixel's maps of one
+Torch needs many passes over the maps, each bound by memory (tools/records: step-parts has the ratios). Here each pixel's maps of one
 tower (a "row") stay in the first-level cache; bfloat16 is computed in float32. About 0.3 s of `cc`, once a process;
 without a compiler that knows OpenMP (`library()` is None), the caller has torch's passes.
 """
