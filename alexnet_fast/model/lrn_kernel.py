@@ -1,8 +1,8 @@
 """LRN's forward and backward as one pass each over channels-last memory: C, compiled for this processor at first use.
 
-Torch needs many passes over the maps, each bound by memory (tools/records: step-parts has the ratios). Here each pixel's maps of one
-tower (a "row") stay in the first-level cache; bfloat16 is computed in float32. About 0.3 s of `cc`, once a process;
-without a compiler that knows OpenMP (`library()` is None), the caller has torch's passes.
+Torch needs many passes, each bound by memory (tools/records: step-parts). Here the maps of one tower at one pixel, a
+"row", stay in the first-level cache; bfloat16 is computed in float32. `cc` runs once a process, for under a second.
+Without a compiler that knows OpenMP `library()` is None and the caller takes torch's passes.
 """
 
 from __future__ import annotations
