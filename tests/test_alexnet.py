@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from alexnet_fast.model.alexnet import ARCHITECTURES, AlexNet, bn, onetower, paper
-from alexnet_fast.model.lrn import LocalResponseNorm
+from alexnet_fast.model.conv1 import Conv1
 
 
 def multiply_adds(model: nn.Module, side: int) -> int:
@@ -58,7 +58,7 @@ def test_last_window_of_conv1_sees_three_zero_pixels_past_the_edge() -> None:
 
 def test_order_of_the_first_two_layers_is_the_layer_file_s() -> None:
     names = [type(m).__name__ for m in paper(10).features]
-    assert names[1:5] == ["Conv2d", "LocalResponseNorm", "MaxPool2d", "ReLU"]
+    assert names[1:5] == ["Conv1", "LocalResponseNorm", "MaxPool2d", "ReLU"]
     assert names[5:9] == ["Conv2d", "ReLU", "LocalResponseNorm", "MaxPool2d"]
 
 
@@ -106,28 +106,25 @@ def test_bn_starts_at_the_loss_of_guessing() -> None:
     assert loss.item() == pytest.approx(math.log(10), abs=1e-5)
 
 
-def test_lrn_equals_torch_s_layer() -> None:
-    x = (torch.randn(2, 48, 7, 5, dtype=torch.float64) * 80).requires_grad_()
-    ours, theirs = LocalResponseNorm(48).double()(x), nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2)(x)
-    torch.testing.assert_close(ours, theirs)
-    weight = torch.randn_like(ours)
-    (a,), (b,) = (torch.autograd.grad((y * weight).sum(), x) for y in (ours, theirs))
-    torch.testing.assert_close(a, b)
+@pytest.mark.parametrize("padding", [0, 2])
+@pytest.mark.parametrize("shape", [(224, 224), (227, 112), (64, 65), (11, 98)])
+def test_conv1_by_blocks_is_the_plain_convolution(padding: int, shape: tuple[int, int]) -> None:
+    layer = Conv1(8, padding).double()
+    x = torch.randn(2, 3, *shape, dtype=torch.float64, requires_grad=True)
+    plain = nn.functional.conv2d(x, layer.weight, layer.bias, stride=4, padding=padding)
+    blocks = layer.by_blocks(x)
+    torch.testing.assert_close(blocks, plain)
+    weights = torch.randn_like(plain)
+    inputs = [x, layer.weight, layer.bias]
+    for ours, theirs in zip(*(torch.autograd.grad((y * weights).sum(), inputs) for y in (blocks, plain)), strict=True):  # type: ignore[arg-type]
+        torch.testing.assert_close(ours, theirs)
 
 
-def test_lrn_does_not_cross_the_towers() -> None:
-    x = torch.randn(2, 96, 4, 4) * 80
-    halves = [LocalResponseNorm(48)(half) for half in x.chunk(2, dim=1)]
-    torch.testing.assert_close(LocalResponseNorm(96, towers=2)(x), torch.cat(halves, dim=1))
-
-
-def test_lrn_in_half_precision_does_not_overflow() -> None:
-    x = torch.full((1, 48, 2, 2), 1000.0)
-    torch.testing.assert_close(LocalResponseNorm(48)(x.half()).float(), LocalResponseNorm(48)(x), rtol=5e-3, atol=0)
-
-
-def test_lrn_by_hand() -> None:
-    x = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).view(1, 6, 1, 1) * 100
-    window = 1 + 4 + 9 + 16  # the second map's neighbours: maps 1 to 4, and none before the first
-    expected = 200 / (2 + 1e-4 / 5 * window * 1e4) ** 0.75
-    assert LocalResponseNorm(6)(x)[0, 1, 0, 0].item() == pytest.approx(expected, rel=1e-5)
+def test_conv1_takes_blocks_only_when_it_trains_in_bfloat16() -> None:
+    layer, x = Conv1(8), torch.randn(2, 3, 67, 67) * 50
+    plain = nn.functional.conv2d(x, layer.weight, layer.bias, stride=4)
+    assert torch.equal(layer(x), plain)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, blocks = layer(x), layer.by_blocks(x)
+    assert torch.equal(y, blocks)
+    torch.testing.assert_close(y.float(), plain, rtol=2**-6, atol=2**-6 * plain.abs().max().item())

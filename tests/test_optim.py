@@ -63,6 +63,31 @@ def test_update_is_the_paper_s_while_the_rate_is_constant() -> None:
     torch.testing.assert_close(layer.weight.detach(), w)
 
 
+def test_fused_step_is_the_plain_loop_s() -> None:
+    """The velocity is of the same mathematics too, over rates that change and both groups."""
+    models = [bn(10, hidden=16) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    config = make_config("paper", precision="bf16")
+    ours = make_optimizer(models[0], config)
+    assert ours.defaults["fused"]
+    groups = make_optimizer(models[1], config).param_groups
+    plain = torch.optim.SGD(
+        [{key: group[key] for key in ("params", "weight_decay", "kind")} for group in groups],
+        lr=config.lr,
+        momentum=config.momentum,
+        foreach=False,
+    )
+    for step in range(4):
+        for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        for optimizer in (ours, plain):
+            set_learning_rates(optimizer, config, step * 20.0)
+            optimizer.step()
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
 def test_batch_scales_the_recipe_s_rate_unless_one_is_given() -> None:
     assert make_config("paper", batch=256).lr == pytest.approx(0.02)
     assert make_config("paper", batch=256, lr=0.015).lr == 0.015

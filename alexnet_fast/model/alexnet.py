@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from alexnet_fast.model.conv1 import Conv1
 from alexnet_fast.model.lrn import LocalResponseNorm
 
 
@@ -49,7 +50,7 @@ def paper(classes: int, dropout: float = 0.5, hidden: int = 4096) -> AlexNet:
     """
     features = nn.Sequential(
         PadRightBottom(kernel=11, stride=4),
-        nn.Conv2d(3, 96, 11, stride=4),
+        Conv1(96),
         LocalResponseNorm(96, towers=2),
         nn.MaxPool2d(3, 2),
         nn.ReLU(inplace=True),
@@ -118,11 +119,11 @@ class PadRightBottom(nn.Module):
 
 
 def _single_tower(norm: Callable[[int], list[nn.Module]]) -> nn.Sequential:
-    def conv(inputs: int, width: int, kernel: int, padding: int, stride: int = 1) -> list[nn.Module]:
-        return [nn.Conv2d(inputs, width, kernel, stride, padding), *norm(width), nn.ReLU(inplace=True)]
+    def conv(inputs: int, width: int, kernel: int, padding: int) -> list[nn.Module]:
+        return [nn.Conv2d(inputs, width, kernel, padding=padding), *norm(width), nn.ReLU(inplace=True)]
 
     return nn.Sequential(
-        *conv(3, 64, 11, padding=2, stride=4),
+        *[Conv1(64, padding=2), *norm(64), nn.ReLU(inplace=True)],
         nn.MaxPool2d(3, 2),
         *conv(64, 192, 5, padding=2),
         nn.MaxPool2d(3, 2),

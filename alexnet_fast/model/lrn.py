@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from alexnet_fast.model import lrn_kernel
 
 
 class LocalResponseNorm(nn.Module):
@@ -11,23 +16,72 @@ class LocalResponseNorm(nn.Module):
 
     Defaults are the paper's constants with alpha divided by n, as the original code and torch do (the paper's
     printed formula does not divide). `towers`: the sum does not cross from one tower's maps to the other's.
-    Shapes: (N, C, H, W) in and out. The window sum is a 1x1 convolution with a banded matrix, and the power two
-    square roots: torch's own LRN is several times slower in channels-last.
+    Shapes: (N, C, H, W) in and out, n odd. On a CPU one compiled pass (`lrn_kernel`), elsewhere torch's operations:
+    torch's own LRN is many times slower in channels-last.
     """
 
     band: Tensor
 
     def __init__(self, channels: int, towers: int = 1, n: int = 5, alpha: float = 1e-4, k: float = 2.0) -> None:
         super().__init__()
-        self.k = k
-        self.towers = towers
+        self.towers, self.reach, self.scale, self.k = towers, n // 2, alpha / n, k
         width = channels // towers
         distance = (torch.arange(width)[:, None] - torch.arange(width)).abs()
-        band = (distance <= n // 2).float() * (alpha / n)
+        band = (distance <= self.reach).float() * (self.scale * SQUARED_SHRINK)
         self.register_buffer("band", band.repeat(towers, 1)[..., None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        small = x / 16  # whose square stays below fp16's largest number
-        scale = nn.functional.conv2d(small * small, (self.band * 256).to(x.dtype), groups=self.towers) + self.k
-        inverse_root = scale.rsqrt()
-        return x * (inverse_root * inverse_root.sqrt())
+        if lrn_kernel.applies(x):
+            return _Compiled.apply(x, self.towers, self.reach, self.scale, self.k)  # type: ignore[no-any-return,no-untyped-call]
+        return _Banded.apply(x, self.band.to(x.dtype), self.towers, self.k)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Compiled(torch.autograd.Function):
+    """Keeps its input alone, as `_Banded` does: the sums are cheaper to compute again than to store."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *settings: Any) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.settings = settings
+        return lrn_kernel.forward(x, *settings)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        return lrn_kernel.backward(x, gradient, *ctx.settings), *[None] * len(ctx.settings)
+
+
+SHRINK = 16.0
+"""x / 16 has a square below fp16's largest number; the band, alpha / n * 256, is no fp16 subnormal."""
+SQUARED_SHRINK = SHRINK**2
+
+
+class _Banded(torch.autograd.Function):
+    """The window's sum as a 1x1 convolution with a banded matrix (C, C / towers, 1, 1), the power two square roots.
+
+    With s = k + a * window(x^2): y = x s^-3/4, dx = g s^-3/4 - 3/2 a x * window(g x s^-7/4).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, band: Tensor, towers: int, k: float) -> Tensor:
+        ctx.save_for_backward(x, band)
+        ctx.towers, ctx.k = towers, k
+        root = _inverse_root(x, band, towers, k)
+        return root.sqrt().mul_(root).mul_(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, band = ctx.saved_tensors
+        root = _inverse_root(x, band, ctx.towers, ctx.k)
+        direct = root.sqrt().mul_(root).mul_(gradient)
+        inner = root.mul_(root).mul_(x).mul_(direct)
+        windows = nn.functional.conv2d(inner, band, groups=ctx.towers)
+        return direct.addcmul_(x, windows, value=-1.5 / SQUARED_SHRINK), None, None, None
+
+
+def _inverse_root(x: Tensor, band: Tensor, towers: int, k: float) -> Tensor:
+    """(k + a * window(x^2))^-1/2, a new tensor."""
+    small = x / SHRINK
+    return nn.functional.conv2d(small.mul_(small), band, groups=towers).add_(k).rsqrt_()
