@@ -24,7 +24,7 @@ import numpy as np
 
 from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training.metrics import environment, write_json
-from tools.peer_loaders import Job, run
+from tools.peer_loaders import Job, run, summary
 
 DROPPED = 0.01
 """No more of the tars than this may be left in the page cache, else it was not cold."""
@@ -122,7 +122,8 @@ def report(record: dict[str, Any]) -> str:
 @click.option("--window", default=16, show_default=True, help="Tars open at a time in the window order.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the record.")
 def main(shards: Path, turns: int, threads: int, batch: int, window: int, out: Path | None) -> None:
-    listed, manifest = ShardSet(shards).manifest.splits["train"], ShardSet(shards).manifest
+    manifest = ShardSet(shards).manifest
+    listed = manifest.splits["train"]
     tars = [(shards / tar.file).resolve() for tar in listed]
     samples = sum(tar.samples for tar in listed)
     images = samples - (threads + 1) * batch  # the first batch, and the clock stops up to `threads` batches later
@@ -137,10 +138,7 @@ def main(shards: Path, turns: int, threads: int, batch: int, window: int, out: P
     rates, left = measure(jobs, tars, turns)
     rows = {
         name: {
-            "median": median(r),
-            "low": min(r),
-            "high": max(r),
-            "turns": r,
+            **summary(r),
             "ratio_to_stock_dali": median([a / b for a, b in zip(r, rates[PEER], strict=True)]),
         }
         for name, r in rates.items()

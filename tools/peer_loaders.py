@@ -22,6 +22,7 @@ from importlib import import_module
 from itertools import count
 from multiprocessing import active_children
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -78,6 +79,10 @@ class Job:
     @property
     def crop(self) -> int:
         return int(self.manifest["size"]) * 7 // 8
+
+
+def summary(turns: list[float]) -> dict[str, Any]:
+    return {"median": median(turns), "low": min(turns), "high": max(turns), "turns": turns}
 
 
 def ours(job: Job) -> Iterator[int]:

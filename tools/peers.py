@@ -24,7 +24,7 @@ import numpy as np
 
 from alexnet_fast.shardset import MANIFEST, Manifest, ShardSet, Tar, index_name, tar_name
 from alexnet_fast.training.metrics import environment, write_json
-from tools.peer_loaders import DALI_JPEG, DALI_RAW, Job, run
+from tools.peer_loaders import DALI_JPEG, DALI_RAW, Job, run, summary
 
 IMAGENET = 1_281_167
 OURS, DALI, FFCV, DECODE = "ours", "stock DALI", "FFCV", "simplejpeg, decode only"
@@ -254,10 +254,6 @@ def report(record: dict[str, Any], rates: Rates) -> str:
         + ".",
     ]
     return "\n".join(lines) + "\n"
-
-
-def summary(turns: list[float]) -> dict[str, Any]:
-    return {"median": median(turns), "low": min(turns), "high": max(turns), "turns": turns}
 
 
 @click.command()

@@ -10,19 +10,16 @@ import torch
 from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 
-PREFETCH = 2
-"""Batches decoded ahead."""
-
 
 class JpegDecoder:
     """Decodes on `threads` of the CPU, or with `gpu` given on that GPU; no more of an image than its crop needs.
 
-    `max_batch`: the most images one `submit` takes. Up to PREFETCH batches may be submitted before the first is
+    `max_batch`: the most images one `submit` takes. Up to `prefetch` batches may be submitted before the first is
     taken by `result`; they come in order.
     """
 
-    def __init__(self, *, crop: int, max_batch: int, threads: int, gpu: int | None) -> None:
-        @pipeline_def(batch_size=max_batch, num_threads=threads, device_id=gpu, prefetch_queue_depth=PREFETCH)
+    def __init__(self, *, crop: int, max_batch: int, threads: int, gpu: int | None, prefetch: int) -> None:
+        @pipeline_def(batch_size=max_batch, num_threads=threads, device_id=gpu, prefetch_queue_depth=prefetch)
         def graph() -> Any:
             stored = fn.external_source(name="stored", dtype=types.UINT8, ndim=1, no_copy=True)
             y, x = (fn.external_source(name=name, dtype=types.FLOAT, ndim=0, no_copy=True) for name in "yx")
@@ -33,22 +30,22 @@ class JpegDecoder:
 
         self._pipeline = graph()
         self._pipeline.build()
-        self._started = False
-        self._alive: deque[object] = deque(maxlen=PREFETCH + 2)
+        self._surplus = prefetch - 1
+        """DALI's first run wants all of its queue filled."""
+        self._alive: deque[object] = deque(maxlen=prefetch + 2)
         """DALI reads what it was fed without a copy."""
 
     def submit(self, stored: list[NDArray[np.uint8]], position: NDArray[np.float32]) -> None:
         """`stored`: n JPEGs; `position` (n, 2): vertical and horizontal place of the crop, from 0 to 1."""
         y, x = np.ascontiguousarray(position.T)
         self._alive.append((stored, y, x))
-        surplus = 0 if self._started else PREFETCH - 1  # DALI's first run wants all of its queue filled
-        for _ in range(1 + surplus):
+        for _ in range(1 + self._surplus):
             for name, values in (("stored", stored), ("y", y), ("x", x)):
                 self._pipeline.feed_input(name, values)
         self._pipeline.schedule_run()
-        for _ in range(surplus):
+        for _ in range(self._surplus):
             self._pipeline.outputs()
-        self._started = True
+        self._surplus = 0
 
     def result(self) -> torch.Tensor:
         """The oldest batch submitted, (n, crop, crop, 3) uint8; shared with DALI, not copied.

@@ -167,6 +167,7 @@ class Loader:
                 max_batch=self._max_batch,
                 threads=self._threads,
                 gpu=self._device.index or 0 if self._device.type == "cuda" else None,
+                prefetch=PREFETCH,
             )
         reader = RawReader(crop=self._crop, threads=self._threads, pinned=self._device.type == "cuda")
         coming = self._asked_ahead()
