@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from alexnet_fast import __version__
-from alexnet_fast.config import RECIPES, TrainConfig, make_config
+from alexnet_fast.config import CHOICES, RECIPES, TrainConfig, make_config
 from alexnet_fast.errors import InputError, TrainingError
 
 
@@ -196,12 +196,14 @@ def verify_command(shards: str, quick: bool, workers: int | None, json_file: str
 @click.option("--shards", help="Folder of the shard set, or its URL.  [default: shards/imagenet]")
 @cache_options
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="Where all settings come from.  [default: paper]")
-@click.option("--arch", type=click.Choice(["paper", "onetower", "bn"]), help="Network.  [default: the recipe's]")
+@click.option("--arch", type=click.Choice(list(CHOICES["arch"])), help="Network.  [default: the recipe's]")
 @click.option("--epochs", type=click.IntRange(1))
 @click.option("--batch", type=click.IntRange(1), help="Images a step over all GPUs; scales the recipe's rate.")
 @click.option("--lr", type=float, help="Peak learning rate, for this batch.")
-@click.option("--order", type=click.Choice(["random", "window"]), help="window: few tars at a time.  [default: random]")
-@click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]))
+@click.option(
+    "--order", type=click.Choice(list(CHOICES["order"])), help="window: few tars at a time.  [default: random]"
+)
+@click.option("--precision", type=click.Choice(list(CHOICES["precision"])))
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1))
 @click.option("--threads", type=click.IntRange(1), help="Decoding threads a process.")
 @click.option(
@@ -296,10 +298,10 @@ def evaluate_command(
 @click.option("--shards", help="Folder of the shard set.  [default: 300 sample images, drawn for it]")
 @click.option("--gpus", type=click.IntRange(0, 1), help="0: on the CPU.  [default: 1 where there is one]")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="Where all settings come from.  [default: paper]")
-@click.option("--arch", type=click.Choice(["paper", "onetower", "bn"]), help="Network.  [default: the recipe's]")
+@click.option("--arch", type=click.Choice(list(CHOICES["arch"])), help="Network.  [default: the recipe's]")
 @click.option("--batch", type=click.IntRange(1), help="Images a step.  [default: the recipe's]")
 @click.option("--crop", type=click.IntRange(1), help="Side of the network's input, pixels.  [default: 7/8 of stored]")
-@click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]))
+@click.option("--precision", type=click.Choice(list(CHOICES["precision"])))
 @click.option("--threads", type=click.IntRange(1), help="Decoding threads.  [default: one a core]")
 @click.option("--turns", type=click.IntRange(1), default=5, show_default=True, help="Measurements of each stage.")
 @click.option("--picture", type=path_type, metavar="FILE.png", help="Also draw the rates as bars.")

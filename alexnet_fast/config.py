@@ -13,6 +13,24 @@ def _check(holds: bool, name: str, value: object, expected: str) -> None:
         raise InputError(f"{name} is {value}; it must be {expected}.")
 
 
+def _any_of(choices: tuple[object, ...]) -> str:
+    return f"{', '.join(str(choice) for choice in choices[:-1])} or {choices[-1]}"
+
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "arch": ("paper", "half", "sixconv", "onetower", "bn"),
+    "lrn": ("towers", "all", "none"),
+    "pool": (2, 3),
+    "activation": ("relu", "tanh"),
+    "init_layers": ("all", "conv"),
+    "schedule": ("steps", "cosine"),
+    "order": ("random", "window"),
+    "precision": ("auto", "bf16", "fp16", "fp32"),
+}
+REMOVABLE = ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
+PAPER_NETS_ONLY = ("lrn", "within_map_norm", "pool", "activation", "without", "bottleneck")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The defaults are the recipe `paper`: what the original code did (layer file #145, cuda-convnet2)."""
@@ -22,7 +40,23 @@ class TrainConfig:
     shards: str = "shards/imagenet"
     """Folder of the shard set, or its URL."""
     arch: str = "paper"
-    """paper, onetower or bn: see model/alexnet.py."""
+    """paper, half, sixconv, onetower or bn: see model/alexnet.py."""
+    lrn: str = "towers"
+    """Local response normalisation: over the maps of each tower, over all, or none. Of the paper's nets."""
+    within_map_norm: bool = False
+    """The original's further normalisation after layer 2, over each map's 5x5 neighbours. Of the paper's nets."""
+    pool: int = 3
+    """Side of the pooling windows, which lie 2 apart: 3 overlaps, 2 does not. Of the paper's nets."""
+    activation: str = "relu"
+    """relu or tanh. Of the paper's nets."""
+    without: str = ""
+    """Layers left out, of conv2 to conv5, fc6, fc7, separated by spaces. Of the paper's nets."""
+    bottleneck: int = 0
+    """Linear units before the last layer, for many classes; 0: none. Of the paper's nets."""
+    init: str = ""
+    """A checkpoint that the weights start from: of all layers whose name and shape are the same."""
+    init_layers: str = "all"
+    """What is taken from it: all, or conv."""
     epochs: int = 90
     batch: int = 128
     """Images a step, over all processes."""
@@ -65,15 +99,14 @@ class TrainConfig:
     """Steps between two lines of the log."""
 
     def __post_init__(self) -> None:
-        _check(self.arch in ("paper", "onetower", "bn"), "arch", self.arch, "paper, onetower or bn")
-        _check(self.schedule in ("steps", "cosine"), "schedule", self.schedule, "steps or cosine")
-        _check(self.order in ("random", "window"), "order", self.order, "random or window")
-        _check(
-            self.precision in ("auto", "bf16", "fp16", "fp32"),
-            "precision",
-            self.precision,
-            "auto, bf16, fp16, fp32",
-        )
+        for name, choices in CHOICES.items():
+            _check(getattr(self, name) in choices, name, getattr(self, name), _any_of(choices))
+        for layer in self.without.split():
+            _check(layer in REMOVABLE, "without", layer, _any_of(REMOVABLE))
+        if self.arch in ("onetower", "bn"):
+            for name in PAPER_NETS_ONLY:
+                default = type(self).__dataclass_fields__[name].default
+                _check(getattr(self, name) == default, name, getattr(self, name), f"{default!r} with arch {self.arch}")
         for name in ("epochs", "batch", "log_every", "hidden", "window"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in (
@@ -87,6 +120,7 @@ class TrainConfig:
             "crop",
             "threads",
             "cache_bytes",
+            "bottleneck",
         ):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _check(self.seed < 2**32, "seed", self.seed, "below 4294967296")

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet_fast.model.alexnet import ARCHITECTURES, AlexNet, bn, onetower, paper
+from alexnet_fast.config import TrainConfig
+from alexnet_fast.errors import InputError
+from alexnet_fast.model.alexnet import ARCHITECTURES, AlexNet, bn, build, onetower, paper
 from alexnet_fast.model.conv1 import Conv1
+from alexnet_fast.model.lrn import WithinMapNorm
 
 
 def multiply_adds(model: nn.Module, side: int) -> int:
@@ -26,13 +29,81 @@ def multiply_adds(model: nn.Module, side: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("arch", "parameters", "operations"),
-    [("paper", 60_965_224, 724_406_816), ("onetower", 61_100_840, 714_188_480)],
+    ("arch", "classes", "bottleneck", "parameters", "operations"),
+    [
+        ("paper", 1000, 0, 60_965_224, 724_406_816),
+        ("half", 1000, 0, 59_798_312, 391_514_384),
+        ("sixconv", 1000, 0, 61_555_304, 745_640_480),
+        ("sixconv", 10_184, 0, 99_182_152, 783_258_144),
+        ("sixconv", 21_843, 2048, 110_605_267, 794_667_552),
+        ("onetower", 1000, 0, 61_100_840, 714_188_480),
+    ],
 )
-def test_parameters_and_multiply_adds(arch: str, parameters: int, operations: int) -> None:
-    model = ARCHITECTURES[arch](1000, 0.5, 4096).eval()
+def test_parameters_and_multiply_adds(
+    arch: str, classes: int, bottleneck: int, parameters: int, operations: int
+) -> None:
+    model = build(classes, TrainConfig(arch=arch, bottleneck=bottleneck)).eval()
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert multiply_adds(model, 224) == operations
+
+
+@pytest.mark.parametrize(
+    ("change", "gone", "new"),
+    [
+        ({"lrn": "none"}, {"lrn1", "lrn2"}, {}),
+        (
+            {"without": "conv3 fc7"},
+            {"conv3", "active3", "fc7", "active7", "dropout7"},
+            {"conv4.weight": (384, 128, 3, 3)},
+        ),
+        ({"without": "conv5"}, {"conv5", "active5"}, {"fc6.weight": (64, 384 * 36)}),
+        ({"without": "conv2"}, {"conv2", "active2"}, {"conv3.weight": (384, 96, 3, 3)}),
+        ({"without": "fc6"}, {"fc6", "active6", "dropout6"}, {"fc7.weight": (64, 9216)}),
+    ],
+)
+def test_an_ablation_takes_out_what_it_names(
+    change: dict[str, str], gone: set[str], new: dict[str, tuple[int, ...]]
+) -> None:
+    whole, ablated = (build(7, TrainConfig(hidden=64, **each)) for each in ({}, change))  # type: ignore[arg-type]
+    names = [
+        {name for part in (m.features, m.classifier) for name, _ in part.named_children()} for m in (whole, ablated)
+    ]
+    assert names[0] - names[1] == gone
+    assert names[1] <= names[0]
+    shapes = {name.partition(".")[2]: tuple(p.shape) for name, p in ablated.named_parameters()}
+    assert new.items() <= shapes.items()
+    assert ablated(torch.zeros(1, 3, 224, 224)).shape == (1, 7)
+
+
+def test_pooling_without_overlap_and_tanh() -> None:
+    model = build(7, TrainConfig(hidden=64, pool=2, activation="tanh"))
+    assert {m.kernel_size for m in model.modules() if isinstance(m, nn.MaxPool2d)} == {2}
+    assert sum(isinstance(m, nn.Tanh) for m in model.modules()) == 7
+    assert not any(isinstance(m, nn.ReLU) for m in model.modules())
+    assert model.features(torch.zeros(1, 3, 224, 224)).shape == (1, 256, 6, 6)
+
+
+def test_within_map_norm_is_the_sum_over_25_neighbours() -> None:
+    """Layer file #145: scale .001 / 25, pow .75, and a constant of 1."""
+    x = torch.randn(2, 3, 7, 9) * 40
+    y = WithinMapNorm()(x)
+    for n, c, row, column in [(0, 0, 0, 0), (1, 2, 3, 4), (0, 1, 6, 8), (1, 0, 1, 7)]:
+        window = x[n, c, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3]
+        expected = x[n, c, row, column] / (1 + 0.001 / 25 * (window**2).sum()) ** 0.75
+        assert y[n, c, row, column].item() == pytest.approx(expected.item(), rel=1e-5)
+    names = [name for name, _ in build(7, TrainConfig(within_map_norm=True)).features.named_children()]
+    assert names[names.index("lrn2") : names.index("pool2") + 1] == ["lrn2", "within2", "pool2"]
+
+
+def test_lrn_over_all_maps_is_torch_s() -> None:
+    ours = build(7, TrainConfig(lrn="all")).features.get_submodule("lrn2")
+    x = torch.randn(2, 256, 5, 5) * 40
+    torch.testing.assert_close(ours(x), nn.functional.local_response_norm(x, 5, 1e-4, 0.75, 2.0))
+
+
+def test_only_the_paper_s_nets_have_ablations() -> None:
+    with pytest.raises(InputError, match="pool is 2; it must be 3 with arch bn"):
+        TrainConfig(arch="bn", pool=2)
 
 
 def test_shapes_of_the_paper() -> None:
@@ -93,7 +164,7 @@ def test_onetower_has_torchvision_s_names_and_shapes() -> None:
 @pytest.mark.parametrize("arch", list(ARCHITECTURES))
 @pytest.mark.parametrize("side", [64, 112, 224])
 def test_smaller_inputs_work_and_reach_every_weight(arch: str, side: int) -> None:
-    model: AlexNet = ARCHITECTURES[arch](7, 0.5, 64)
+    model: AlexNet = ARCHITECTURES[arch](7, TrainConfig(hidden=64))
     logits = model(torch.randn(2, 3, side, side) * 50)
     assert logits.shape == (2, 7)
     nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from alexnet_fast import Batch, Loader, ShardSet
 from alexnet_fast.cli import main
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import TrainingError
 from alexnet_fast.loading import damage
 from alexnet_fast.model.alexnet import bn
@@ -89,6 +90,6 @@ def test_evaluation_counts_it_as_wrong(jpeg_shards: Path, tmp_path: Path) -> Non
     assert (labels == -1).sum() == 2
     assert np.array_equal(labels[labels >= 0], split.labels[samples[labels >= 0]])
     torch.manual_seed(0)
-    accuracy = evaluate([bn(3, hidden=64)], split, shards.manifest.pixels, Topology(0, 1, CPU), crop=CROP)
+    accuracy = evaluate([bn(3, TrainConfig(hidden=64))], split, shards.manifest.pixels, Topology(0, 1, CPU), crop=CROP)
     assert (accuracy.images, accuracy.damaged) == (18, 2)
     assert accuracy.top5 == pytest.approx(100 * 16 / 18)  # three classes: all but the damaged are among the best five

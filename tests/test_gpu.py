@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast.config import make_config
+from alexnet_fast.config import TrainConfig, make_config
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import training_rows
 from alexnet_fast.model.alexnet import bn
@@ -39,7 +39,7 @@ def test_gpu_images_equal_the_cpu_s(encoding: str, tolerance: float, jpeg_shards
 
 def test_the_step_never_waits_for_the_gpu(jpeg_shards: Path) -> None:
     device = torch.device("cuda", 0)
-    model = bn(3, hidden=256).on(device)
+    model = bn(3, TrainConfig(hidden=256)).on(device)
     state = loop.State(model, make_optimizer(model, make_config("fast")), torch.amp.GradScaler("cuda", enabled=False))
     first, second, *_ = batches(jpeg_shards, device)
     window = Window(distributed.Topology(0, 1, device), Loader.__new__(Loader))

@@ -65,7 +65,7 @@ def test_update_is_the_paper_s_while_the_rate_is_constant() -> None:
 
 def test_fused_step_is_the_plain_loop_s() -> None:
     """The velocity is of the same mathematics too, over rates that change and both groups."""
-    models = [bn(10, hidden=16) for _ in range(2)]
+    models = [bn(10, TrainConfig(hidden=16)) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
     config = make_config("paper", precision="bf16")
     ours = make_optimizer(models[0], config)
@@ -97,7 +97,7 @@ def test_batch_scales_the_recipe_s_rate_unless_one_is_given() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("arch", "vgg", "arch is vgg; it must be paper, onetower or bn."),
+        ("arch", "vgg", "arch is vgg; it must be paper, half, sixconv, onetower or bn."),
         ("epochs", 0, "epochs is 0; it must be at least 1."),
         ("dropout", 1.0, "dropout is 1.0; it must be at least 0 and below 1."),
         ("lr", -1.0, "lr is -1.0; it must be 0 or more."),

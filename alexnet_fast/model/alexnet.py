@@ -2,22 +2,32 @@
 
     paper     the published net (layer file #145 of the original code): two towers as groups=2, LRN, overlapping
               pools. 60,965,224 parameters and 724,406,816 multiply-adds an image at 1000 classes, 224 px.
+    half      the paper's control on one GPU (#145-half): one tower, half of the kernels but of conv5: 59,798,312.
+    sixconv   paper with a sixth convolution after the last pool (#146), for pre-training on the big releases:
+              61,555,304; 110,605,267 with 21,843 classes behind a bottleneck of 2048 linear units.
     onetower  torchvision's widths and parameter names ("One weird trick", arXiv 1404.5997), no LRN: 61,100,840.
     bn        onetower with batch normalisation after each convolution.
 
-Shapes at 224 px: conv1 55x55 -> pool 27x27 -> conv2 27x27 -> pool 13x13 -> conv3-5 13x13 -> pool 6x6 -> fc6-8.
-Smaller images work: an adaptive pool, the identity at 224 px, feeds fc6. `hidden`: units of fc6 and fc7.
+The first three take the changes of the paper's ablations from the configuration: lrn, within_map_norm, pool,
+activation, without, bottleneck. Shapes at 224 px: conv1 55x55 -> pool 27x27 -> conv2 27x27 -> pool 13x13 ->
+conv3-5 13x13 -> pool 6x6 -> fc6-8. Other sizes work: an adaptive pool feeds fc6 6x6 maps.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.model.conv1 import Conv1
-from alexnet_fast.model.lrn import LocalResponseNorm
+from alexnet_fast.model.lrn import LocalResponseNorm, WithinMapNorm
+
+DEFAULTS = TrainConfig()
+POOLED = (6, 6)
+"""Height and width of what fc6 sees."""
 
 
 class AlexNet(nn.Module):
@@ -26,75 +36,59 @@ class AlexNet(nn.Module):
     def __init__(self, features: nn.Sequential, classifier: nn.Sequential) -> None:
         super().__init__()
         self.features = features
-        self.avgpool = nn.AdaptiveAvgPool2d((6, 6))
+        self.avgpool = nn.AdaptiveAvgPool2d(POOLED)
         self.classifier = classifier
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))  # type: ignore[no-any-return]
+        maps = self.features(x)
+        if maps.shape[2:] != POOLED:  # the identity at 224 px, which takes its time all the same
+            maps = self.avgpool(maps)
+        return self.classifier(torch.flatten(maps, 1))  # type: ignore[no-any-return]
 
     def on(self, device: torch.device) -> AlexNet:
         """Moved there, weights in channels-last memory, as the images come."""
         return self.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def layers(self) -> dict[str, nn.Conv2d | nn.Linear]:
-        """The eight layers with weights, by the paper's names: conv1 to conv5, fc6 to fc8."""
-        weighted = [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-        return {f"{'conv' if isinstance(m, nn.Conv2d) else 'fc'}{i}": m for i, m in enumerate(weighted, 1)}
+        """The layers with weights, by the paper's names: conv1 to conv5, fc6 to fc8."""
+        weighted = [(name, m) for name, m in self.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        names = [name.rpartition(".")[2] for name, _ in weighted]
+        return {
+            f"{'conv' if isinstance(m, nn.Conv2d) else 'fc'}{i}" if name.isdigit() else name: m
+            for i, (name, (_, m)) in enumerate(zip(names, weighted, strict=True), 1)
+        }
 
 
-def paper(classes: int, dropout: float = 0.5, hidden: int = 4096) -> AlexNet:
-    """The net whose results the paper publishes, in the order of operations of its layer file.
-
-    conv1 -> LRN -> pool -> ReLU, but conv2 -> ReLU -> LRN -> pool. conv1 sees 3 zero pixels (the mean, after
-    subtraction) past the right and lower edge, which is how 224 px and no padding give 55 = 1 + ceil((224-11)/4).
-    """
-    features = nn.Sequential(
-        PadRightBottom(kernel=11, stride=4),
-        Conv1(96),
-        LocalResponseNorm(96, towers=2),
-        nn.MaxPool2d(3, 2),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(96, 256, 5, padding=2, groups=2),
-        nn.ReLU(inplace=True),
-        LocalResponseNorm(256, towers=2),
-        nn.MaxPool2d(3, 2),
-        nn.Conv2d(256, 384, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(384, 384, 3, padding=1, groups=2),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(384, 256, 3, padding=1, groups=2),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, 2),
-    )
-    classifier = nn.Sequential(
-        nn.Linear(256 * 6 * 6, hidden),
-        nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
-        nn.Linear(hidden, hidden),
-        nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
-        nn.Linear(hidden, classes),
-    )
-    return _initialise(AlexNet(features, classifier))
+def paper(classes: int, config: TrainConfig = DEFAULTS) -> AlexNet:
+    """The net whose results the paper publishes, in the order of operations of its layer file."""
+    return _paper_net(classes, config, [96, 256, 384, 384, 256], towers=2)
 
 
-def onetower(classes: int, dropout: float = 0.5, hidden: int = 4096) -> AlexNet:
+def half(classes: int, config: TrainConfig = DEFAULTS) -> AlexNet:
+    """What one of the paper's two GPUs held, but for conv5 and the linear layers: its footnote on one GPU."""
+    return _paper_net(classes, config, [48, 128, 192, 192, 256], towers=1)
+
+
+def sixconv(classes: int, config: TrainConfig = DEFAULTS) -> AlexNet:
+    """With conv6, 3x3 on the last pool's 6x6 maps of both towers, and no pool after it (layer file #146)."""
+    return _paper_net(classes, config, [96, 256, 384, 384, 256, 256], towers=2)
+
+
+def onetower(classes: int, config: TrainConfig = DEFAULTS) -> AlexNet:
     """torchvision's AlexNet: same widths, places of dropout and parameter names, so its state dict loads.
 
     Torchvision's own weights expect pixels / 255 divided by a standard deviation; this net's input is not divided.
     """
-    return _initialise(AlexNet(_single_tower(lambda width: []), _torchvision_classifier(classes, dropout, hidden)))
+    return _initialise(AlexNet(_single_tower(lambda width: []), _torchvision_classifier(classes, config)))
 
 
-def bn(classes: int, dropout: float = 0.5, hidden: int = 4096) -> AlexNet:
+def bn(classes: int, config: TrainConfig = DEFAULTS) -> AlexNet:
     """One tower, batch norm between each convolution and its ReLU; convolutions start as He et al. have it.
 
     fc6 and fc7 keep torch's own start, whose small outputs let the first steps be large; fc8 starts at zero, the
     loss at that of guessing.
     """
-    model = AlexNet(
-        _single_tower(lambda width: [nn.BatchNorm2d(width)]), _torchvision_classifier(classes, dropout, hidden)
-    )
+    model = AlexNet(_single_tower(lambda width: [nn.BatchNorm2d(width)]), _torchvision_classifier(classes, config))
     for name, layer in model.layers().items():
         if name.startswith("conv"):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -103,7 +97,18 @@ def bn(classes: int, dropout: float = 0.5, hidden: int = 4096) -> AlexNet:
     return model
 
 
-ARCHITECTURES: dict[str, Callable[[int, float, int], AlexNet]] = {"paper": paper, "onetower": onetower, "bn": bn}
+ARCHITECTURES: dict[str, Callable[[int, TrainConfig], AlexNet]] = {
+    "paper": paper,
+    "half": half,
+    "sixconv": sixconv,
+    "onetower": onetower,
+    "bn": bn,
+}
+
+
+def build(classes: int, config: TrainConfig) -> AlexNet:
+    """The network of a configuration, its weights newly drawn from torch's generator."""
+    return ARCHITECTURES[config.arch](classes, config)
 
 
 class PadRightBottom(nn.Module):
@@ -116,6 +121,63 @@ class PadRightBottom(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         bottom, right = (-(length - self.kernel) % self.stride for length in x.shape[2:])
         return nn.functional.pad(x, (0, right, 0, bottom))
+
+
+def _paper_net(classes: int, config: TrainConfig, widths: list[int], towers: int) -> AlexNet:
+    """conv1 -> LRN -> pool -> ReLU, but conv2 -> ReLU -> LRN -> pool, as the layer file has them.
+
+    conv1 sees 3 zero pixels (the mean, after subtraction) past the right and lower edge, which is how 224 px and no
+    padding give 55 = 1 + ceil((224 - 11) / 4). conv3 and conv6 see the maps of both towers, the others their own.
+    """
+    features: OrderedDict[str, nn.Module] = OrderedDict()
+    classifier: OrderedDict[str, nn.Module] = OrderedDict()
+    removed = config.without.split()
+    maps = widths[0]
+
+    def activation() -> nn.Module:
+        return nn.Tanh() if config.activation == "tanh" else nn.ReLU(inplace=True)
+
+    def convolution(i: int, kernel: int, groups: int) -> None:
+        nonlocal maps
+        if f"conv{i}" not in removed:
+            features[f"conv{i}"] = nn.Conv2d(maps, widths[i - 1], kernel, padding=kernel // 2, groups=groups)
+            features[f"active{i}"] = activation()
+            maps = widths[i - 1]
+
+    def norm(i: int) -> None:
+        if config.lrn != "none":
+            features[f"lrn{i}"] = LocalResponseNorm(maps, towers=towers if config.lrn == "towers" else 1)
+
+    def linear(i: int, inputs: int) -> int:
+        if f"fc{i}" in removed:
+            return inputs
+        classifier[f"fc{i}"] = nn.Linear(inputs, config.hidden)
+        classifier[f"active{i}"] = activation()
+        classifier[f"dropout{i}"] = nn.Dropout(config.dropout)
+        return config.hidden
+
+    features["pad"] = PadRightBottom(kernel=11, stride=4)
+    features["conv1"] = Conv1(maps)
+    norm(1)
+    features["pool1"] = nn.MaxPool2d(config.pool, 2)
+    features["active1"] = activation()
+    convolution(2, 5, towers)
+    norm(2)
+    if config.within_map_norm:
+        features["within2"] = WithinMapNorm()
+    features["pool2"] = nn.MaxPool2d(config.pool, 2)
+    convolution(3, 3, 1)
+    convolution(4, 3, towers)
+    convolution(5, 3, towers)
+    features["pool5"] = nn.MaxPool2d(config.pool, 2)
+    if len(widths) == 6:
+        convolution(6, 3, 1)
+    units = linear(7, linear(6, maps * POOLED[0] * POOLED[1]))
+    if config.bottleneck:
+        classifier["bottleneck"] = nn.Linear(units, config.bottleneck)
+        units = config.bottleneck
+    classifier["fc8"] = nn.Linear(units, classes)
+    return _initialise(AlexNet(nn.Sequential(features), nn.Sequential(classifier)))
 
 
 def _single_tower(norm: Callable[[int], list[nn.Module]]) -> nn.Sequential:
@@ -134,22 +196,22 @@ def _single_tower(norm: Callable[[int], list[nn.Module]]) -> nn.Sequential:
     )
 
 
-def _torchvision_classifier(classes: int, dropout: float, hidden: int) -> nn.Sequential:
+def _torchvision_classifier(classes: int, config: TrainConfig) -> nn.Sequential:
     return nn.Sequential(
-        nn.Dropout(dropout),
-        nn.Linear(256 * 6 * 6, hidden),
+        nn.Dropout(config.dropout),
+        nn.Linear(256 * 6 * 6, config.hidden),
         nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
-        nn.Linear(hidden, hidden),
+        nn.Dropout(config.dropout),
+        nn.Linear(config.hidden, config.hidden),
         nn.ReLU(inplace=True),
-        nn.Linear(hidden, classes),
+        nn.Linear(config.hidden, classes),
     )
 
 
 def _initialise(model: AlexNet) -> AlexNet:
-    """Weights N(0, 0.01), but 0.03 in conv3-5; biases 1 in conv2, 4, 5 and fc6, 7, else 0 (layer file #145)."""
+    """Weights N(0, 0.01), but 0.03 in conv3-6; biases 1 in conv2, 4, 5, 6 and fc6, 7, else 0 (layer files)."""
     for name, layer in model.layers().items():
-        nn.init.normal_(layer.weight, std=0.03 if name in ("conv3", "conv4", "conv5") else 0.01)
-        bias = 1.0 if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0.0
+        nn.init.normal_(layer.weight, std=0.03 if name in ("conv3", "conv4", "conv5", "conv6") else 0.01)
+        bias = 1.0 if name in ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7") else 0.0
         nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]
     return model

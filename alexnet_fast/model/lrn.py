@@ -36,6 +36,18 @@ class LocalResponseNorm(nn.Module):
         return _Banded.apply(x, self.band.to(x.dtype), self.towers, self.k)  # type: ignore[no-any-return,no-untyped-call]
 
 
+class WithinMapNorm(nn.Module):
+    """x / (1 + 0.001 / 25 * sum of x^2 over a map's 5x5 neighbours)^0.75, zeros past the edge.
+
+    Layer file #145 has it after the second layer's LRN; the paper does not mention it. Shapes: (N, C, H, W).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        mean = nn.functional.avg_pool2d(wide * wide, 5, stride=1, padding=2)
+        return (wide * (1 + 0.001 * mean).pow(-0.75)).to(x.dtype)
+
+
 class _Compiled(torch.autograd.Function):
     """Keeps its input alone, as `_Banded` does: the sums are cheaper to compute again than to store."""
 

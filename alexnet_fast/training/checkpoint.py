@@ -10,9 +10,9 @@ import torch
 
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
-from alexnet_fast.model.alexnet import ARCHITECTURES, AlexNet
+from alexnet_fast.model.alexnet import AlexNet, build
 
-VERSION = 1
+VERSION = 2
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -48,6 +48,6 @@ def find(path: Path) -> Path:
 def build_model(state: dict[str, Any]) -> AlexNet:
     """The network of a checkpoint, its weights loaded, in evaluation mode."""
     config = TrainConfig(**state["config"])
-    model = ARCHITECTURES[config.arch](len(state["classes"]), config.dropout, config.hidden)
+    model = build(len(state["classes"]), config)
     model.load_state_dict(state["model"])
     return model.eval()

@@ -19,7 +19,7 @@ from alexnet_fast.console import Progress, Quiet
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import Window, steps_per_epoch, training_rows
-from alexnet_fast.model.alexnet import ARCHITECTURES
+from alexnet_fast.model.alexnet import build
 from alexnet_fast.results.evaluate import damage_note, evaluate
 from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training import checkpoint, metrics
@@ -194,7 +194,7 @@ def begin(config: TrainConfig, classes: int, device: torch.device) -> State:
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
-    model = ARCHITECTURES[config.arch](classes, config.dropout, config.hidden).on(device)
+    model = build(classes, config).on(device)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     return State(model, make_optimizer(model, config), scaler)
 
