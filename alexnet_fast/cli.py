@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -14,7 +12,8 @@ from typing import Any
 
 import click
 
-from alexnet_fast import __version__
+from alexnet_fast import __version__, cli_results
+from alexnet_fast.cli_options import BytesType, cache_options, json_option, path_type, show
 from alexnet_fast.config import CHOICES, RECIPES, TrainConfig, make_config
 from alexnet_fast.errors import InputError, TrainingError
 
@@ -40,27 +39,10 @@ def main(debug: bool) -> None:
     """Train AlexNet on ImageNet-style data, as fast as the hardware allows."""
 
 
-json_option = click.option(
-    "--json", "json_file", metavar="FILE", help="Also write the result as JSON; - for standard output."
-)
-path_type = click.Path(path_type=Path)
 MACHINE = {"threads", "cache", "cache_bytes"}
 """Settings that change no result, so a resumed run may have others."""
 # Of sharding/sources.py, which is not imported for --help.
 LAYOUTS = ["folders", "ilsvrc", "kaggle", "whole", "parquet", "webdataset"]
-
-
-class BytesType(click.ParamType[int]):
-    """`100GB` as a number of bytes."""
-
-    name = "SIZE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([KMGT])(i?)B", str(value), re.IGNORECASE | re.ASCII)
-        if match is None or not float(match[1]):
-            self.fail(f"{value!r} is not a size like 100GB or 93.5GiB.", param, ctx)
-        thousands = "KMGT".index(match[2].upper()) + 1
-        return int(float(match[1]) * (1024 if match[3] else 1000) ** thousands)
 
 
 class PartType(click.ParamType[tuple[int, int]]):
@@ -73,13 +55,6 @@ class PartType(click.ParamType[tuple[int, int]]):
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             self.fail(f"{value!r} is not I/N with I from 1 to N.", param, ctx)
         return int(match[1]), int(match[2])
-
-
-def cache_options(command: Callable[..., None]) -> Callable[..., None]:
-    size = "Most of its tars at a time, such as 100GB.  [default: no limit]"
-    command = click.option("--cache-size", "cache_bytes", type=BytesType(), help=size)(command)
-    folder = "Folder that keeps the tars of a URL.  [default: ~/.cache/alexnet-fast]"
-    return click.option("--cache", metavar="DIR", help=folder)(command)
 
 
 @main.command()
@@ -161,7 +136,7 @@ def shard(
     if summary.rejected:
         files = f"{summary.rejected:,} file{'s' * (summary.rejected > 1)}"
         text += f"\nLeft out {files} that could not be read: {outs[0]}/rejected.jsonl"
-    _print(text, result, json_file)
+    show(text, result, json_file)
     if strict and summary.rejected:
         sys.exit(1)
 
@@ -186,7 +161,7 @@ def verify_command(shards: str, quick: bool, workers: int | None, json_file: str
     lines = [f"{damage.file}: {damage.sample + ': ' * bool(damage.sample)}{damage.problem}" for damage in damaged]
     checked = "sizes and indexes of " if quick else ""
     text = f"{len(lines):,} problems: {shards}" if lines else f"{checked}{total:,} samples are whole: {shards}"
-    _print("\n".join([*lines, text]), {"ok": not lines, "damaged": [asdict(d) for d in damaged]}, json_file)
+    show("\n".join([*lines, text]), {"ok": not lines, "damaged": [asdict(d) for d in damaged]}, json_file)
     if lines:
         sys.exit(1)
 
@@ -258,40 +233,7 @@ def train(
     if not result.finished:
         text = f"Stopped in epoch {result.epochs + 1}; saved. Go on with:\n" + _resume_line(gpus, folder) + "\n" + text
     body = {name: value for name, value in asdict(result).items() if name != "finished"}
-    _print(text, body, json_file)
-
-
-@main.command("eval")
-@click.argument("checkpoints", nargs=-1, required=True, type=path_type, metavar="RUN_OR_CHECKPOINT...")
-@click.option("--shards", help="Folder of the shard set, or its URL.  [default: the one it was trained on]")
-@cache_options
-@click.option("--split", default="val", show_default=True)
-@click.option(
-    "--views", type=click.Choice(["1", "10"]), default="1", show_default=True, help="Crops averaged an image."
-)
-@click.option("--gpus", type=click.IntRange(0, 1), help="0: on the CPU.  [default: 1 where there is one]")
-@json_option
-def evaluate_command(
-    checkpoints: tuple[Path, ...],
-    shards: str | None,
-    cache: str | None,
-    cache_bytes: int | None,
-    split: str,
-    views: str,
-    gpus: int | None,
-    json_file: str | None,
-) -> None:
-    """Exact top-1 and top-5 accuracy; several networks: their predictions averaged."""
-    from alexnet_fast.results.evaluate import damage_note, evaluate_checkpoints
-
-    started = _clock()
-    accuracy = evaluate_checkpoints(list(checkpoints), shards, split, int(views), gpus, cache, cache_bytes)
-    result = {**asdict(accuracy), "seconds": _clock() - started}
-    text = (
-        f"top-1 {accuracy.top1:.2f} %  top-5 {accuracy.top5:.2f} %  "
-        f"({accuracy.images:,} images, {accuracy.views} view{'s' * (accuracy.views > 1)}{damage_note(accuracy)})"
-    )
-    _print(text, result, json_file)
+    show(text, body, json_file)
 
 
 @main.command("bench")
@@ -326,7 +268,7 @@ def bench_command(
     report = (bench if shards else bench_samples)(config, gpus, turns)
     if picture is not None:
         report.draw(picture)
-    _print(report.as_text(), {**report.as_dict(), "environment": environment()}, json_file)
+    show(report.as_text(), {**report.as_dict(), "environment": environment()}, json_file)
 
 
 @main.command()
@@ -337,7 +279,11 @@ def demo(out: Path, json_file: str | None) -> None:
     from alexnet_fast.demo import run_demo
 
     result, text = run_demo(out)
-    _print(text, result, json_file)
+    show(text, result, json_file)
+
+
+for command in cli_results.COMMANDS:
+    main.add_command(command)
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
@@ -371,18 +317,3 @@ def _resume_line(gpus: int, folder: Path) -> str:
 def _is_first() -> bool:
     """The one process that prints: torchrun starts several."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
-
-
-def _clock() -> float:
-    from time import perf_counter
-
-    return perf_counter()
-
-
-def _print(text: str, result: dict[str, Any], json_file: str | None) -> None:
-    """The summary for people and, where asked for, the same as JSON."""
-    click.echo(text, err=json_file == "-")
-    if json_file == "-":
-        click.echo(json.dumps(result))
-    elif json_file:
-        Path(json_file).write_text(json.dumps(result) + "\n", encoding="utf-8")

@@ -18,7 +18,7 @@ def _any_of(choices: tuple[object, ...]) -> str:
 
 
 CHOICES: dict[str, tuple[Any, ...]] = {
-    "arch": ("paper", "half", "sixconv", "onetower", "bn"),
+    "arch": ("paper", "half", "sixconv", "caffe", "onetower", "bn"),
     "lrn": ("towers", "all", "none"),
     "pool": (2, 3),
     "activation": ("relu", "tanh"),
@@ -40,7 +40,7 @@ class TrainConfig:
     shards: str = "shards/imagenet"
     """Folder of the shard set, or its URL."""
     arch: str = "paper"
-    """paper, half, sixconv, onetower or bn: see model/alexnet.py."""
+    """paper, half, sixconv, caffe, onetower or bn: see model/alexnet.py."""
     lrn: str = "towers"
     """Local response normalisation: over the maps of each tower, over all, or none. Of the paper's nets."""
     within_map_norm: bool = False
@@ -103,7 +103,7 @@ class TrainConfig:
             _check(getattr(self, name) in choices, name, getattr(self, name), _any_of(choices))
         for layer in self.without.split():
             _check(layer in REMOVABLE, "without", layer, _any_of(REMOVABLE))
-        if self.arch in ("onetower", "bn"):
+        if self.arch in ("caffe", "onetower", "bn"):
             for name in PAPER_NETS_ONLY:
                 default = type(self).__dataclass_fields__[name].default
                 _check(getattr(self, name) == default, name, getattr(self, name), f"{default!r} with arch {self.arch}")

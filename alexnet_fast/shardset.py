@@ -279,6 +279,18 @@ class Split:
         row = self.index[sample]
         return f"sample {sample:,} of {self.name} ({self._tar_files[row['shard']]}, image at byte {row['offset']:,})"
 
+    def keys(self) -> list[str]:
+        """Every sample's name, in stored order, from the tars' own headers: `<class id>/<file>`."""
+        numbers = np.arange(len(self))  # few tars at a time: the cache of a remote set may hold no more
+        return [key for part in np.split(numbers, numbers[::1000][1:]) for key in self._keys(part)]
+
+    def _keys(self, samples: NDArray[np.int64]) -> list[str]:
+        self.expect(samples)
+        shards, offsets, _ = self._places(samples)
+        tars = self._tars.map(shards)
+        heads = [tars[s][offset - 512 : offset - 412] for s, offset in zip(shards, offsets, strict=True)]
+        return [head.tobytes().partition(b"\0")[0].partition(b".")[0].decode("ascii", "replace") for head in heads]
+
     def _members(self, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
         shards, offsets, sizes = self._places(samples)
         tars = self._tars.map(shards)
@@ -347,7 +359,7 @@ class ShardSet:
         if labelled and (split.labels == UNLABELLED).any():
             raise InputError(
                 f"the split {name} of {self.location} has no labels, so a network can be neither trained nor evaluated "
-                "on it. Take another split."
+                "on it. Take another split; eval writes guesses of it with --predictions or --submission."
             )
         return split
 

@@ -3,18 +3,23 @@
 import hashlib
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet_fast.config import TrainConfig
+from alexnet_fast.model.alexnet import build
 from alexnet_fast.sharding.images import Source
 from alexnet_fast.sharding.output import Output, open_output
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.pool import Processes
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.write import Part, Summary, write_shard_set
+from alexnet_fast.training import checkpoint
 
 CLASSES = ("n01_ball", "n02_cube", "n03_cone")
 IMAGES_PER_CLASS = {"train": 20, "val": 6}
@@ -107,3 +112,41 @@ def real_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def imagenette(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Imagenette's folder: 9,469 training and 3,925 validation images of ten ImageNet classes."""
     return unpacked(IMAGENETTE, tmp_path_factory.mktemp("imagenette"))
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    with np.load(path) as file:
+        return dict(file)
+
+
+def save_network(path: Path, arch: str = "bn", *, crop: int = 84, seed: int = 0, **settings: Any) -> Path:
+    """A checkpoint of a network that never learnt, whose guesses differ from image to image all the same."""
+    config = TrainConfig(arch=arch, crop=crop, **{"hidden": 32, "seed": seed, **settings})
+    torch.manual_seed(seed)
+    model = build(len(CLASSES), config)
+    with torch.no_grad():
+        for name, values in model.named_parameters():
+            if values.ndim > 1:
+                torch.nn.init.kaiming_normal_(values, nonlinearity="relu")
+            elif name.endswith("bias"):
+                values.normal_(std=0.1)
+            else:
+                values.uniform_(0.5, 1.5)
+        for name, statistics in model.named_buffers():
+            if name.endswith("running_var"):
+                statistics.uniform_(100.0, 4000.0)
+    state = {
+        "model": model.state_dict(),
+        "config": config.as_dict(),
+        "classes": [{"id": name, "name": name.partition("_")[2]} for name in CLASSES],
+        "pixels": {
+            "mean": [120.0 + seed, 110.0, 100.0],
+            "covariance": [[1.0, 0.0, 0.0]] * 3,
+            "deviations": [1.0, 1.0, 1.0],
+            "components": [[1.0, 0.0, 0.0]] * 3,
+        },
+        "epoch": 1,
+        "size": SIZE,
+    }
+    checkpoint.save(path, state)
+    return path

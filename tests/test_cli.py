@@ -26,7 +26,12 @@ FLAGS = {
     "verify": "--json --quick --workers",
     "train": "--arch --batch --cache --cache-size --epochs --gpus --json --lr --order --precision --recipe --resume"
     " --run --seed --set --shards --threads",
-    "eval": "--cache --cache-size --gpus --json --shards --split --views",
+    "eval": "--cache --cache-size --devkit --gpus --json --per-class --predictions --shards --split --submission"
+    " --views --weights",
+    "predict": "--gpus --json --top --views",
+    "features": "--cache --cache-size --gpus --json --layer --out --shards --split",
+    "export": "--json",
+    "import": "--classes --json --mean --shards",
     "bench": "--arch --batch --crop --gpus --json --picture --precision --recipe --shards --threads --turns",
     "demo": "--json --out",
 }

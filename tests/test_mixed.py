@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from alexnet_fast.cli import BytesType, main
+from alexnet_fast.cli import main
+from alexnet_fast.cli_options import BytesType
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.output import open_output
 from alexnet_fast.sharding.plan import Options, jobs, make_plan

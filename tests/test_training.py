@@ -15,7 +15,7 @@ import torch
 
 from alexnet_fast.config import TrainConfig, make_config
 from alexnet_fast.errors import InputError, TrainingError
-from alexnet_fast.results.evaluate import evaluate_checkpoints
+from alexnet_fast.results.guesses import guess_checkpoints
 from alexnet_fast.training import checkpoint, runs
 from alexnet_fast.training.distributed import Topology
 from alexnet_fast.training.loop import Result, train
@@ -68,7 +68,9 @@ def test_a_run_learns_and_leaves_its_folder(jpeg_shards: Path, tmp_path: Path) -
     assert steps[-1]["loss"] < 0.7 * steps[0]["loss"]
     assert [line["epoch"] for line in evaluations] == [1, 2, 3, 4, 5, 6]
     assert result.best_top1 == pytest.approx(max(line["val_top1"] for line in evaluations), abs=1e-4)
-    assert evaluate_checkpoints([tmp_path / "run"], None, "val", 1, 0).top1 == pytest.approx(result.best_top1)
+    accuracy = guess_checkpoints([tmp_path / "run"], 0).accuracy()
+    assert accuracy is not None
+    assert accuracy.top1 == pytest.approx(result.best_top1)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 6
 
 

@@ -5,6 +5,8 @@
     half      the paper's control on one GPU (#145-half): one tower, half of the kernels but of conv5: 59,798,312.
     sixconv   paper with a sixth convolution after the last pool (#146), for pre-training on the big releases:
               61,555,304; 110,605,267 with 21,843 classes behind a bottleneck of 2048 linear units.
+    caffe     BVLC's AlexNet, for its weights: as paper, but conv1 -> ReLU -> LRN -> pool, LRN over all maps with k = 1,
+              227 px. 60,965,224.
     onetower  torchvision's widths and parameter names ("One weird trick", arXiv 1404.5997), no LRN: 61,100,840.
     bn        onetower with batch normalisation after each convolution.
 
@@ -74,6 +76,11 @@ def sixconv(classes: int, config: TrainConfig = DEFAULTS) -> AlexNet:
     return _paper_net(classes, config, [96, 256, 384, 384, 256, 256], towers=2)
 
 
+def caffe(classes: int, config: TrainConfig = DEFAULTS) -> AlexNet:
+    """BVLC's AlexNet (Caffe's models/bvlc_alexnet): the paper's order of operations as its text has it, k = 1."""
+    return _paper_net(classes, config, [96, 256, 384, 384, 256], towers=2, as_caffe=True)
+
+
 def onetower(classes: int, config: TrainConfig = DEFAULTS) -> AlexNet:
     """torchvision's AlexNet: same widths, places of dropout and parameter names, so its state dict loads.
 
@@ -101,6 +108,7 @@ ARCHITECTURES: dict[str, Callable[[int, TrainConfig], AlexNet]] = {
     "paper": paper,
     "half": half,
     "sixconv": sixconv,
+    "caffe": caffe,
     "onetower": onetower,
     "bn": bn,
 }
@@ -123,11 +131,12 @@ class PadRightBottom(nn.Module):
         return nn.functional.pad(x, (0, right, 0, bottom))
 
 
-def _paper_net(classes: int, config: TrainConfig, widths: list[int], towers: int) -> AlexNet:
+def _paper_net(classes: int, config: TrainConfig, widths: list[int], towers: int, as_caffe: bool = False) -> AlexNet:
     """conv1 -> LRN -> pool -> ReLU, but conv2 -> ReLU -> LRN -> pool, as the layer file has them.
 
     conv1 sees 3 zero pixels (the mean, after subtraction) past the right and lower edge, which is how 224 px and no
     padding give 55 = 1 + ceil((224 - 11) / 4). conv3 and conv6 see the maps of both towers, the others their own.
+    `as_caffe`: ReLU before the LRN in layer 1 too, and LRN over all maps with k = 1.
     """
     features: OrderedDict[str, nn.Module] = OrderedDict()
     classifier: OrderedDict[str, nn.Module] = OrderedDict()
@@ -146,7 +155,8 @@ def _paper_net(classes: int, config: TrainConfig, widths: list[int], towers: int
 
     def norm(i: int) -> None:
         if config.lrn != "none":
-            features[f"lrn{i}"] = LocalResponseNorm(maps, towers=towers if config.lrn == "towers" else 1)
+            across = as_caffe or config.lrn == "all"
+            features[f"lrn{i}"] = LocalResponseNorm(maps, 1 if across else towers, k=1.0 if as_caffe else 2.0)
 
     def linear(i: int, inputs: int) -> int:
         if f"fc{i}" in removed:
@@ -158,9 +168,12 @@ def _paper_net(classes: int, config: TrainConfig, widths: list[int], towers: int
 
     features["pad"] = PadRightBottom(kernel=11, stride=4)
     features["conv1"] = Conv1(maps)
+    if as_caffe:
+        features["active1"] = activation()
     norm(1)
     features["pool1"] = nn.MaxPool2d(config.pool, 2)
-    features["active1"] = activation()
+    if not as_caffe:
+        features["active1"] = activation()
     convolution(2, 5, towers)
     norm(2)
     if config.within_map_norm:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from alexnet_fast.config import TrainConfig
-from alexnet_fast.console import Progress
 from alexnet_fast.errors import InputError
-from alexnet_fast.loading.loader import Loader
+from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import evaluation_rows
-from alexnet_fast.shardset import Pixels, ShardSet, Split
-from alexnet_fast.training import checkpoint
-from alexnet_fast.training.distributed import Topology, check_gpus, sum_over_processes
+from alexnet_fast.shardset import Pixels, Split
+from alexnet_fast.training.distributed import Topology, sum_over_processes
 
 BATCH = 256
 
@@ -31,6 +26,15 @@ class Accuracy:
     images: int
     views: int
     damaged: int = 0
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network of an average: `crop`, the side of its input, pixels; `mean`, RGB 0-255, what is subtracted from it."""
+
+    model: nn.Module
+    crop: int
+    mean: list[float]
 
 
 def evaluate(
@@ -53,35 +57,82 @@ def evaluate(
     section 4.1). `dtype`: what the network computes in. `crop`: side of the network's input, pixels.
     `progress` is told the number of images this process has done.
     """
-    side = split.size if views == 10 else crop
-    batch = BATCH if views == 1 else BATCH // 8
-    rows = evaluation_rows(len(split), batch, margin=split.size - side, rank=topology.rank, world=topology.world)
-    loader = Loader(
-        split,
-        pixels,
-        rows,
-        max_batch=batch,
-        crop=side,
-        device=topology.device,
-        dtype=dtype,
-        threads=threads,
-        strict=True,
-    )
+    members = [Member(model, crop, pixels.mean) for model in models]
+    scores = Scores(members, split, topology, views=views, dtype=dtype, threads=threads)
     counts = torch.zeros(3, dtype=torch.int64, device=topology.device)
     done = 0
-    for model in models:
-        model.eval()
-    with torch.inference_mode(), torch.autocast(topology.device.type, dtype, enabled=dtype != torch.float32):
-        for item in loader:
-            inputs = ten_views(item.images, crop) if views == 10 else [item.images]
-            counts += count_correct(predict(models, inputs), item.labels)
-            done += len(item.labels)
-            progress(done)
-    damaged = torch.tensor([len(loader.damaged)], device=topology.device)
+    for batch, each in scores:
+        counts += count_correct(each.mean(0), batch.labels)
+        done += len(batch.labels)
+        progress(done)
+    damaged = torch.tensor([len(scores.damaged)], device=topology.device)
     top1, top5, images, unread = sum_over_processes(torch.cat([counts, damaged]), topology).tolist()
     if images != len(split):
         raise AssertionError(f"evaluated {images} of {len(split)} images")
     return Accuracy(100 * top1 / images, 100 * top5 / images, images, views, unread)
+
+
+class Scores:
+    """Iterates over batches and the softmax of each network, (networks, n, classes), its mean over the views.
+
+    Every image of the split comes once over all processes, in stored order but for the order inside a batch.
+    Of a damaged image the batch shows a neighbour, under the label UNLABELLED; `damaged` names them by sample.
+    Where the networks' crops differ, each takes its own from the same stored image. Raises InputError when a crop is
+    larger than the stored images.
+    """
+
+    def __init__(
+        self,
+        members: list[Member],
+        split: Split,
+        topology: Topology,
+        *,
+        views: int,
+        dtype: torch.dtype = torch.float32,
+        threads: int = 2,
+    ) -> None:
+        crops = {member.crop for member in members}
+        if max(crops) > split.size:
+            raise InputError(
+                f"the network takes {max(crops)} px, the images of the split {split.name} have {split.size}. "
+                f"Shard them with --size {-(-max(crops) * 8 // 7)}."
+            )
+        side = crops.pop() if views == 1 and len(crops) == 1 else split.size
+        batch = BATCH if views == 1 else BATCH // 8
+        rows = evaluation_rows(len(split), batch, margin=split.size - side, rank=topology.rank, world=topology.world)
+        self._members, self._views, self._dtype, self._device = members, views, dtype, topology.device
+        self._loader = Loader(
+            split,
+            Pixels(members[0].mean, split.pixels.covariance, split.pixels.deviations, split.pixels.components),
+            rows,
+            max_batch=batch,
+            crop=side,
+            device=topology.device,
+            dtype=dtype,
+            threads=threads,
+            strict=True,
+        )
+        for member in members:
+            member.model.eval()
+
+    @property
+    def damaged(self) -> dict[int, str]:
+        return self._loader.damaged
+
+    def __iter__(self) -> Iterator[tuple[Batch, Tensor]]:
+        for batch in self._loader:
+            with (
+                torch.inference_mode(),
+                torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
+            ):
+                each = torch.stack([self._softmax(member, batch.images) for member in self._members])
+            yield batch, each
+
+    def _softmax(self, member: Member, images: Tensor) -> Tensor:
+        if member.mean != self._members[0].mean:
+            difference = [first - own for first, own in zip(self._members[0].mean, member.mean, strict=True)]
+            images = images + torch.tensor(difference, dtype=images.dtype, device=images.device)[:, None, None]
+        return predict([member.model], views_of(images, member.crop, self._views))
 
 
 def damage_note(accuracy: Accuracy) -> str:
@@ -96,6 +147,14 @@ def predict(models: list[nn.Module], views: list[Tensor]) -> Tensor:
     return torch.stack([model(view).float().softmax(1) for model in models for view in views]).mean(0)
 
 
+def views_of(images: Tensor, crop: int, views: int) -> list[Tensor]:
+    """The central crop of (N, 3, S, S), or all ten of `ten_views`."""
+    if views == 10:
+        return ten_views(images, crop)
+    edge = (images.shape[-1] - crop) // 2
+    return [images[:, :, edge : edge + crop, edge : edge + crop]]
+
+
 def ten_views(images: Tensor, crop: int) -> list[Tensor]:
     """Four corners and the centre of (N, 3, S, S), then the five mirrored."""
     margin = images.shape[-1] - crop
@@ -108,52 +167,3 @@ def count_correct(scores: Tensor, labels: Tensor) -> Tensor:
     """(3,) int64: images whose label is the highest score, is among the five highest, and all."""
     best = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
     return torch.stack([best[:, 0].sum(), best.sum(), torch.full((), len(labels), device=labels.device)])
-
-
-def evaluate_checkpoints(
-    paths: list[Path],
-    shards: str | None,
-    split: str,
-    views: int,
-    gpus: int | None,
-    cache: str | None = None,
-    cache_bytes: int | None = None,
-) -> Accuracy:
-    """Evaluates checkpoints or run folders on one device. Raises InputError when networks and shards do not fit.
-
-    `cache` and `cache_bytes` are ShardSet's; None: the training's.
-    """
-    states = [checkpoint.load(checkpoint.find(path)) for path in paths]
-    configs = [TrainConfig(**state["config"]) for state in states]
-    cache_bytes = configs[0].cache_bytes if cache_bytes is None else cache_bytes
-    shard_set = ShardSet(shards or configs[0].shards, cache or configs[0].cache, cache_bytes or None)
-    classes = [entry["id"] for entry in shard_set.manifest.classes]
-    for path, state in zip(paths, states, strict=True):
-        if [entry["id"] for entry in state["classes"]] != classes:
-            raise InputError(f"{path} was trained on other classes than those of {shard_set.location}.")
-    if len({config.crop for config in configs}) > 1:
-        raise InputError("these networks take inputs of different sizes, so they cannot be averaged.")
-    if gpus is None:
-        gpus = int(torch.cuda.is_available())
-    check_gpus(gpus)
-    device = torch.device("cuda", 0) if gpus else torch.device("cpu")
-    models = [checkpoint.build_model(state).on(device) for state in states]
-    if any(state["pixels"] != states[0]["pixels"] for state in states):
-        raise InputError("these networks were trained with different pixel means, so they cannot be averaged.")
-    images = shard_set.split(split)
-    if configs[0].crop > images.size:
-        raise InputError(
-            f"the network takes {configs[0].crop} px, the images of {shard_set.location} have {images.size}. "
-            f"Shard them with --size {-(-configs[0].crop * 8 // 7)}."
-        )
-    with Progress("evaluating", len(images)) as progress:
-        return evaluate(
-            list[nn.Module](models),
-            images,
-            Pixels(**states[0]["pixels"]),
-            Topology(0, 1, device),
-            crop=configs[0].crop,
-            views=views,
-            threads=len(os.sched_getaffinity(0)),
-            progress=lambda done: progress.update(done, f"{done:,}/{len(images):,} images"),
-        )

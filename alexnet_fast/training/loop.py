@@ -96,6 +96,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
                 "config": config.as_dict(),
                 "classes": classes,
                 "pixels": vars(pixels),
+                "size": split.size,
                 "epoch": state.epoch,
             }
             checkpoint.save(run / name, {**what, **about})

@@ -1,0 +1,45 @@
+"""What the commands of cli.py and cli_results.py share: options, and how a result is shown."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+json_option = click.option(
+    "--json", "json_file", metavar="FILE", help="Also write the result as JSON; - for standard output."
+)
+path_type = click.Path(path_type=Path)
+
+
+class BytesType(click.ParamType[int]):
+    """`100GB` as a number of bytes."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([KMGT])(i?)B", str(value), re.IGNORECASE | re.ASCII)
+        if match is None or not float(match[1]):
+            self.fail(f"{value!r} is not a size like 100GB or 93.5GiB.", param, ctx)
+        thousands = "KMGT".index(match[2].upper()) + 1
+        return int(float(match[1]) * (1024 if match[3] else 1000) ** thousands)
+
+
+def cache_options(command: Callable[..., None]) -> Callable[..., None]:
+    size = "Most of its tars at a time, such as 100GB.  [default: no limit]"
+    command = click.option("--cache-size", "cache_bytes", type=BytesType(), help=size)(command)
+    folder = "Folder that keeps the tars of a URL.  [default: ~/.cache/alexnet-fast]"
+    return click.option("--cache", metavar="DIR", help=folder)(command)
+
+
+def show(text: str, result: dict[str, Any], json_file: str | None) -> None:
+    """The summary for people and, where asked for, the same as JSON."""
+    click.echo(text, err=json_file == "-")
+    if json_file == "-":
+        click.echo(json.dumps(result))
+    elif json_file:
+        Path(json_file).write_text(json.dumps(result) + "\n", encoding="utf-8")

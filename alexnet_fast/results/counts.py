@@ -1,0 +1,64 @@
+"""What follows from guesses and labels: intervals, each class' accuracy, the pairs of classes most often confused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Z95 = 1.959964
+"""The normal distribution's quantile at 0.975."""
+
+
+def wilson(share: float, of: int) -> list[float]:
+    """The 95 % interval [low, high] of a share seen in `of` trials; all three in per cent (Wilson 1927).
+
+    The same images always give the same share: the interval is that of other images drawn alike.
+    """
+    p, z2 = share / 100, Z95**2
+    middle = (p + z2 / (2 * of)) / (1 + z2 / of)
+    half = Z95 * (p * (1 - p) / of + z2 / (4 * of**2)) ** 0.5 / (1 + z2 / of)
+    return [100 * max(middle - half, 0.0), 100 * min(middle + half, 1.0)]
+
+
+def per_class(
+    guesses: NDArray[np.int64], labels: NDArray[np.int64], classes: list[dict[str, str]]
+) -> list[dict[str, Any]]:
+    """By class index: id, name, images, top1 and top5 in per cent (None without images).
+
+    `guesses` (n, up to 5): class indexes, the best first; `labels` (n,).
+    """
+    right = guesses == labels[:, None]
+    images, top1, top5 = (
+        np.bincount(labels, weights, minlength=len(classes)) for weights in (None, right[:, 0], right.any(1))
+    )
+    return [
+        {
+            **entry,
+            "images": int(images[label]),
+            "top1": 100 * float(top1[label] / images[label]) if images[label] else None,
+            "top5": 100 * float(top5[label] / images[label]) if images[label] else None,
+        }
+        for label, entry in enumerate(classes)
+    ]
+
+
+def worst_pairs(
+    guesses: NDArray[np.int64], labels: NDArray[np.int64], classes: list[dict[str, str]], count: int = 20
+) -> list[dict[str, Any]]:
+    """The confusions most often made by the first guess: label and guess (ids), images, share of the label's images
+    in per cent. Most images first, then by class index."""
+    pairs = labels * len(classes) + guesses[:, 0]
+    found, images = np.unique(pairs[guesses[:, 0] != labels], return_counts=True)
+    of = np.bincount(labels, minlength=len(classes))
+    worst = np.argsort(-images, kind="stable")[:count]
+    return [
+        {
+            "label": classes[pair // len(classes)]["id"],
+            "guess": classes[pair % len(classes)]["id"],
+            "images": int(number),
+            "share": 100 * float(number / of[pair // len(classes)]),
+        }
+        for pair, number in zip(found[worst].tolist(), images[worst], strict=True)
+    ]

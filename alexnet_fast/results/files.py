@@ -1,0 +1,50 @@
+"""Writes results: whole under their final name, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_fast.errors import InputError
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A temporary name in the folder of `path`, with its suffix; renamed to `path` when the block ends well."""
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_target(path: Path | None, option: str, suffixes: tuple[str, ...]) -> None:
+    """Before the work begins. Raises InputError when nothing can be written there, or the name ends otherwise."""
+    if path is None:
+        return
+    if path.suffix not in suffixes:
+        raise InputError(f"{option} {path} must end in {' or '.join(suffixes)}.")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(f"{option} {path} must be a file in a folder that is there.")
+
+
+def save_npz(path: Path, **arrays: Any) -> None:
+    with written(path) as temporary:
+        np.savez(temporary, **arrays)
+
+
+def check_memory(needed: float, what: str, instead: str) -> None:
+    """Raises InputError when `needed` bytes are more than what is free, where the system tells."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return
+    free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    if needed > free:
+        raise InputError(f"{what} take {needed / 1e9:,.3g} GB of memory, {free / 1e9:,.3g} GB are free. {instead}")
