@@ -99,7 +99,8 @@ def _blob(data: int | memoryview) -> Array:
         elif number == 5:
             values = np.frombuffer(content, "<f4")
         elif number == 8:
-            values = np.frombuffer(content, "<f8").astype(np.float32)
+            with np.errstate(over="ignore"):
+                values = np.frombuffer(content, "<f8").astype(np.float32)
         elif number == 7:
             shape = _dimensions(content)
     return values.reshape(shape or [legacy.get(number, 1) for number in (1, 2, 3, 4)])

@@ -95,7 +95,7 @@ def folded_layers(model: AlexNet) -> list[nn.Conv2d | nn.Linear]:
 
 def to_safetensors(network: Network, out: Path) -> str:
     """Our own state dict; `about`, the configuration and the pixels' statistics are metadata, as JSON."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     metadata = {
         "format": "pt",
@@ -107,7 +107,7 @@ def to_safetensors(network: Network, out: Path) -> str:
     }
     weights = {name: values.contiguous() for name, values in network.model.state_dict().items()}
     with written(out) as temporary:
-        save_file(weights, temporary, metadata)
+        temporary.write_bytes(save(weights, metadata))
     return f"alexnet-fast import {out} makes a checkpoint of it again"
 
 
