@@ -105,7 +105,7 @@ class TrainConfig:
     precision: str = "auto"
     """auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32. Or bf16, fp16, fp32."""
     compile: bool = False
-    """torch.compile the network."""
+    """torch.compile the network; on a GPU with CUDA graphs. Slower on the CPUs it was measured on."""
     seed: int = 0
     threads: int = 0
     """Threads a process that decode images; 0: the cores divided by the processes."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -242,6 +243,22 @@ def test_an_accumulated_batch_is_one_step() -> None:
     assert [correct for _, correct in whole] == [correct for _, correct in parts_]
     for name, values in weights_whole.items():
         torch.testing.assert_close(weights_parts[name], values, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch's own compiler
+def test_a_compiled_network_takes_the_same_steps(jpeg_shards: Path, tmp_path: Path) -> None:
+    """LRN's own operator included, with no part left to run uncompiled."""
+    plain = settings(jpeg_shards, "paper", epochs=1, dropout=0.0, schedule="steps", lr=1e-4, hidden=32)
+    torch._dynamo.utils.counters.clear()
+    for name, config in {"plain": plain, "compiled": replace(plain, compile=True)}.items():
+        start(config, tmp_path / name)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert not torch._dynamo.utils.counters["graph_break"]
+    expected, actual = (
+        [line["loss"] for line in log_of(tmp_path / n) if "loss" in line] for n in ("plain", "compiled")
+    )
+    assert actual == pytest.approx(expected, rel=1e-4)
 
 
 def test_plateau_needs_a_val_split(image_folder: Path, tmp_path: Path) -> None:
