@@ -179,6 +179,8 @@ def verify_command(shards: str, quick: bool, workers: int | None, json_file: str
     "--order", type=click.Choice(list(CHOICES["order"])), help="window: few tars at a time.  [default: random]"
 )
 @click.option("--precision", type=click.Choice(list(CHOICES["precision"])))
+@click.option("--compile", is_flag=True, default=None, help="torch.compile the network.")
+@click.option("--accumulate", type=click.IntRange(1), help="Parts a step is computed in, to save memory.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1))
 @click.option("--threads", type=click.IntRange(1), help="Decoding threads a process.")
 @click.option(

@@ -23,7 +23,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "pool": (2, 3),
     "activation": ("relu", "tanh"),
     "init_layers": ("all", "conv"),
-    "schedule": ("steps", "cosine"),
+    "optimizer": ("sgd", "lars"),
+    "schedule": ("plateau", "steps", "cosine", "poly"),
     "order": ("random", "window"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
 }
@@ -33,7 +34,7 @@ PAPER_NETS_ONLY = ("lrn", "within_map_norm", "pool", "activation", "without", "b
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The defaults are the recipe `paper`: what the original code did (layer file #145, cuda-convnet2)."""
+    """The defaults are the original's values; the recipes below say where each comes from."""
 
     recipe: str = "paper"
     """Where the other values came from."""
@@ -60,6 +61,12 @@ class TrainConfig:
     epochs: int = 90
     batch: int = 128
     """Images a step, over all processes."""
+    accumulate: int = 1
+    """Parts that each process computes its images of a step in, one after another: less memory, the same step."""
+    optimizer: str = "sgd"
+    """sgd, or lars: the rate of each layer's weights follows from their norm and their gradient's."""
+    trust: float = 0.001
+    """Of lars: a step's share of the weights' norm at a learning rate of 1."""
     lr: float = 0.01
     """Peak learning rate of the weights, for this batch."""
     bias_lr_factor: float = 2.0
@@ -68,7 +75,14 @@ class TrainConfig:
     weight_decay: float = 5e-4
     """On weights; never on biases or batch norm."""
     schedule: str = "steps"
-    """steps: divided by 250 in all over four equal phases (cuda-convnet2); cosine: to 0."""
+    """plateau: divided by 10, three times at most, when the validation top-1 stalls; steps: divided by 250 in all
+    over four equal phases (cuda-convnet2); cosine: to 0; poly: to 0 as a parabola."""
+    patience: int = 5
+    """Of plateau: epochs without a better validation top-1 that count as a stall."""
+    conv1_slow: float = 1.0
+    """Share of the epochs after which conv1 learns at a tenth of the rate, 0 to 1."""
+    conv1_freeze: float = 1.0
+    """Share of the epochs after which conv1 does not learn at all, 0 to 1."""
     warmup_epochs: float = 0.0
     """The learning rate rises linearly from 0 over these."""
     label_smoothing: float = 0.0
@@ -78,16 +92,20 @@ class TrainConfig:
     """Units of fc6 and fc7."""
     crop: int = 0
     """Side of the network's input, pixels; 0: 7/8 of the stored side, as 224 of 256."""
-    augment: bool = True
-    """Random crops, flips and colour; False: the central crop only."""
+    crops: bool = True
+    """Random crops and mirror images; False: the central crop."""
     colour_std: float = 0.1
     """Standard deviation of the PCA colour jitter, in standard deviations of the pixels along each component."""
+    colour_off: float = 1.0
+    """Share of the epochs after which there is no colour jitter, 0 to 1."""
     order: str = "random"
     """random: a global shuffle; window: of few tars at a time, for disks that want sequential reads."""
     window: int = 16
     """Tars open at a time in the order window."""
     precision: str = "auto"
     """auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32. Or bf16, fp16, fp32."""
+    compile: bool = False
+    """torch.compile the network; on a GPU with CUDA graphs. Slower on the CPUs it was measured on."""
     seed: int = 0
     threads: int = 0
     """Threads a process that decode images; 0: the cores divided by the processes."""
@@ -107,7 +125,7 @@ class TrainConfig:
             for name in PAPER_NETS_ONLY:
                 default = type(self).__dataclass_fields__[name].default
                 _check(getattr(self, name) == default, name, getattr(self, name), f"{default!r} with arch {self.arch}")
-        for name in ("epochs", "batch", "log_every", "hidden", "window"):
+        for name in ("epochs", "batch", "accumulate", "patience", "log_every", "hidden", "window"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in (
             "lr",
@@ -121,18 +139,41 @@ class TrainConfig:
             "threads",
             "cache_bytes",
             "bottleneck",
+            "trust",
         ):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _check(self.seed < 2**32, "seed", self.seed, "below 4294967296")
         for name in ("label_smoothing", "dropout"):
             _check(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+        for name in ("colour_off", "conv1_slow", "conv1_freeze"):
+            _check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 RECIPES = {
-    "paper": TrainConfig(),
+    # The published run: layer file #145 of the original code and its run notes; where they and the paper differ,
+    # what the code did.
+    "paper": TrainConfig(
+        recipe="paper",
+        arch="paper",  # #145's order of operations; the paper's section 3.5
+        epochs=90,  # the paper, section 5: "roughly 90 cycles"; the run of #145-2010 stopped at 93
+        batch=128,  # the paper, section 5
+        momentum=0.9,  # the paper, section 5
+        weight_decay=5e-4,  # the paper, section 5; #145 decays weights only, no biases
+        lr=0.01,  # the paper, section 5
+        bias_lr_factor=2.0,  # #145: 0.02 for biases; the paper says one rate for all
+        schedule="plateau",  # the paper, section 5: "divide by 10 when the validation error stopped improving", 3 times
+        patience=5,  # ours: people decided then; #145-2010 fell at epochs 23, 51 and 78
+        colour_std=0.1,  # the paper, section 4.1, but of the standard deviation: #145 takes the eigenvalue's root
+        colour_off=68 / 93,  # notes of #145-2010: colour noise off at epoch 68 of 93
+        conv1_slow=68 / 93,  # the same: conv1 at a tenth of the rate
+        conv1_freeze=72 / 93,  # the same: conv1 frozen at epoch 72
+        dropout=0.5,  # the paper, section 4.2
+        lrn="towers",  # #145: k 2, alpha 1e-4 divided by n 5, beta 0.75, inside each tower
+        within_map_norm=False,  # #145 has it after layer 2, the paper does not: an option here
+    ),
     "fast": TrainConfig(
         recipe="fast",
         arch="bn",
@@ -143,6 +184,19 @@ RECIPES = {
         schedule="cosine",
         warmup_epochs=1.0,
         label_smoothing=0.1,
+    ),
+    # Large batches: the AlexNet-BN solver published with LARS (arXiv 1708.03888): 10 at 8,192 images, 24 at 16,384.
+    "large": TrainConfig(
+        recipe="large",
+        arch="bn",
+        epochs=100,
+        batch=8192,
+        optimizer="lars",
+        trust=0.001,
+        lr=10.0,
+        bias_lr_factor=1.0,
+        schedule="poly",
+        warmup_epochs=5.0,
     ),
 }
 

@@ -24,8 +24,8 @@ FLAGS = {
     "shard": "--budget --check-md5 --classes --encoding --finish --json --keep --layout --out --part --quality"
     " --scheduler --seed --size --split --src --strict --val-fraction --workers",
     "verify": "--json --quick --workers",
-    "train": "--arch --batch --cache --cache-size --epochs --gpus --json --lr --order --precision --recipe --resume"
-    " --run --seed --set --shards --threads",
+    "train": "--accumulate --arch --batch --cache --cache-size --compile --epochs --gpus --json --lr --order"
+    " --precision --recipe --resume --run --seed --set --shards --threads",
     "eval": "--cache --cache-size --devkit --gpus --json --per-class --predictions --shards --split --submission"
     " --views --weights",
     "predict": "--gpus --json --top --views",
@@ -238,11 +238,11 @@ def test_train_refuses_wrong_settings() -> None:
     start = ("train", "--gpus", "0")
     code, output = run(*start, "--set", "epoch=3")
     assert code == 2
-    assert output.startswith("Error: --set epoch=3: expected NAME=VALUE with one of the names shards, arch, epochs, ")
+    assert output.startswith("Error: --set epoch=3: expected NAME=VALUE with one of the names shards, arch, lrn, ")
     assert run(*start, "--set", "epochs")[0] == 2
     assert_refused("--set epochs=many: epochs takes a whole number.", *start, "--set", "epochs=many")
     assert_refused("--set dropout=half: dropout takes a number.", *start, "--set", "dropout=half")
-    assert_refused("--set augment=maybe: augment takes true or false.", *start, "--set", "augment=maybe")
+    assert_refused("--set crops=maybe: crops takes true or false.", *start, "--set", "crops=maybe")
     assert_refused("dropout is 1.5; it must be at least 0 and below 1.", *start, "--set", "dropout=1.5")
     assert_refused("lr is -1.0; it must be 0 or more.", *start, "--lr", "-1")
     assert_refused("lr is nan; it must be 0 or more.", *start, "--lr", "nan")
@@ -253,7 +253,7 @@ def test_train_refuses_wrong_settings() -> None:
 def test_set_help_lists_every_setting() -> None:
     code, output = run("train", "--gpus", "0", "--recipe", "fast", "--set", "help")
     assert code == 0
-    assert {"epochs=30", "schedule=cosine", "augment=True"} < set(output.splitlines())
+    assert {"epochs=30", "schedule=cosine", "crops=True"} < set(output.splitlines())
 
 
 def test_train_refuses_gpus_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.config import make_config
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import training_rows
 from alexnet_fast.model.alexnet import bn
@@ -39,15 +39,16 @@ def test_gpu_images_equal_the_cpu_s(encoding: str, tolerance: float, jpeg_shards
 
 def test_the_step_never_waits_for_the_gpu(jpeg_shards: Path) -> None:
     device = torch.device("cuda", 0)
-    model = bn(3, TrainConfig(hidden=256)).on(device)
-    state = loop.State(model, make_optimizer(model, make_config("fast")), torch.amp.GradScaler("cuda", enabled=False))
+    config = make_config("fast", precision="bf16", hidden=256)
+    model = bn(3, config).on(device)
+    state = loop.State(model, make_optimizer(model, config), torch.amp.GradScaler("cuda", enabled=False))
     first, second, *_ = batches(jpeg_shards, device)
     window = Window(distributed.Topology(0, 1, device), Loader.__new__(Loader))
-    loop.train_step(model, state, first, torch.bfloat16, 0.1, 1.0)
+    loop.train_step(model, state, first, config, 1.0)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        window.add(*loop.train_step(model, state, second, torch.bfloat16, 0.1, 1.0), 16)
+        window.add(*loop.train_step(model, state, second, config, 1.0), 16)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

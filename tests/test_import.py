@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn.functional import conv2d, linear, local_response_norm, max_pool2d, relu
 
 from alexnet_fast.cli import main
+from alexnet_fast.config import TrainConfig
+from alexnet_fast.model.alexnet import build
 from alexnet_fast.results.caffemodel import read_layers, read_mean
 from alexnet_fast.training import checkpoint
 from tests.conftest import CLASSES
@@ -216,6 +218,10 @@ def test_the_checkpoint_works_in_every_command(
     assert results["eval"]["images"] == 18
     assert results["predict"]["images"] == 6
     assert results["features"]["shape"] == [18, HIDDEN]
+    model = build(len(CLASSES), TrainConfig(arch="paper", hidden=HIDDEN))
+    taken = checkpoint.start_from(model, net, checkpoint.load(net)["classes"])  # what --set init= does
+    assert len(taken) == 2 * len(SHAPES)
+    assert np.array_equal(model.layers()["conv1"].weight.detach(), weights["conv1"][0][:, ::-1])
 
 
 def test_what_cannot_be_imported(weights: Weights, synset_words: Path, tmp_path: Path) -> None:

@@ -25,9 +25,76 @@ PAPER = make_config("paper")
         (89.99, 0.01 / 250, 0.002),
     ],
 )
-def test_paper_schedule(epoch: float, weights: float, biases: float) -> None:
-    assert learning_rate(PAPER, epoch) == pytest.approx(weights, rel=1e-4)
-    assert learning_rate(PAPER, epoch, biases=True) == pytest.approx(biases, rel=1e-4)
+def test_four_steps(epoch: float, weights: float, biases: float) -> None:
+    config = make_config("paper", schedule="steps")
+    assert learning_rate(config, epoch) == pytest.approx(weights, rel=1e-4)
+    assert learning_rate(config, epoch, biases=True) == pytest.approx(biases, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("top1s", "expected"),
+    [
+        ([], 0.01),
+        ([5, 6, 7, 8, 9], 0.01),
+        ([9, 8, 9, 7, 8], 0.01),  # four epochs without a better one
+        ([9, 8, 9, 7, 8, 9], 0.001),  # five: as good is not better
+        ([9, 8, 9, 7, 8, 9, 10, 1, 1, 1, 1], 0.001),
+        ([9, 8, 9, 7, 8, 9, 1, 1, 1, 1, 1], 0.0001),  # the count starts afresh after a drop
+        ([9, *[1] * 40], 0.00001),  # three drops at most
+    ],
+)
+def test_plateau_divides_by_ten_when_the_top1_stalls(top1s: list[float], expected: float) -> None:
+    assert learning_rate(PAPER, 50, top1s) == pytest.approx(expected)
+    assert learning_rate(PAPER, 50, top1s, biases=True) == pytest.approx(2 * expected)
+
+
+def test_the_late_phase_of_the_original_run() -> None:
+    """Epochs 68 and 72 of 93 in the notes of #145-2010: conv1 at a tenth of the rate, then frozen."""
+    config = make_config("paper", epochs=93)
+    optimizer = make_optimizer(bn(10, TrainConfig(hidden=16)), config)
+    for epoch, factor in [(0, 1.0), (67.9, 1.0), (68, 0.1), (71.9, 0.1), (72, 0.0), (92, 0.0)]:
+        set_learning_rates(optimizer, config, epoch)
+        rates = {(group["kind"], group["conv1"]): group["lr"] for group in optimizer.param_groups}
+        assert rates["weights", False] == pytest.approx(0.01)
+        assert rates["biases", False] == pytest.approx(0.02)
+        assert rates["weights", True] == pytest.approx(0.01 * factor)
+        assert rates["biases", True] == pytest.approx(0.02 * factor)
+
+
+def test_poly_is_a_parabola_after_the_warm_up() -> None:
+    config = make_config("large", lr=8.0, epochs=105)
+    assert [learning_rate(config, e) for e in (0, 2.5, 5, 55, 105)] == pytest.approx([0, 4, 8, 2, 0])
+
+
+def test_lars_is_its_paper_s_update() -> None:
+    """v <- 0.9 v + lr 0.001 |w| / (|g| + 0.0005 |w|) (g + 0.0005 w); w <- w - v; biases as plain SGD."""
+    layer = nn.Linear(3, 2)
+    nn.init.zeros_(layer.bias)
+    config = make_config("large")
+    optimizer = make_optimizer(layer, config)
+    for group in optimizer.param_groups:
+        group["lr"] = 5.0
+    w, v, b, u = layer.weight.detach().clone(), torch.zeros(2, 3), torch.zeros(2), torch.zeros(2)
+    for _ in range(4):
+        g, h = torch.randn(2, 3), torch.randn(2)
+        layer.weight.grad, layer.bias.grad = g.clone(), h.clone()
+        optimizer.step()
+        size, slope = w.square().sum().sqrt(), g.square().sum().sqrt()
+        v = 0.9 * v + 5.0 * 0.001 * size / (slope + 0.0005 * size) * (g + 0.0005 * w)
+        u = 0.9 * u + 5.0 * h
+        w, b = w - v, b - u
+    torch.testing.assert_close(layer.weight.detach(), w)
+    torch.testing.assert_close(layer.bias.detach(), b)
+
+
+def test_lars_moves_a_layer_that_starts_at_zero() -> None:
+    layer = nn.Linear(3, 2, bias=False)
+    nn.init.zeros_(layer.weight)
+    optimizer = make_optimizer(layer, make_config("large"))
+    optimizer.param_groups[0]["lr"] = 0.1
+    layer.weight.grad = torch.ones(2, 3)
+    optimizer.step()
+    torch.testing.assert_close(layer.weight.detach(), torch.full((2, 3), -0.1))
 
 
 def test_fast_schedule_warms_up_then_falls_to_zero() -> None:
@@ -40,12 +107,13 @@ def test_fast_schedule_warms_up_then_falls_to_zero() -> None:
 
 def test_weights_are_decayed_and_biases_and_norms_are_not() -> None:
     model = bn(10)
-    groups = {group["kind"]: group for group in make_optimizer(model, PAPER).param_groups}
+    groups = make_optimizer(model, PAPER).param_groups
+    decayed = {id(p) for group in groups if group["weight_decay"] == 5e-4 for p in group["params"]}
+    plain = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"]}
     norms = [p for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in (m.weight, m.bias)]
     biases = [layer.bias for layer in model.layers().values()]
-    assert {id(p) for p in groups["biases"]["params"]} == {id(p) for p in [*norms, *biases]}
-    assert {id(p) for p in groups["weights"]["params"]} == {id(layer.weight) for layer in model.layers().values()}
-    assert (groups["weights"]["weight_decay"], groups["biases"]["weight_decay"]) == (5e-4, 0)
+    assert plain == {id(p) for p in [*norms, *biases]}
+    assert decayed == {id(layer.weight) for layer in model.layers().values()}
 
 
 def test_update_is_the_paper_s_while_the_rate_is_constant() -> None:
@@ -72,7 +140,7 @@ def test_fused_step_is_the_plain_loop_s() -> None:
     assert ours.defaults["fused"]
     groups = make_optimizer(models[1], config).param_groups
     plain = torch.optim.SGD(
-        [{key: group[key] for key in ("params", "weight_decay", "kind")} for group in groups],
+        [{key: group[key] for key in ("params", "weight_decay", "kind", "conv1")} for group in groups],
         lr=config.lr,
         momentum=config.momentum,
         foreach=False,

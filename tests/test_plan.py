@@ -24,7 +24,7 @@ def window(samples: int, tars: int, open: int) -> Window:
 
 
 def window_order(order: Window, epoch: int = 0) -> NDArray[np.int64]:
-    return epoch_plan(5, epoch, len(order.tars), margin=0, colour_std=0, augment=False, window=order).order
+    return epoch_plan(5, epoch, len(order.tars), margin=0, colour_std=0, crops=False, window=order).order
 
 
 def as_set(rows: list[Rows]) -> set[tuple[float, ...]]:
@@ -118,13 +118,20 @@ def test_crops_flips_and_colours_are_distributed_as_the_paper_says() -> None:
     assert abs((np.abs(plan.colour) < 0.1).mean() - 0.6827) < 0.01  # normal, not uniform
 
 
+def test_colour_ends_where_it_should() -> None:
+    rows = list(training_rows(20, 10, 0, margin=32, colour_std=0.1, colour_epochs=1.5, epochs=range(4)))
+    assert [bool(row.colour.any()) for row in rows] == [True] * 4 + [False] * 4
+    assert all(row.crop.any() for row in rows)
+
+
 def test_augmentation_off_keeps_the_order() -> None:
     on = epoch_plan(0, 0, 100, margin=32, colour_std=0.1)
-    off = epoch_plan(0, 0, 100, margin=32, colour_std=0.1, augment=False)
+    off = epoch_plan(0, 0, 100, margin=32, colour_std=0.1, crops=False)
     assert np.array_equal(on.order, off.order)
     assert (off.crop == 16).all()
     assert not off.mirror.any()
-    assert not off.colour.any()
+    assert np.array_equal(on.colour, off.colour)
+    assert not epoch_plan(0, 0, 100, margin=32, colour_std=0).colour.any()
 
 
 def open_tars(order: Window, samples: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -178,7 +185,7 @@ def mixing(order: Window | None, tars: NDArray[np.unsignedinteger], batch: int) 
     """Of each batch, the number of tars that in equal parts would have its entropy; and the share of the pairs in
     one batch that are in one again in the next epoch."""
     n = len(tars)
-    one, two = (epoch_plan(0, e, n, margin=0, colour_std=0, augment=False, window=order).order for e in range(2))
+    one, two = (epoch_plan(0, e, n, margin=0, colour_std=0, crops=False, window=order).order for e in range(2))
     next_batch = np.empty(n, np.int64)
     next_batch[two] = np.arange(n) // batch
     mixed, again = [], 0

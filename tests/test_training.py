@@ -2,25 +2,35 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from alexnet_fast.config import TrainConfig, make_config
 from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.loading.loader import Batch
+from alexnet_fast.loading.plan import Rows
+from alexnet_fast.model.alexnet import build
 from alexnet_fast.results.guesses import guess_checkpoints
-from alexnet_fast.training import checkpoint, runs
+from alexnet_fast.sharding.plan import Options
+from alexnet_fast.sharding.sources import find_images
+from alexnet_fast.training import checkpoint, loop, optim, runs
 from alexnet_fast.training.distributed import Topology
 from alexnet_fast.training.loop import Result, train
+from tests.conftest import SIZE, write
 
 CPU = Topology(0, 1, torch.device("cpu"))
+ROWS = Rows(0, 0, *(np.zeros(0, kind) for kind in (np.int64, np.uint16, bool, np.float32)))
 
 
 def settings(shards: Path, recipe: str = "fast", **overrides: Any) -> TrainConfig:
@@ -53,7 +63,7 @@ def weights(run: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
 
 
 def test_a_run_learns_and_leaves_its_folder(jpeg_shards: Path, tmp_path: Path) -> None:
-    result = start(settings(jpeg_shards, epochs=6, augment=False, dropout=0.0), tmp_path / "run")
+    result = start(settings(jpeg_shards, epochs=6, crops=False, dropout=0.0), tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "config.json",
         "environment.json",
@@ -213,3 +223,76 @@ def test_damaged_checkpoints_are_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(content)
     with pytest.raises(InputError, match=r"last\.pt cannot be read as a checkpoint"):
         checkpoint.load(tmp_path / "last.pt")
+
+
+def test_an_accumulated_batch_is_one_step() -> None:
+    """4 x 128 accumulated equals 512, to float tolerance: weights after three steps, and the losses."""
+    config = make_config("paper", batch=512, hidden=64, dropout=0.0, precision="fp32", lr=0.001)
+    results = []
+    for accumulate in (1, 4):
+        torch.manual_seed(0)
+        parts = replace(config, accumulate=accumulate)
+        state = loop.begin(parts, 10, torch.device("cpu"))
+        losses = []
+        for step in range(3):
+            optim.set_learning_rates(state.optimizer, parts, step)
+            images, labels = torch.randn(512, 3, 64, 64) * 50, torch.randint(0, 10, (512,))
+            loss, correct = loop.train_step(state.model, state, Batch(images, labels, ROWS), parts, 1.0)
+            losses.append((loss.item(), correct.item()))
+        results.append((losses, state.model.state_dict()))
+    (whole, weights_whole), (parts_, weights_parts) = results
+    assert [loss for loss, _ in whole] == pytest.approx([loss for loss, _ in parts_], rel=1e-5)
+    assert [correct for _, correct in whole] == [correct for _, correct in parts_]
+    for name, values in weights_whole.items():
+        torch.testing.assert_close(weights_parts[name], values, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch's own compiler
+def test_a_compiled_network_takes_the_same_steps(jpeg_shards: Path, tmp_path: Path) -> None:
+    """LRN's own operator included, with no part left to run uncompiled."""
+    plain = settings(jpeg_shards, "paper", epochs=1, dropout=0.0, schedule="steps", lr=1e-4, hidden=32)
+    torch._dynamo.utils.counters.clear()
+    for name, config in {"plain": plain, "compiled": replace(plain, compile=True)}.items():
+        start(config, tmp_path / name)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert not torch._dynamo.utils.counters["graph_break"]
+    expected, actual = (
+        [line["loss"] for line in log_of(tmp_path / n) if "loss" in line] for n in ("plain", "compiled")
+    )
+    assert actual == pytest.approx(expected, rel=1e-4)
+
+
+def test_plateau_needs_a_val_split(image_folder: Path, tmp_path: Path) -> None:
+    write(find_images(image_folder / "train"), tmp_path / "shards", Options(size=SIZE))
+    with pytest.raises(InputError, match=r"no val split to tell when the top-1 stalls\. Shard with --val-fraction"):
+        start(settings(tmp_path / "shards", "paper"), tmp_path / "run")
+
+
+def test_a_run_begins_with_another_network_s_layers(jpeg_shards: Path, tmp_path: Path) -> None:
+    """The sixth-conv net takes what the paper's has; conv6 is new; the head is kept, for the classes are the same."""
+    small: dict[str, Any] = {"recipe": "paper", "epochs": 1, "lr": 1e-9, "bias_lr_factor": 1.0, "weight_decay": 0.0}
+    start(settings(jpeg_shards, **small), tmp_path / "first")
+    first = weights(tmp_path / "first")
+    six = settings(jpeg_shards, **small, seed=1, arch="sixconv", init=str(tmp_path / "first"))
+    start(six, tmp_path / "all")
+    start(replace(six, init_layers="conv"), tmp_path / "conv")
+    for run, layers in {"all": {"conv", "fc6", "fc7", "fc8"}, "conv": {"conv"}}.items():
+        after = weights(tmp_path / run)
+        for name, values in first.items():
+            kept = any(name.split(".")[1].startswith(layer) for layer in layers)
+            assert torch.allclose(after[name], values, atol=1e-5) == kept or name.endswith("bias"), name
+    with pytest.raises(InputError, match="holds no layer of this network: it is paper"):
+        start(settings(jpeg_shards, arch="bn", init=str(tmp_path / "first")), tmp_path / "bn")
+
+
+def test_a_new_head_where_the_classes_are_others(tmp_path: Path) -> None:
+    config = make_config("paper", hidden=16)
+    saved, model = build(3, config), build(3, config)
+    classes = [{"id": name, "name": name} for name in "abc"]
+    checkpoint.save(tmp_path / "a.pt", {"model": saved.state_dict(), "classes": classes, "config": config.as_dict()})
+    others = [{"id": name, "name": name} for name in "abd"]
+    taken = checkpoint.start_from(model, tmp_path / "a.pt", others)
+    assert set(saved.state_dict()) - set(taken) == {"classifier.fc8.weight", "classifier.fc8.bias"}
+    assert torch.equal(model.layers()["fc7"].weight, saved.layers()["fc7"].weight)
+    assert not torch.equal(model.layers()["fc8"].weight, saved.layers()["fc8"].weight)

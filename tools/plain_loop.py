@@ -60,19 +60,20 @@ def plain(shards: Path, batch: int) -> Step:
 
 def ours(shards: Path, batch: int) -> Step:
     shard_set = ShardSet(shards)
-    split, dtype = shard_set.split("train"), precision()
+    split = shard_set.split("train")
     crop = split.size * 7 // 8
+    config = make_config("fast", batch=batch, precision=best_precision(CPU))
     model = bn(len(shard_set.manifest.classes)).on(CPU)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    state = State(model, make_optimizer(model, make_config("fast", batch=batch)), scaler)
+    state = State(model, make_optimizer(model, config), scaler)
     rows = training_rows(len(split), batch, 0, margin=split.size - crop, colour_std=0.1, epochs=range(10**6))
     loader = Loader(
-        split, shard_set.manifest.pixels, rows, max_batch=batch, crop=crop, device=CPU, dtype=dtype, threads=2
+        split, shard_set.manifest.pixels, rows, max_batch=batch, crop=crop, device=CPU, dtype=precision(), threads=2
     )
     batches = iter(loader)
 
     def step() -> float:
-        train_step(model, state, next(batches), dtype, 0.1, 1.0)
+        train_step(model, state, next(batches), config, 1.0)
         return loader.wait_seconds
 
     return step

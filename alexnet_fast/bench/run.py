@@ -146,7 +146,7 @@ def _stages(shards: ShardSet, split: Split, config: TrainConfig, device: torch.d
 
     def step(batches: Iterator[Batch]) -> Iterator[int]:
         for batch in batches:
-            loop.train_step(state.model, state, batch, dtype, config.label_smoothing, 1.0)
+            loop.train_step(state.model, state, batch, config, 1.0)
             yield len(batch.labels)
 
     decoded, loaded, trained = load(1, torch.uint8, False), load(2, dtype, True), load(3, dtype, True)
@@ -169,7 +169,7 @@ def _rows(split: Split, config: TrainConfig, seed: int, augment: bool) -> Iterat
         seed,
         margin=split.size - config.crop,
         colour_std=config.colour_std,
-        augment=augment and config.augment,
+        crops=augment and config.crops,
         epochs=range(10**9),
     )
     return (replace(row, samples=row.samples % len(split)) for row in rows)

@@ -10,6 +10,7 @@ The order is a global shuffle, or one of a window that slides over the tars, for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -79,7 +80,7 @@ def epoch_plan(
     *,
     margin: int,
     colour_std: float,
-    augment: bool = True,
+    crops: bool = True,
     window: Window | None = None,
 ) -> Plan:
     """The plan of one epoch.
@@ -87,19 +88,18 @@ def epoch_plan(
     `margin`: stored side minus crop side, pixels: each offset is uniform in 0..margin, both included (33 values
     for 224 of 256, as the original code has it; the paper's count of 2048 crops and flips uses 32).
     `colour_std`: standard deviation of `colour`, 0.1 in the paper (section 4.1).
-    `augment=False`: the order stays random; every crop is central, nothing is mirrored, no colour is added.
+    `crops=False`: the order stays random, every crop is central, nothing is mirrored.
     `window`: of the same samples; None: a global shuffle.
     """
     random = _generator(seed, epoch, _ORDER)
     order = window.order(random) if window else random.permutation(samples)
-    if not augment:
-        return Plan(order, *_plain(samples, margin))
-    return Plan(
-        order,
-        _generator(seed, epoch, _CROP).integers(0, margin, (samples, 2), np.uint16, endpoint=True),
-        _generator(seed, epoch, _MIRROR).integers(0, 2, samples, np.uint8).astype(bool),
-        _generator(seed, epoch, _COLOUR).standard_normal((samples, 3), np.float32) * np.float32(colour_std),
-    )
+    crop, mirror, colour = _plain(samples, margin)
+    if crops:
+        crop = _generator(seed, epoch, _CROP).integers(0, margin, (samples, 2), np.uint16, endpoint=True)
+        mirror = _generator(seed, epoch, _MIRROR).integers(0, 2, samples, np.uint8).astype(bool)
+    if colour_std:
+        colour = _generator(seed, epoch, _COLOUR).standard_normal((samples, 3), np.float32) * np.float32(colour_std)
+    return Plan(order, crop, mirror, colour)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ def training_rows(
     *,
     margin: int,
     colour_std: float,
-    augment: bool = True,
+    colour_epochs: float = math.inf,
+    crops: bool = True,
     window: Window | None = None,
     rank: int = 0,
     world: int = 1,
@@ -134,12 +135,13 @@ def training_rows(
 ) -> Iterator[Rows]:
     """This rank's rows of every step of `epochs`, from `first_step` of the first epoch on.
 
-    `batch` is the largest number of rows of a step over all ranks; `margin`, `colour_std`, `augment` and
-    `window` are those of `epoch_plan`.
+    `batch` is the largest number of rows of a step over all ranks; epochs from number `colour_epochs` on have no
+    colour; `margin`, `colour_std`, `crops` and `window` are those of `epoch_plan`.
     """
     steps = steps_per_epoch(samples, batch)
     for epoch in epochs:
-        plan = epoch_plan(seed, epoch, samples, margin=margin, colour_std=colour_std, augment=augment, window=window)
+        std = colour_std if epoch < colour_epochs else 0.0
+        plan = epoch_plan(seed, epoch, samples, margin=margin, colour_std=std, crops=crops, window=window)
         for step in range(first_step, steps):
             start, stop = _part(0, samples, step, steps)
             part = slice(*_part(start, stop, rank, world))

@@ -32,7 +32,7 @@ class LocalResponseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if lrn_kernel.applies(x):
-            return _Compiled.apply(x, self.towers, self.reach, self.scale, self.k)  # type: ignore[no-any-return,no-untyped-call]
+            return lrn_kernel.lrn(x, self.towers, self.reach, self.scale, self.k)  # type: ignore[no-any-return]
         return _Banded.apply(x, self.band.to(x.dtype), self.towers, self.k)  # type: ignore[no-any-return,no-untyped-call]
 
 
@@ -46,22 +46,6 @@ class WithinMapNorm(nn.Module):
         wide = x.float()
         mean = nn.functional.avg_pool2d(wide * wide, 5, stride=1, padding=2)
         return (wide * (1 + 0.001 * mean).pow(-0.75)).to(x.dtype)
-
-
-class _Compiled(torch.autograd.Function):
-    """Keeps its input alone, as `_Banded` does: the sums are cheaper to compute again than to store."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *settings: Any) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.settings = settings
-        return lrn_kernel.forward(x, *settings)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
-        return lrn_kernel.backward(x, gradient, *ctx.settings), *[None] * len(ctx.settings)
 
 
 SHRINK = 16.0

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,19 +100,51 @@ def library() -> ctypes.CDLL | None:
     return loaded
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def available() -> bool:
+    return library() is not None
+
+
 def applies(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in NAMES and library() is not None
+    return x.device.type == "cpu" and x.dtype in NAMES and available()
 
 
-def forward(x: Tensor, towers: int, half: int, a: float, k: float) -> Tensor:
-    """(N, C, H, W) -> the same in channels-last memory: x / (k + a * sum of x^2 over 2 half + 1 maps)^0.75."""
+@torch.library.custom_op("alexnet_fast::lrn", mutates_args=())
+def lrn(x: Tensor, towers: int, half: int, a: float, k: float) -> Tensor:
+    """(N, C, H, W) -> the same in channels-last memory: x / (k + a * sum of x^2 over 2 half + 1 maps)^0.75.
+
+    Keeps its input alone for the backward pass: the sums are cheaper to compute again than to store.
+    """
     return _call("forward", x, towers, half, a, k)
 
 
-def backward(x: Tensor, gradient: Tensor, towers: int, half: int, a: float, k: float) -> Tensor:
-    """The gradient of `x` from that of `forward`'s result."""
+@torch.library.custom_op("alexnet_fast::lrn_backward", mutates_args=())
+def lrn_backward(x: Tensor, gradient: Tensor, towers: int, half: int, a: float, k: float) -> Tensor:
+    """The gradient of `x` from that of `lrn`'s result."""
     gradient = gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
     return _call("backward", x, towers, half, a, k, gradient)
+
+
+@lrn.register_fake
+def _(x: Tensor, *settings: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+@lrn_backward.register_fake
+def _(x: Tensor, gradient: Tensor, *settings: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, *ctx.settings = inputs
+    ctx.save_for_backward(x)
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    return lrn_backward(*ctx.saved_tensors, gradient, *ctx.settings), *[None] * len(ctx.settings)
+
+
+lrn.register_autograd(_gradients, setup_context=_keep)
 
 
 def _call(name: str, x: Tensor, towers: int, half: int, a: float, k: float, *more: Tensor) -> Tensor:

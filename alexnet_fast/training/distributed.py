@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import active_children
 from typing import Any
@@ -121,6 +121,11 @@ def parallel(model: nn.Module, topology: Topology) -> nn.Module:
         return model
     ids = [topology.device.index] if topology.device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+
+
+def without_sync(model: nn.Module) -> AbstractContextManager[None]:
+    """Within it, `parallel`'s model adds to the gradients of this process and leaves the averaging to a later pass."""
+    return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 def sum_over_processes(values: Tensor, topology: Topology) -> Tensor:

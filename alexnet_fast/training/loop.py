@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,7 +20,7 @@ from alexnet_fast.console import Progress, Quiet
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import Window, steps_per_epoch, training_rows
-from alexnet_fast.model.alexnet import build
+from alexnet_fast.model.alexnet import AlexNet, build
 from alexnet_fast.results.evaluate import damage_note, evaluate
 from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training import checkpoint, metrics
@@ -30,6 +31,7 @@ from alexnet_fast.training.distributed import (
     parallel,
     share_buffers,
     stop_signals,
+    without_sync,
 )
 from alexnet_fast.training.optim import make_optimizer, set_learning_rates
 
@@ -55,12 +57,13 @@ class Result:
 class State:
     """All that changes while training."""
 
-    model: nn.Module
+    model: AlexNet
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     epoch: int = 0
     step: int = 0
-    best_top1: float | None = None
+    top1s: list[float] = field(default_factory=list)
+    """Validation top-1 after each epoch so far, per cent."""
 
 
 def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> Result:
@@ -76,8 +79,17 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     val = shards.split("val") if "val" in shards else None
     config = resolve(config, split.size, topology)
     steps = steps_per_epoch(len(split), config.batch)
-    if len(split) // steps < topology.world:
-        raise InputError(f"batch {config.batch} is too small for {topology.world} processes. Give a larger --batch.")
+    if len(split) // steps < topology.world * config.accumulate:
+        parts = f" of {config.accumulate} parts" * (config.accumulate > 1)
+        raise InputError(
+            f"batch {config.batch} is too small for {topology.world} process{'es' * (topology.world > 1)}{parts}. "
+            "Give a larger --batch."
+        )
+    if config.schedule == "plateau" and val is None:
+        raise InputError(
+            f"{config.shards} has no val split to tell when the top-1 stalls. "
+            "Shard with --val-fraction 0.1, or give --set schedule=steps."
+        )
     dtype = DTYPES[config.precision]
 
     state = begin(config, len(classes), topology.device)
@@ -87,6 +99,11 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
         _restore(state, run)
         if topology.first:
             metrics.cut(log, state.epoch * steps + state.step, state.epoch)
+    elif config.init:
+        checkpoint.start_from(model, Path(config.init), classes, conv_only=config.init_layers == "conv")
+    if config.compile:
+        # On a GPU with CUDA graphs, which pay where a step's kernels are short. Not measured: no GPU was at hand.
+        model.compile(mode="reduce-overhead" if topology.device.type == "cuda" else None)
     wrapped = parallel(model, topology)
 
     def save(name: str, everything: bool) -> None:
@@ -113,7 +130,8 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             config.seed,
             margin=split.size - config.crop,
             colour_std=config.colour_std,
-            augment=config.augment,
+            colour_epochs=config.colour_off * config.epochs,
+            crops=config.crops,
             window=Window(split.index["shard"], config.window) if config.order == "window" else None,
             rank=topology.rank,
             world=topology.world,
@@ -135,10 +153,10 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             # --- the step: nothing here waits for the device
             state.epoch, state.step = batch.rows.epoch, batch.rows.step
             done = state.epoch * steps + state.step
-            set_learning_rates(state.optimizer, config, done / steps)
+            set_learning_rates(state.optimizer, config, done / steps, state.top1s)
             torch.manual_seed(step_seed(config.seed, done, topology.rank))
             share = len(batch.labels) * topology.world * steps / len(split)
-            window.add(*train_step(wrapped, state, batch, dtype, config.label_smoothing, share), len(batch.labels))
+            window.add(*train_step(wrapped, state, batch, config, share), len(batch.labels))
             state.step += 1
             end_of_epoch = state.step == steps
 
@@ -177,8 +195,8 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
                         f"train loss {line['loss']:.3f}  {line['images_per_second']:,.0f} images/s"
                         + damage_note(accuracy)
                     )
-                    if state.best_top1 is None or top1 > state.best_top1:
-                        state.best_top1 = top1
+                    state.top1s.append(top1)
+                    if top1 > max(state.top1s[:-1], default=-1.0):
                         save("best.pt", everything=False)
             if end_of_epoch or stop:
                 save("last.pt", everything=True)
@@ -187,7 +205,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
                 break
     barrier(topology)
     finished = state.epoch == config.epochs
-    return Result(str(run), state.epoch, state.best_top1, top1, *window.totals(), finished=finished)
+    return Result(str(run), state.epoch, max(state.top1s, default=None), top1, *window.totals(), finished=finished)
 
 
 def begin(config: TrainConfig, classes: int, device: torch.device) -> State:
@@ -201,22 +219,31 @@ def begin(config: TrainConfig, classes: int, device: torch.device) -> State:
 
 
 def train_step(
-    model: nn.Module, state: State, batch: Batch, dtype: torch.dtype, label_smoothing: float, share: float
+    model: nn.Module, state: State, batch: Batch, config: TrainConfig, share: float
 ) -> tuple[Tensor, Tensor]:
     """One update; returns the summed loss and the number of correct images, both still on the device.
 
     `share`: this process' part of the step times the number of processes, about 1. It weighs the loss so that
-    the average over processes counts every image alike.
+    the average over processes counts every image alike. `config` as `resolve` returns it.
     """
     model.train()
-    with torch.autocast(batch.images.device.type, dtype, enabled=dtype != torch.float32):
-        logits = model(batch.images)
-    loss = nn.functional.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
-    state.scaler.scale(loss * share).backward()
+    device, dtype = batch.images.device.type, DTYPES[config.precision]
+    total, correct = torch.zeros(2, device=batch.images.device).unbind()
+    parts = list(zip(*(t.tensor_split(config.accumulate) for t in (batch.images, batch.labels)), strict=True))
+    for i, (images, labels) in enumerate(parts, 1):
+        with without_sync(model) if i < len(parts) else nullcontext():
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+                logits = model(images)
+            loss = nn.functional.cross_entropy(
+                logits.float(), labels, label_smoothing=config.label_smoothing, reduction="sum"
+            )
+            state.scaler.scale(loss * (share / len(batch.labels))).backward()
+        total = total + loss.detach()
+        correct = correct + (logits.detach().argmax(1) == labels).sum()
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    return loss.detach() * len(batch.labels), (logits.detach().argmax(1) == batch.labels).sum()
+    return total, correct
 
 
 def resolve(config: TrainConfig, stored_side: int, topology: Topology) -> TrainConfig:
@@ -250,7 +277,7 @@ def _snapshot(state: State) -> dict[str, Any]:
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
         "step": state.step,
-        "best_top1": state.best_top1,
+        "top1s": state.top1s,
     }
 
 
@@ -259,7 +286,7 @@ def _restore(state: State, run: Path) -> None:
     state.model.load_state_dict(saved["model"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.scaler.load_state_dict(saved["scaler"])
-    state.epoch, state.step, state.best_top1 = saved["epoch"], saved["step"], saved["best_top1"]
+    state.epoch, state.step, state.top1s = saved["epoch"], saved["step"], saved["top1s"]
 
 
 def _check_loss(loss: float, step: int, classes: int, progress: Progress) -> None:

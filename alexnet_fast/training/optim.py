@@ -1,8 +1,10 @@
-"""Parameter groups and learning rates: pure functions of the model, the configuration and the progress."""
+"""Optimizers and learning rates: pure functions of the model, the configuration and the progress."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,38 +15,96 @@ STEPS_FACTOR, STEPS_PHASES = 250.0, 4
 """cuda-convnet2's schedule of weights: /250 in all over four equal phases (each step /6.3) ..."""
 BIAS_FACTOR, BIAS_PHASES = 10.0, 2
 """... and of biases: /10 once, half-way."""
+PLATEAU_FACTOR, PLATEAU_DROPS = 10.0, 3
+"""The paper's: /10, three times before the end (section 5)."""
+POLY_POWER = 2
+CONV1_SLOW = 0.1
+"""The original run's late phase: conv1 at 1e-5 while the others learn at 1e-4."""
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """SGD with two groups: weights, decayed; biases and batch norm, not decayed.
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD or LARS. Weights are decayed; biases and batch norm are not; conv1's have groups of their own.
 
     torch multiplies the velocity by the learning rate, the paper the gradient; the two differ only for the few
     steps after the rate changes.
     """
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    biases = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": config.weight_decay, "kind": "weights"},
-        {"params": biases, "weight_decay": 0.0, "kind": "biases"},
-    ]
+    conv1 = next((set(m.parameters()) for m in model.modules() if isinstance(m, nn.Conv2d)), set())
+    groups = []
+    for first in (False, True):
+        of = [p for p in model.parameters() if (p in conv1) == first]
+        kinds = {"weights": [p for p in of if p.ndim > 1], "biases": [p for p in of if p.ndim <= 1]}
+        for kind, parameters in kinds.items():
+            decay = config.weight_decay if kind == "weights" else 0.0
+            if parameters:
+                groups.append({"params": parameters, "weight_decay": decay, "kind": kind, "conv1": first})
+    if config.optimizer == "lars":
+        return Lars(groups, config.momentum, config.trust)
     # With a loss scaler a skipped first step leaves the fused kernel's momentum uninitialised (torch 2.13).
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=config.precision != "fp16")
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, progress: float) -> None:
-    """`progress`: epochs done, fractional."""
+class Lars(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (arXiv 1708.03888, algorithm 1).
+
+    v <- momentum v + lr * rate * (g + decay w); w <- w - v, where a weight tensor's rate is
+    trust * |w| / (|g| + decay |w|). Biases and batch norm, which start at zero and would stay there, have rate 1.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], momentum: float, trust: float) -> None:
+        super().__init__(groups, {"lr": 0.0, "momentum": momentum, "trust": trust, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for w in group["params"]:
+                if w.grad is None:
+                    continue
+                change = w.grad.add(w, alpha=group["weight_decay"])
+                if group["kind"] == "weights":
+                    size, slope = torch.linalg.vector_norm(w), torch.linalg.vector_norm(w.grad)
+                    rate = group["trust"] * size / (slope + group["weight_decay"] * size)
+                    change *= torch.where((size > 0) & (slope > 0), rate, 1.0)
+                state = self.state[w]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(w)
+                state["momentum_buffer"].mul_(group["momentum"]).add_(change, alpha=group["lr"])
+                w -= state["momentum_buffer"]
+
+
+def set_learning_rates(
+    optimizer: torch.optim.Optimizer, config: TrainConfig, progress: float, top1s: Sequence[float] = ()
+) -> None:
+    """`progress`: epochs done, fractional; `top1s`: validation top-1 after each of them so far."""
+    done = progress / config.epochs
+    conv1 = 0.0 if done >= config.conv1_freeze else CONV1_SLOW if done >= config.conv1_slow else 1.0
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, progress, biases=group["kind"] == "biases")
+        rate = learning_rate(config, progress, top1s, biases=group["kind"] == "biases")
+        group["lr"] = rate * conv1 if group["conv1"] else rate
 
 
-def learning_rate(config: TrainConfig, progress: float, *, biases: bool = False) -> float:
-    """The rate after `progress` epochs."""
+def learning_rate(config: TrainConfig, progress: float, top1s: Sequence[float] = (), *, biases: bool = False) -> float:
+    """The rate after `progress` epochs, whose validation top-1 were `top1s` (of the schedule plateau alone)."""
     peak = config.lr * (config.bias_lr_factor if biases else 1.0)
     if progress < config.warmup_epochs:
         return peak * progress / config.warmup_epochs
+    past = min((progress - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9), 1.0)
     if config.schedule == "cosine":
-        past = (progress - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9)
-        return peak * 0.5 * (1 + math.cos(math.pi * min(past, 1.0)))
+        return peak * 0.5 * (1 + math.cos(math.pi * past))
+    if config.schedule == "poly":
+        return float(peak * (1 - past) ** POLY_POWER)
+    if config.schedule == "plateau":
+        return float(peak / PLATEAU_FACTOR ** drops(top1s, config.patience))
     factor, phases = (BIAS_FACTOR, BIAS_PHASES) if biases else (STEPS_FACTOR, STEPS_PHASES)
     phase = min(int(progress / config.epochs * phases), phases - 1)
     return float(peak * factor ** (-phase / (phases - 1)))
+
+
+def drops(top1s: Sequence[float], patience: int) -> int:
+    """How often the rate has been divided: whenever `patience` epochs have brought no better top-1; three at most."""
+    best, stalled, count = -math.inf, 0, 0
+    for top1 in top1s:
+        stalled = 0 if top1 > best else stalled + 1
+        best = max(best, top1)
+        if stalled == patience:
+            stalled, count = 0, count + 1
+    return min(count, PLATEAU_DROPS)
