@@ -342,6 +342,21 @@ def demo(out: Path, json_file: str | None) -> None:
     _print(text, result, json_file)
 
 
+@main.command("report")
+@click.argument("run_folders", nargs=-1, required=True, type=path_type, metavar="RUN...")
+@click.option("--out", type=path_type, metavar="FILE.html", help="The page.  [default: RUN/report.html, of one run]")
+@json_option
+def report_command(run_folders: tuple[Path, ...], out: Path | None, json_file: str | None) -> None:
+    """One HTML page about a run, or comparing several, that needs no network."""
+    if out is None and len(run_folders) > 1:
+        raise InputError("a comparison of several runs needs --out FILE.html.")
+
+    from alexnet_fast.results.report import write_report
+
+    result = write_report(list(run_folders), out or run_folders[0] / "report.html")
+    _print("\n".join([*(f"Left out {note}" for note in result["left_out"]), result["report"]]), result, json_file)
+
+
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
     """`NAME=VALUE` strings -> values of the types that TrainConfig states. Raises InputError."""
     kinds = {name: type(value) for name, value in TrainConfig().as_dict().items() if name != "recipe"}

@@ -29,6 +29,7 @@ FLAGS = {
     "eval": "--cache --cache-size --gpus --json --shards --split --views",
     "bench": "--arch --batch --crop --gpus --json --picture --precision --recipe --shards --threads --turns",
     "demo": "--json --out",
+    "report": "--json --out",
 }
 """Scripts rely on them: take none away, and add new ones here."""
 
