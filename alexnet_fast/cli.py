@@ -335,7 +335,7 @@ def bench_command(
 @click.option("--out", type=path_type, default="runs/demo", show_default=True, help="Folder for all it makes.")
 @json_option
 def demo(out: Path, json_file: str | None) -> None:
-    """Sample images -> shards -> train -> eval -> picture, on any machine, without a download."""
+    """Sample images -> shards -> train -> eval -> report, on any machine, without a download."""
     from alexnet_fast.demo import run_demo
 
     result, text = run_demo(out)

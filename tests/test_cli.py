@@ -24,8 +24,8 @@ FLAGS = {
     "shard": "--budget --check-md5 --classes --encoding --finish --json --keep --layout --out --part --quality"
     " --scheduler --seed --size --split --src --strict --val-fraction --workers",
     "verify": "--json --quick --workers",
-    "train": "--arch --batch --cache --cache-size --epochs --gpus --json --lr --order --precision --recipe --resume"
-    " --run --seed --set --shards --threads",
+    "train": "--accumulate --arch --batch --cache --cache-size --compile --epochs --gpus --json --lr --order"
+    " --precision --recipe --resume --run --seed --set --shards --threads",
     "eval": "--cache --cache-size --gpus --json --shards --split --views",
     "bench": "--arch --batch --crop --gpus --json --picture --precision --recipe --shards --threads --turns",
     "demo": "--json --out",
