@@ -237,10 +237,14 @@ def damaged_checkpoint(run: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "left_out", "headings"),
     [
-        (begun, ["curves", "validation accuracy", "guesses, neighbours, confusion", "kernels"], ["Settings"]),
+        (
+            begun,
+            ["curves", "validation accuracy", "kernels, guesses, neighbours, confusion: no checkpoint"],
+            ["Settings"],
+        ),
         (
             one_epoch_under_way,
-            ["validation accuracy", "guesses, neighbours, confusion", "kernels", "1 unreadable lines"],
+            ["validation accuracy", "kernels, guesses, neighbours, confusion: no checkpoint", "1 unreadable lines"],
             ["Training", "Settings", "Environment"],
         ),
         (without_val, ["validation accuracy"], ["Training", "What the first layer looks for", "Five best guesses"]),

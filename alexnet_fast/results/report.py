@@ -89,6 +89,9 @@ def _about_one(record: Record, left_out: list[str]) -> dict[str, Any]:
         left_out.append("curves: no step is logged yet.")
     if not record.evaluations:
         left_out.append("validation accuracy: no epoch was evaluated yet, or there is no val split.")
+    if not checkpoint.find(record.folder).is_file():
+        left_out.append("kernels, guesses, neighbours, confusion: no checkpoint is saved yet.")
+        return page
     parts: dict[str, Callable[[], Any]] = {"kernels": lambda: _kernels(record)}
     try:
         subject = insight.open_subject(record.folder)
