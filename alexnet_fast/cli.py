@@ -277,7 +277,7 @@ def bench_command(
 @click.option("--out", type=path_type, default="runs/demo", show_default=True, help="Folder for all it makes.")
 @json_option
 def demo(out: Path, json_file: str | None) -> None:
-    """Sample images -> shards -> train -> eval -> picture, on any machine, without a download."""
+    """Sample images -> shards -> train -> eval -> report, on any machine, without a download."""
     from alexnet_fast.demo import run_demo
 
     result, text = run_demo(out)
@@ -286,6 +286,21 @@ def demo(out: Path, json_file: str | None) -> None:
 
 for command in cli_results.COMMANDS:
     main.add_command(command)
+
+
+@main.command("report")
+@click.argument("run_folders", nargs=-1, required=True, type=path_type, metavar="RUN...")
+@click.option("--out", type=path_type, metavar="FILE.html", help="The page.  [default: RUN/report.html, of one run]")
+@json_option
+def report_command(run_folders: tuple[Path, ...], out: Path | None, json_file: str | None) -> None:
+    """One HTML page about a run, or comparing several, that needs no network."""
+    if out is None and len(run_folders) > 1:
+        raise InputError("a comparison of several runs needs --out FILE.html.")
+
+    from alexnet_fast.results.report import write_report
+
+    result = write_report(list(run_folders), out or run_folders[0] / "report.html")
+    show("\n".join([*(f"Left out {note}" for note in result["left_out"]), result["report"]]), result, json_file)
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:

@@ -57,9 +57,11 @@ def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tupl
     assert accuracy is not None  # every sample image has a label
 
     from alexnet_fast.results.figures import draw_run  # matplotlib takes a second to import
+    from alexnet_fast.results.report import write_report
 
-    picture = out / "demo.png"
+    picture, page = out / "demo.png", run / "report.html"
     draw_run(run, picture)
+    write_report([run], page)
     summary = {
         "top1": accuracy.top1,
         "top5": accuracy.top5,
@@ -69,7 +71,7 @@ def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tupl
     }
     text = (
         f"top-1 {accuracy.top1:.2f} %  top-5 {accuracy.top5:.2f} %  on {accuracy.images} images it never saw, "
-        f"in {summary['seconds']:.0f} s; curves and guesses: {picture}"
+        f"in {summary['seconds']:.0f} s; curves and guesses: {picture}; all about it: {page}"
     )
     return summary, text
 

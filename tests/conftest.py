@@ -92,6 +92,25 @@ def mixed_shards(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     return out
 
 
+@pytest.fixture(scope="session")
+def trained_run(raw_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The paper's net, 32 units wide, after two epochs; a log line a step. Not to be changed: copy it."""
+    import torch
+
+    from alexnet_fast.config import make_config
+    from alexnet_fast.training import runs
+    from alexnet_fast.training.distributed import Topology
+    from alexnet_fast.training.loop import train
+
+    folder = tmp_path_factory.mktemp("runs") / "paper"
+    config = make_config(
+        "paper", shards=str(raw_shards), epochs=2, batch=16, hidden=32, precision="fp32", log_every=1, threads=1
+    )
+    runs.create(folder, config)
+    train(Topology(0, 1, torch.device("cpu")), config, folder, resume=False)
+    return folder
+
+
 def unpacked(archive: Path, folder: Path) -> Path:
     """The archive's folder that holds train/; skips where the archive is not there."""
     path = Path(__file__).resolve().parents[2] / archive

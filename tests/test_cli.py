@@ -34,6 +34,7 @@ FLAGS = {
     "import": "--classes --json --mean --shards",
     "bench": "--arch --batch --crop --gpus --json --picture --precision --recipe --shards --threads --turns",
     "demo": "--json --out",
+    "report": "--json --out",
 }
 """Scripts rely on them: take none away, and add new ones here."""
 

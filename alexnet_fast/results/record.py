@@ -1,0 +1,141 @@
+"""What a run folder recorded: its settings, environment and log, whatever state the run is in."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_fast.errors import InputError
+from alexnet_fast.training import checkpoint
+
+STEP = ("step", "epoch", "loss", "top1", "images_per_second", "data_wait", "peak_gib")
+EVALUATION = ("epoch", "val_top1", "val_top5")
+
+
+@dataclass(frozen=True)
+class Record:
+    """`steps` and `evaluations` are the log's lines, in order; `unread`: lines that are no whole JSON."""
+
+    folder: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    steps: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    unread: int
+
+    def column(self, key: str) -> NDArray[np.float64]:
+        """One number of every step line: (lines,)."""
+        return np.array([line[key] for line in self.steps], np.float64)
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """Time each step line stands for, of training alone: (lines,).
+
+        Every step counts as a whole batch, which is too much by less than a batch an epoch.
+        """
+        images = np.diff(self.column("step"), prepend=0) * self.config["batch"]
+        return np.asarray(images / self.column("images_per_second"))
+
+    def training_top1(self) -> tuple[list[int], list[float]]:
+        """Epochs, counted from 1, and the mean accuracy on their training images while they were learnt, per cent."""
+        steps, epochs, top1 = np.diff(self.column("step"), prepend=0), self.column("epoch"), self.column("top1")
+        numbers = [int(epoch) for epoch in np.unique(epochs)]
+        return [n + 1 for n in numbers], [
+            float(np.average(top1[epochs == n], weights=steps[epochs == n])) for n in numbers
+        ]
+
+    def results(self) -> dict[str, float | None]:
+        """The best epoch by validation top-1, its scores and errors in per cent; images/s, the share of time spent
+        waiting for data (0 to 1) and seconds, of training alone; the most memory taken, GiB. None: not known yet."""
+        best = max(self.evaluations, key=lambda line: line["val_top1"], default=None)
+        top1, top5 = (best["val_top1"], best["val_top5"]) if best else (None, None)
+        seconds = float(self.seconds.sum())
+        return {
+            "best_epoch": best["epoch"] if best else None,
+            "best_top1": top1,
+            "top5": top5,
+            "top1_error": None if top1 is None else 100 - top1,
+            "top5_error": None if top5 is None else 100 - top5,
+            "images_per_second": self.steps[-1]["step"] * self.config["batch"] / seconds if seconds else None,
+            "data_wait": float(self.column("data_wait") @ self.seconds) / seconds if seconds else None,
+            "seconds": seconds if seconds else None,
+            "peak_gib": float(self.column("peak_gib").max()) if self.steps else None,
+        }
+
+    def progress(self) -> str:
+        """How far the run has come, in words."""
+        epochs = self.config["epochs"]
+        done = max([line["epoch"] for line in self.evaluations] + [self._saved_epochs()])
+        if done >= epochs:
+            return f"finished: {epochs} epoch{'s' * (epochs > 1)}"
+        return f"{done} of {epochs} epochs done: still going on, or stopped"
+
+    def _saved_epochs(self) -> int:
+        try:
+            return int(checkpoint.load(self.folder / "last.pt")["epoch"])
+        except InputError:  # none is written before the first epoch's end
+            return 0
+
+
+def labels(records: list[Record]) -> list[str]:
+    """What to call the runs: their folders' names, or whole paths where two have the same."""
+    names = [record.folder.absolute().name for record in records]
+    return names if len(set(names)) == len(names) else [str(record.folder) for record in records]
+
+
+def read(folder: Path) -> Record:
+    """Raises InputError when `folder` holds no run.
+
+    A log that ends in half a line, as that of a run going on may, is read as far as it goes; lines and keys of
+    other kinds are passed over.
+    """
+    config = _read_json(folder / "config.json")
+    if config is None:
+        raise InputError(f"{folder} is not a run folder: it has no config.json. Name a folder that train --run made.")
+    for name in ("epochs", "batch"):
+        if not _is_number(config.get(name)) or config[name] < 1:
+            raise InputError(f"{folder / 'config.json'} is damaged: its {name} cannot be right.")
+    steps, evaluations, unread = _read_log(folder / "log.jsonl")
+    return Record(folder, config, _read_json(folder / "environment.json") or {}, steps, evaluations, unread)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """None when there is no such file."""
+    try:
+        body = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        raise InputError(f"{path} is damaged: it holds no JSON object. Name another run.")
+    return body
+
+
+def _read_log(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
+    """Step lines, evaluation lines, and the number of lines that could not be read."""
+    steps: list[dict[str, Any]] = []
+    evaluations: list[dict[str, Any]] = []
+    unread = 0
+    for text in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            line = None
+        if not isinstance(line, dict):
+            unread += 1
+        elif all(_is_number(line.get(key)) for key in EVALUATION):
+            evaluations.append(line)
+        elif all(_is_number(line.get(key)) for key in STEP) and line["images_per_second"] > 0:
+            steps.append(line)
+    return steps, evaluations, unread
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
