@@ -19,7 +19,7 @@ from alexnet_fast.console import Progress, Quiet
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import Window, steps_per_epoch, training_rows
-from alexnet_fast.model.alexnet import build
+from alexnet_fast.model.alexnet import AlexNet, build
 from alexnet_fast.results.evaluate import damage_note, evaluate
 from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training import checkpoint, metrics
@@ -27,11 +27,11 @@ from alexnet_fast.training.distributed import (
     Topology,
     any_stopped,
     barrier,
-    parallel,
     share_buffers,
     stop_signals,
 )
 from alexnet_fast.training.optim import make_optimizer, set_learning_rates
+from alexnet_fast.training.placement import place
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """What the network computes in, by the setting `precision`."""
@@ -53,9 +53,9 @@ class Result:
 
 @dataclass
 class State:
-    """All that changes while training."""
+    """All that changes while training; of a network split over processes, this one's part."""
 
-    model: nn.Module
+    model: AlexNet
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     epoch: int = 0
@@ -76,22 +76,24 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     val = shards.split("val") if "val" in shards else None
     config = resolve(config, split.size, topology)
     steps = steps_per_epoch(len(split), config.batch)
-    if len(split) // steps < topology.world:
-        raise InputError(f"batch {config.batch} is too small for {topology.world} processes. Give a larger --batch.")
     dtype = DTYPES[config.precision]
 
     state = begin(config, len(classes), topology.device)
-    model = state.model
     log = run / "log.jsonl"
     if resume:
         _restore(state, run)
         if topology.first:
             metrics.cut(log, state.epoch * steps + state.step, state.epoch)
-    wrapped = parallel(model, topology)
+    placed = place(state.model, state.optimizer, topology, config)
+    state.model, state.optimizer, data = placed.model, placed.optimizer, placed.data
+    if len(split) // steps < data.world:
+        raise InputError(f"batch {config.batch} is too small for {data.world} processes. Give a larger --batch.")
 
     def save(name: str, everything: bool) -> None:
+        model, optimizer = placed.whole()
         if topology.first:
-            what = _snapshot(state) if everything else {"model": model.state_dict()}
+            whole = replace(state, model=model, optimizer=optimizer)
+            what = _snapshot(whole) if everything else {"model": model.state_dict()}
             about = {
                 "config": config.as_dict(),
                 "classes": classes,
@@ -114,12 +116,12 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             colour_std=config.colour_std,
             augment=config.augment,
             window=Window(split.index["shard"], config.window) if config.order == "window" else None,
-            rank=topology.rank,
-            world=topology.world,
+            rank=data.rank,
+            world=data.world,
             epochs=range(state.epoch, config.epochs),
             first_step=state.step,
         ),
-        max_batch=-(-config.batch // topology.world),
+        max_batch=-(-config.batch // data.world),
         crop=config.crop,
         device=topology.device,
         dtype=dtype,
@@ -135,9 +137,11 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             state.epoch, state.step = batch.rows.epoch, batch.rows.step
             done = state.epoch * steps + state.step
             set_learning_rates(state.optimizer, config, done / steps)
-            torch.manual_seed(step_seed(config.seed, done, topology.rank))
-            share = len(batch.labels) * topology.world * steps / len(split)
-            window.add(*train_step(wrapped, state, batch, dtype, config.label_smoothing, share), len(batch.labels))
+            torch.manual_seed(step_seed(config.seed, done, placed.dropout_rank))
+            share = len(batch.labels) * data.world * steps / len(split)
+            sums = train_step(placed.wrapped, state, batch, dtype, config.label_smoothing, share)
+            if placed.counts:
+                window.add(*sums, len(batch.labels))
             state.step += 1
             end_of_epoch = state.step == steps
 
@@ -157,6 +161,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             if end_of_epoch:
                 state.epoch, state.step = state.epoch + 1, 0
                 if val is not None:
+                    model, _ = placed.whole()
                     share_buffers(model, topology)
                     accuracy = evaluate(
                         [model],
