@@ -18,6 +18,7 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.results.evaluate import evaluate_checkpoints
 from alexnet_fast.training import checkpoint, distributed, loop, placement, runs
 from alexnet_fast.training.distributed import Topology
+from tools import parallel_bytes, scaling
 
 ALONE = Topology(0, 1, torch.device("cpu"))
 STEPS = 8
@@ -56,9 +57,19 @@ def train_each(topology: Topology, cases: list[dict[str, Any]]) -> None:
         distributed.barrier(topology)
 
 
-def together(processes: int, cases: list[dict[str, Any]], file: Path) -> None:
-    """Trains the cases one after the other, each in that many processes."""
-    file.write_text(json.dumps(cases))
+def measure_bytes(topology: Topology, out: str) -> None:
+    """Of a step of each --parallel, the first process'."""
+    results = {}
+    for parallel in ("data", "towers", "hybrid"):
+        config = make_config("paper", parallel=parallel, batch=8, precision="fp32", crop=84, hidden=512)
+        results[parallel] = parallel_bytes.measure(topology, config, 100, turns=1)
+    if topology.first:
+        Path(out).write_text(json.dumps(results))
+
+
+def together(processes: int, job: list[dict[str, Any]] | str, file: Path) -> None:
+    """Trains the cases one after the other, each in that many processes; or measures bytes, into the file named."""
+    file.write_text(json.dumps(job))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = {
         **os.environ,
@@ -143,6 +154,32 @@ def test_eval_reads_a_towers_run(folder: Path) -> None:
     assert accuracy.images == 18
 
 
+def test_the_kernel_counts_the_bytes_that_the_formulas_predict(tmp_path: Path) -> None:
+    """Within a hundredth, which gloo's own headers take."""
+    together(2, str(tmp_path / "bytes.json"), tmp_path / "job.json")
+    for parallel, one in json.loads((tmp_path / "bytes.json").read_text()).items():
+        assert one["bytes"] == [pytest.approx(one["predicted_bytes"], rel=0.01)], parallel
+
+
+def test_the_page_on_scaling_holds_the_tables_of_its_formulas() -> None:
+    assert scaling.tables() in Path(scaling.__file__).with_suffix(".md").read_text()
+
+
+def test_the_formulas_on_paper() -> None:
+    """By hand: of the published net, 128 images a GPU."""
+    net = scaling.net_of(make_config("paper"), 1000, 224)
+    assert net == scaling.Net(60_965_224, 2_334_080, net.convolution_work, 60_672, 17_408, 1000)
+    assert net.convolution_work == pytest.approx(665_784_864 / 724_406_816)  # multiply-adds: facts of the paper's net
+    assert scaling.sent(net, "data", 8, 1024, (4, 4)).bytes == 2 * 7 / 8 * 60_965_224 * 4
+    assert scaling.sent(net, "towers", 2, 256, (2, 2)).bytes == 256 * (21_632 + 4608 + 2048 + 2048 + 250) * 2 * 2
+    hybrid = scaling.sent(net, "hybrid", 2, 256, (2, 2))
+    assert (hybrid.gradients, hybrid.activations) == (2_334_080 * 2, 256 * (9216 + 4096 + 4096 + 1000) * 2)
+    slow = scaling.Link("", 1e9, 0.0)
+    assert scaling.step_seconds(net, "data", 1, 128, (4, 4), slow, 16_000) == 0.008
+    expected = 0.008 / 3 + 2 * 60_965_224 / 1e9  # after the forward pass nothing but gradients
+    assert scaling.step_seconds(net, "data", 2, 256, (2, 2), slow, 16_000) == pytest.approx(expected)
+
+
 def test_what_cannot_be_shared_is_said() -> None:
     for message, overrides in {
         "arch is bn; it must be paper or sixconv with parallel towers": {"arch": "bn"},
@@ -159,4 +196,5 @@ def test_what_cannot_be_shared_is_said() -> None:
 
 
 if __name__ == "__main__":
-    distributed.run(train_each, 0, json.loads(Path(sys.argv[1]).read_text()))
+    job = json.loads(Path(sys.argv[1]).read_text())
+    distributed.run(measure_bytes if isinstance(job, str) else train_each, 0, job)

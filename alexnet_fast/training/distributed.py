@@ -117,8 +117,9 @@ def _work(worker: Callable[..., Any], gpus: int, rank: int, world: int, args: tu
 
 
 def average_gradients(model: nn.Module, topology: Topology, precision: str) -> nn.Module:
-    """The model whose gradients are averaged over all processes while they are computed, in bf16 where it trains so.
+    """The model whose gradients are averaged over all processes while they are computed.
 
+    On GPUs that train in bf16 they travel in it; torch has no such hook for gloo.
     Buckets come in the order in which the first step's gradients do. Batch norm's statistics stay each process' own:
     training does not read them, and `share_buffers` comes before what does.
     """
@@ -131,7 +132,7 @@ def average_gradients(model: nn.Module, topology: Topology, precision: str) -> n
         static_graph=True,
     )
     wrapped.broadcast_buffers = False  # the argument warns in torch 2.13, its successor is not in 2.11
-    if precision == "bf16":
+    if topology.device.type == "cuda" and precision == "bf16":
         wrapped.register_comm_hook(None, bf16_compress_hook)
     return wrapped
 
