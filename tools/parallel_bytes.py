@@ -37,12 +37,12 @@ from alexnet_fast.training.metrics import environment
 from tools.scaling import BACKWARD, net_of, sent
 
 BYTES_SENT = 200
-"""Where Linux' struct tcp_info has the field tcpi_bytes_sent, 8 bytes, since version 4.19."""
+"""Where Linux' struct tcp_info has tcpi_bytes_sent and then tcpi_bytes_retrans, 8 bytes each, since version 4.19."""
 WARM_UP = 3
 
 
 def bytes_sent() -> int:
-    """Of all TCP sockets that this process has open, since they were opened; headers not counted."""
+    """Of all TCP sockets that this process has open, since they opened; without headers and what was sent again."""
     total = 0
     for file in list(Path("/proc/self/fd").iterdir()):
         if file.is_socket():
@@ -51,7 +51,8 @@ def bytes_sent() -> int:
                 socket.socket(fileno=os.dup(int(file.name))) as one,
             ):  # but those of TCP: no TCP_INFO
                 info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-                total += struct.unpack_from("<Q", info, BYTES_SENT)[0]
+                once_and_again, again = struct.unpack_from("<QQ", info, BYTES_SENT)
+                total += once_and_again - again
     return total
 
 
