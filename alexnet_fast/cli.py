@@ -39,7 +39,7 @@ def main(debug: bool) -> None:
     """Train AlexNet on ImageNet-style data, as fast as the hardware allows."""
 
 
-MACHINE = {"threads", "cache", "cache_bytes"}
+MACHINE = {"threads", "cache", "cache_bytes", "parallel"}
 """Settings that change no result, so a resumed run may have others."""
 # Of sharding/sources.py, which is not imported for --help.
 LAYOUTS = ["folders", "ilsvrc", "kaggle", "whole", "parquet", "webdataset"]
@@ -181,6 +181,11 @@ def verify_command(shards: str, quick: bool, workers: int | None, json_file: str
 @click.option("--precision", type=click.Choice(list(CHOICES["precision"])))
 @click.option("--compile", is_flag=True, default=None, help="torch.compile the network.")
 @click.option("--accumulate", type=click.IntRange(1), help="Parts a step is computed in, to save memory.")
+@click.option(
+    "--parallel",
+    type=click.Choice(list(CHOICES["parallel"])),
+    help="What several processes share: the batch, the paper's net, or both.  [default: data]",
+)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1))
 @click.option("--threads", type=click.IntRange(1), help="Decoding threads a process.")
 @click.option(
@@ -210,17 +215,18 @@ def train(
     if resume and (changed := sorted({*given, *(["recipe"] if recipe else [])} - MACHINE)):
         raise InputError(
             f"--resume takes the run's own settings, so leave out {', '.join(changed)}. "
-            "Only --threads and the cache may differ."
+            "Only --threads, --parallel and the cache may differ."
         )
     config = make_config(recipe or "paper", **given)
 
     from alexnet_fast.shardset import ShardSet
-    from alexnet_fast.training import distributed, loop, runs
+    from alexnet_fast.training import distributed, loop, placement, runs
 
     distributed.check_gpus(min(gpus, 1) if distributed.started_by_torchrun() else gpus)
     folder = run or runs.default_folder(config)
     if resume:
         config = runs.reopen(folder, **given)
+    placement.check_processes(config, distributed.processes(gpus))
     ShardSet(config.shards, config.cache, config.cache_bytes or None)
     if not resume and _is_first():
         runs.create(folder, config)

@@ -27,6 +27,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "schedule": ("plateau", "steps", "cosine", "poly"),
     "order": ("random", "window"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
+    "parallel": ("data", "towers", "hybrid"),
 }
 REMOVABLE = ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
 PAPER_NETS_ONLY = ("lrn", "within_map_norm", "pool", "activation", "without", "bottleneck")
@@ -106,6 +107,9 @@ class TrainConfig:
     """auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32. Or bf16, fp16, fp32."""
     compile: bool = False
     """torch.compile the network; on a GPU with CUDA graphs. Slower on the CPUs it was measured on."""
+    parallel: str = "data"
+    """What several processes share: data, the batch; towers, the paper's net; hybrid, the batch in the convolutions
+    and the net in the linear layers. See model/parallel.py."""
     seed: int = 0
     threads: int = 0
     """Threads a process that decode images; 0: the cores divided by the processes."""
@@ -125,6 +129,15 @@ class TrainConfig:
             for name in PAPER_NETS_ONLY:
                 default = type(self).__dataclass_fields__[name].default
                 _check(getattr(self, name) == default, name, getattr(self, name), f"{default!r} with arch {self.arch}")
+        if self.parallel == "towers":
+            _check(self.arch in ("paper", "sixconv"), "arch", self.arch, "paper or sixconv with parallel towers")
+            _check(self.lrn != "all", "lrn", self.lrn, "towers or none with parallel towers")
+        if self.parallel != "data":
+            _check(self.optimizer != "lars", "optimizer", self.optimizer, f"sgd with parallel {self.parallel}")
+            _check(
+                not self.compile, "compile", self.compile, f"off with parallel {self.parallel}"
+            )  # each process would scale its own part of the gradients by itself
+            _check(self.precision != "fp16", "precision", self.precision, f"bf16 or fp32 with parallel {self.parallel}")
         for name in ("epochs", "batch", "accumulate", "patience", "log_every", "hidden", "window"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in (

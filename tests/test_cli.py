@@ -25,7 +25,7 @@ FLAGS = {
     " --scheduler --seed --size --split --src --strict --val-fraction --workers",
     "verify": "--json --quick --workers",
     "train": "--accumulate --arch --batch --cache --cache-size --compile --epochs --gpus --json --lr --order"
-    " --precision --recipe --resume --run --seed --set --shards --threads",
+    " --parallel --precision --recipe --resume --run --seed --set --shards --threads",
     "eval": "--cache --cache-size --devkit --gpus --json --per-class --predictions --shards --split --submission"
     " --views --weights",
     "predict": "--gpus --json --top --views",
@@ -288,7 +288,8 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
     resume = ("train", "--gpus", "0", "--resume")
     assert_refused("--resume needs --run: the folder of the run to go on with.", *resume)
     assert_refused(
-        "--resume takes the run's own settings, so leave out batch, epochs. Only --threads and the cache may differ.",
+        "--resume takes the run's own settings, so leave out batch, epochs. "
+        "Only --threads, --parallel and the cache may differ.",
         *(*resume, "--run", "run", "--epochs", "2", "--threads", "1", "--set", "batch=8"),
     )
     for _ in range(2):  # no such folder, then an empty one

@@ -165,7 +165,7 @@ def test_batch_scales_the_recipe_s_rate_unless_one_is_given() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("arch", "vgg", "arch is vgg; it must be paper, half, sixconv, onetower or bn."),
+        ("arch", "vgg", "arch is vgg; it must be paper, half, sixconv, caffe, onetower or bn."),
         ("epochs", 0, "epochs is 0; it must be at least 1."),
         ("dropout", 1.0, "dropout is 1.0; it must be at least 0 and below 1."),
         ("lr", -1.0, "lr is -1.0; it must be 0 or more."),

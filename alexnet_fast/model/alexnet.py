@@ -42,10 +42,14 @@ class AlexNet(nn.Module):
         self.classifier = classifier
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.columns(x))  # type: ignore[no-any-return]
+
+    def columns(self, x: Tensor) -> Tensor:
+        """What the classifier sees, (N, 9216)."""
         maps = self.features(x)
         if maps.shape[2:] != POOLED:  # the identity at 224 px, which takes its time all the same
             maps = self.avgpool(maps)
-        return self.classifier(torch.flatten(maps, 1))  # type: ignore[no-any-return]
+        return torch.flatten(maps, 1)
 
     def on(self, device: torch.device) -> AlexNet:
         """Moved there, weights in channels-last memory, as the images come."""

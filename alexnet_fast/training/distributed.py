@@ -1,4 +1,4 @@
-"""Processes, devices and reductions. The only file that imports torch.distributed."""
+"""Processes, devices and reductions. Imports torch.distributed, as model/collectives.py does; no other file does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError, TrainingError
 
 
@@ -115,12 +117,30 @@ def _work(worker: Callable[..., Any], gpus: int, rank: int, world: int, args: tu
         dist.destroy_process_group()
 
 
-def parallel(model: nn.Module, topology: Topology) -> nn.Module:
-    """The model whose gradients are averaged over all processes."""
+def average_gradients(model: nn.Module, topology: Topology, config: TrainConfig) -> nn.Module:
+    """The model whose gradients are averaged over all processes while they are computed.
+
+    On GPUs that train in bf16 they travel in it; torch has no such hook for gloo.
+    Buckets come in the order in which the first step's gradients do. Batch norm's statistics stay each process' own:
+    training does not read them, and `share_buffers` comes before what does.
+    """
     if topology.world == 1:
         return model
-    ids = [topology.device.index] if topology.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+    wrapped = nn.parallel.DistributedDataParallel(
+        model,
+        device_ids=[topology.device.index] if topology.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        static_graph=config.accumulate == 1,  # DDP documents it with a backward pass a step
+    )
+    wrapped.broadcast_buffers = False  # the argument warns in torch 2.13, its successor is not in 2.11
+    if topology.device.type == "cuda" and config.precision == "bf16":
+        wrapped.register_comm_hook(None, bf16_compress_hook)
+    return wrapped
+
+
+def processes(gpus: int) -> int:
+    """How many `run` will have."""
+    return int(os.environ["WORLD_SIZE"]) if started_by_torchrun() else max(gpus, 1)
 
 
 def without_sync(model: nn.Module) -> AbstractContextManager[None]:

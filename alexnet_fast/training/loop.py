@@ -28,12 +28,12 @@ from alexnet_fast.training.distributed import (
     Topology,
     any_stopped,
     barrier,
-    parallel,
     share_buffers,
     stop_signals,
     without_sync,
 )
 from alexnet_fast.training.optim import make_optimizer, set_learning_rates
+from alexnet_fast.training.placement import place
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """What the network computes in, by the setting `precision`."""
@@ -55,7 +55,7 @@ class Result:
 
 @dataclass
 class State:
-    """All that changes while training."""
+    """All that changes while training; of a network split over processes, this one's part."""
 
     model: AlexNet
     optimizer: torch.optim.Optimizer
@@ -79,12 +79,6 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     val = shards.split("val") if "val" in shards else None
     config = resolve(config, split.size, topology)
     steps = steps_per_epoch(len(split), config.batch)
-    if len(split) // steps < topology.world * config.accumulate:
-        parts = f" of {config.accumulate} parts" * (config.accumulate > 1)
-        raise InputError(
-            f"batch {config.batch} is too small for {topology.world} process{'es' * (topology.world > 1)}{parts}. "
-            "Give a larger --batch."
-        )
     if config.schedule == "plateau" and val is None:
         raise InputError(
             f"{config.shards} has no val split to tell when the top-1 stalls. "
@@ -93,22 +87,30 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     dtype = DTYPES[config.precision]
 
     state = begin(config, len(classes), topology.device)
-    model = state.model
     log = run / "log.jsonl"
     if resume:
         _restore(state, run)
         if topology.first:
             metrics.cut(log, state.epoch * steps + state.step, state.epoch)
     elif config.init:
-        checkpoint.start_from(model, Path(config.init), classes, conv_only=config.init_layers == "conv")
+        checkpoint.start_from(state.model, Path(config.init), classes, conv_only=config.init_layers == "conv")
     if config.compile:
         # On a GPU with CUDA graphs, which pay where a step's kernels are short. Not measured: no GPU was at hand.
-        model.compile(mode="reduce-overhead" if topology.device.type == "cuda" else None)
-    wrapped = parallel(model, topology)
+        state.model.compile(mode="reduce-overhead" if topology.device.type == "cuda" else None)
+    placed = place(state.model, state.optimizer, topology, config)
+    state.model, state.optimizer, data = placed.model, placed.optimizer, placed.data
+    if len(split) // steps < data.world * config.accumulate:
+        parts = f" of {config.accumulate} parts" * (config.accumulate > 1)
+        raise InputError(
+            f"batch {config.batch} is too small for {data.world} process{'es' * (data.world > 1)}{parts}. "
+            "Give a larger --batch."
+        )
 
     def save(name: str, everything: bool) -> None:
+        model, optimizer = placed.whole()
         if topology.first:
-            what = _snapshot(state) if everything else {"model": model.state_dict()}
+            whole = replace(state, model=model, optimizer=optimizer)
+            what = _snapshot(whole) if everything else {"model": model.state_dict()}
             about = {
                 "config": config.as_dict(),
                 "classes": classes,
@@ -133,12 +135,12 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             colour_epochs=config.colour_off * config.epochs,
             crops=config.crops,
             window=Window(split.index["shard"], config.window) if config.order == "window" else None,
-            rank=topology.rank,
-            world=topology.world,
+            rank=data.rank,
+            world=data.world,
             epochs=range(state.epoch, config.epochs),
             first_step=state.step,
         ),
-        max_batch=-(-config.batch // topology.world),
+        max_batch=-(-config.batch // data.world),
         crop=config.crop,
         device=topology.device,
         dtype=dtype,
@@ -154,9 +156,11 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             state.epoch, state.step = batch.rows.epoch, batch.rows.step
             done = state.epoch * steps + state.step
             set_learning_rates(state.optimizer, config, done / steps, state.top1s)
-            torch.manual_seed(step_seed(config.seed, done, topology.rank))
-            share = len(batch.labels) * topology.world * steps / len(split)
-            window.add(*train_step(wrapped, state, batch, config, share), len(batch.labels))
+            torch.manual_seed(step_seed(config.seed, done, placed.dropout_rank))
+            share = len(batch.labels) * data.world * steps / len(split)
+            sums = train_step(placed.wrapped, state, batch, config, share)
+            if placed.counts:
+                window.add(*sums, len(batch.labels))
             state.step += 1
             end_of_epoch = state.step == steps
 
@@ -176,6 +180,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             if end_of_epoch:
                 state.epoch, state.step = state.epoch + 1, 0
                 if val is not None:
+                    model, _ = placed.whole()
                     share_buffers(model, topology)
                     accuracy = evaluate(
                         [model],

@@ -28,10 +28,10 @@ def create(run: Path, config: TrainConfig) -> None:
     metrics.write_json(run / "environment.json", metrics.environment())
 
 
-def reopen(run: Path, threads: int | None = None, **cache: Any) -> TrainConfig:
-    """The configuration of the run's last checkpoint; threads and where the `cache` is may differ, nothing that
+def reopen(run: Path, threads: int | None = None, **machine: Any) -> TrainConfig:
+    """The configuration of the run's last checkpoint; threads, the cache and `parallel` may differ, nothing that
     changes the result may."""
     if not (run / "last.pt").is_file():
         raise InputError(f"{run} has no last.pt to resume from. Start it without --resume.")
     config = TrainConfig(**checkpoint.load(run / "last.pt")["config"])
-    return replace(config, threads=threads or 0, **cache)
+    return replace(config, threads=threads or 0, **machine)

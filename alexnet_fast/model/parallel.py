@@ -1,0 +1,121 @@
+"""One network over several processes: the paper's two towers, and the hybrid of "One weird trick" (arXiv 1404.5997).
+
+    towers   each of two processes holds half of the kernels and units of every layer and sees the whole batch. conv2,
+             conv4, conv5 (two groups) read the process' own maps; conv3, conv6 and fc6-8 read those of both.
+    hybrid   each process holds all convolutions and its part of every linear layer's units. The convolutions see its
+             own images, the linear layers the features of all.
+
+Only where a layer reads what others hold is anything sent: a gather before it, and its gradient. What each process
+computes is what one process would, so losses agree to the rounding of sums. With dropout too, for the same images in
+the same order; the loader puts a process' mirrored images last, so of hybrid training with mirroring and dropout the
+masks fall on other images than one process', and losses agree only on average, as those of any two seeds do.
+
+torch's tensor parallelism (DTensor) is not used: it wants equal shares of every batch, where an epoch's steps differ by
+an image, and it does not draw dropout on a CPU as one process does.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from copy import deepcopy
+
+from torch import Tensor, nn
+
+from alexnet_fast.model.alexnet import AlexNet
+from alexnet_fast.model.collectives import Peers
+from alexnet_fast.model.lrn import LocalResponseNorm
+
+
+def tower(model: AlexNet, peers: Peers) -> AlexNet:
+    """This process' half of a two-tower `model`; (N, 3, S, S) -> all classes' logits (N, classes) on both processes.
+
+    Parameters come in the model's order under its names, the first dimension of each halved.
+    """
+    classifier = _split(model.classifier, peers, is_part=True)
+    last = len(list(model.layers().values())[-1].weight)
+    classifier["gather_logits"] = Gather(peers, last, replicated=True)
+    return AlexNet(nn.Sequential(_split(model.features, peers, is_part=False)), nn.Sequential(classifier))
+
+
+class HybridNet(AlexNet):
+    """All convolutions and this process' units of the linear layers; own images in, their logits (n, classes) out.
+
+    `features` are the model's own, wrapped so that their gradients are averaged over the processes.
+    Those of the linear layers, which hold the sum over all images, are divided to be averages too. Processes may
+    have different numbers of images.
+    """
+
+    def __init__(self, model: AlexNet, features: nn.Module, peers: Peers) -> None:
+        classifier = _split(model.classifier, peers, is_part=False)
+        last = len(list(model.layers().values())[-1].weight)
+        classifier["gather_logits"] = Gather(peers, last)
+        super().__init__(nn.Sequential(features), nn.Sequential(classifier))
+        self.peers = peers
+        for p in self.classifier.parameters():
+            p.register_hook(lambda gradient: gradient / peers.world)
+
+    def forward(self, x: Tensor) -> Tensor:
+        images = self.peers.counts(len(x))
+        logits: Tensor = self.classifier(self.peers.gather(self.columns(x), 0, images))
+        first = sum(images[: self.peers.rank])
+        return logits[first : first + len(x)]
+
+
+class Gather(nn.Module):
+    """This process' maps (N, C / world, H, W) or units (N, U / world) -> those of all processes, `width` in all."""
+
+    def __init__(self, peers: Peers, width: int, replicated: bool = False) -> None:
+        super().__init__()
+        self.peers, self.sizes, self.replicated = peers, peers.parts(width), replicated
+
+    def forward(self, x: Tensor) -> Tensor:
+        columns = x.movedim(1, -1)  # of maps in channels-last memory no copy
+        return self.peers.gather(columns, -1, self.sizes, self.replicated).movedim(-1, 1)
+
+
+class PartDropout(nn.Module):
+    """Dropout of this process' units, by the mask that one process with all `width` of them would draw."""
+
+    def __init__(self, p: float, peers: Peers, width: int) -> None:
+        super().__init__()
+        self.p, self.width, self.own = p, width, peers.own(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        return x * nn.functional.dropout(x.new_ones(len(x), self.width), self.p)[:, self.own]
+
+
+def _split(layers: nn.Sequential, peers: Peers, is_part: bool) -> OrderedDict[str, nn.Module]:
+    """This process' part of `layers`, under their names, with a gather before each that reads what others hold.
+
+    `is_part`: the input is this process' part of the maps or units, not all of them.
+    """
+    split: OrderedDict[str, nn.Module] = OrderedDict()
+    width = 0
+    for name, layer in layers.named_children():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            if is_part and not (isinstance(layer, nn.Conv2d) and layer.groups == peers.world):
+                split[f"gather_{name}"] = Gather(peers, layer.weight.shape[1])
+            split[name] = _own_kernels(layer, peers)
+            width, is_part = len(layer.weight), True
+        elif isinstance(layer, LocalResponseNorm):
+            split[name] = LocalResponseNorm(layer.band.shape[1])
+        elif isinstance(layer, nn.Dropout) and is_part:
+            split[name] = PartDropout(layer.p, peers, width)
+        else:
+            split[name] = deepcopy(layer)
+    return split
+
+
+def _own_kernels(layer: nn.Conv2d | nn.Linear, peers: Peers) -> nn.Module:
+    """The layer with this process' kernels or units alone; those of two groups then have one."""
+    own, part = deepcopy(layer), peers.own(len(layer.weight))
+    for name, parameter in layer.named_parameters():
+        setattr(own, name, nn.Parameter(parameter.detach()[part].clone()))
+    if isinstance(own, nn.Conv2d):
+        own.in_channels, own.groups = own.in_channels // own.groups, 1
+        own.out_channels = len(own.weight)
+    else:
+        own.out_features = len(own.weight)
+    return own

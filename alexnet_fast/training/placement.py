@@ -1,0 +1,108 @@
+"""Which part of the network and of each batch every process has: `--parallel`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from alexnet_fast.config import TrainConfig
+from alexnet_fast.errors import InputError
+from alexnet_fast.model.alexnet import AlexNet
+from alexnet_fast.model.collectives import Peers
+from alexnet_fast.model.parallel import HybridNet, tower
+from alexnet_fast.training.distributed import Topology, average_gradients
+from alexnet_fast.training.optim import make_optimizer
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What one process has, and the way back to the whole network."""
+
+    model: AlexNet
+    """What it trains: the parameters of `optimizer`."""
+    optimizer: torch.optim.Optimizer
+    wrapped: nn.Module
+    """What a step calls: images in, logits out."""
+    data: Topology
+    """Its share of each batch: of towers the whole, which both processes see."""
+    counts: bool
+    """Whether its images count in the log: of towers only the first process' do."""
+    dropout_rank: int
+    """Which of the ranks' dropout it draws: where the network is split, all draw one process' masks."""
+    whole: Callable[[], tuple[AlexNet, torch.optim.Optimizer]]
+    """The network that this process' is a part of, and its optimizer, filled from all processes, which must all call
+    it together. Both stay as they are until the next call."""
+
+
+def check_processes(config: TrainConfig, world: int) -> None:
+    """Raises InputError where the network cannot be shared by that many processes."""
+    if config.parallel == "towers" and world != 2:
+        raise InputError(
+            f"parallel towers needs exactly 2 processes, one a tower; there {'is' if world == 1 else 'are'} {world}. "
+            "Use --gpus 2 (on a CPU, torchrun --nproc-per-node 2), or --parallel data."
+        )
+    if config.parallel == "hybrid" and config.hidden < world:
+        raise InputError(
+            f"parallel hybrid splits {config.hidden} hidden units over {world} processes. "
+            f"Use at most {config.hidden} processes, or --parallel data."
+        )
+
+
+def place(model: AlexNet, optimizer: torch.optim.Optimizer, topology: Topology, config: TrainConfig) -> Placement:
+    """This process' part of `model` and of its optimizer's state; every process calls it with the same ones.
+
+    `config` is as `loop.resolve` returns it. Raises InputError for what `check_processes` does and for fp16.
+    """
+    check_processes(config, topology.world)
+    if config.parallel == "data" or topology.world == 1:
+        wrapped = average_gradients(model, topology, config)
+        return Placement(model, optimizer, wrapped, topology, True, topology.rank, lambda: (model, optimizer))
+    peers = Peers.of_default_group()
+    if config.parallel == "towers":
+        part: AlexNet = tower(model, peers)
+        data, counts = replace(topology, rank=0, world=1), topology.first
+    else:
+        part = HybridNet(model, average_gradients(model.features, topology, config), peers)
+        data, counts = topology, True
+    part.on(topology.device)
+    own = make_optimizer(part, config)
+    for whole_parameter, parameter in _pairs(model, part):
+        _copy_state(optimizer, whole_parameter, own, parameter, lambda x: x[peers.own(len(x))].clone())
+
+    def gather(like: Tensor, x: Tensor) -> Tensor:
+        return torch.empty_like(like).copy_(peers.gather(x.detach(), 0, peers.parts(len(like))))  # in its memory order
+
+    def whole() -> tuple[AlexNet, torch.optim.Optimizer]:
+        for whole_parameter, parameter in _pairs(model, part):
+            if parameter is not whole_parameter:
+                whole_parameter.data = gather(whole_parameter, parameter)
+            _copy_state(own, parameter, optimizer, whole_parameter, partial(gather, whole_parameter))
+        return model, optimizer
+
+    return Placement(part, own, part, data, counts, 0, whole)
+
+
+def _pairs(whole: nn.Module, part: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+    """Each parameter of the whole network and this process' part of it: the same one where it is not split."""
+    return zip(whole.parameters(), part.parameters(), strict=True)
+
+
+def _copy_state(
+    source: torch.optim.Optimizer,
+    parameter: Tensor,
+    target: torch.optim.Optimizer,
+    counterpart: Tensor,
+    converted: Callable[[Tensor], Tensor],
+) -> None:
+    """Of what `source` keeps for a parameter, tensors of its shape (momentum) are `converted` if it is split."""
+    if parameter in source.state:
+        target.state[counterpart] = {
+            key: converted(value)
+            if parameter is not counterpart and isinstance(value, Tensor) and value.shape == parameter.shape
+            else value
+            for key, value in source.state[parameter].items()
+        }

@@ -1,0 +1,201 @@
+"""One network over several gloo processes: the losses, weights and checkpoints of one process."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.errors import InputError
+from alexnet_fast.results.guesses import guess_checkpoints
+from alexnet_fast.training import checkpoint, distributed, loop, placement, runs
+from alexnet_fast.training.distributed import Topology
+from tools import parallel_bytes, scaling
+
+ALONE = Topology(0, 1, torch.device("cpu"))
+STEPS = 8
+"""Of every run here: 2 epochs of 60 images in steps of 15, which 2 processes share as 7 and 8."""
+SETTINGS = {"epochs": 2, "batch": 16, "lr": 0.001, "precision": "fp32", "log_every": 1, "hidden": 66, "crop": 64}
+
+
+def settings(shards: Path, **overrides: Any) -> TrainConfig:
+    return make_config("paper", **{"shards": str(shards), **SETTINGS, **overrides})
+
+
+def train(topology: Topology, config: dict[str, Any], run: str, stop_after: int = 0) -> None:
+    """Goes on with a run that is there; stops itself, as by Ctrl-C, after some steps."""
+    real_step, taken = loop.train_step, 0
+
+    def step(*args: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real_step(*args)
+
+    begun = (Path(run) / "last.pt").exists()
+    if topology.first and not begun:
+        runs.create(Path(run), TrainConfig(**config))
+    loop.train_step = step  # type: ignore[assignment]
+    try:
+        loop.train(topology, TrainConfig(**config), Path(run), resume=begun)
+    finally:
+        loop.train_step = real_step
+
+
+def train_each(topology: Topology, cases: list[dict[str, Any]]) -> None:
+    for case in cases:
+        train(topology, **case)
+        distributed.barrier(topology)
+
+
+def measure_bytes(topology: Topology, out: str) -> None:
+    """Of a step of each --parallel, the first process'."""
+    results = {}
+    for parallel in ("data", "towers", "hybrid"):
+        config = make_config("paper", parallel=parallel, batch=8, precision="fp32", crop=84, hidden=512)
+        results[parallel] = parallel_bytes.measure(topology, config, 100, turns=1)
+    if topology.first:
+        Path(out).write_text(json.dumps(results))
+
+
+def together(processes: int, job: list[dict[str, Any]] | str, file: Path) -> None:
+    """Trains the cases one after the other, each in that many processes; or measures bytes, into the file named."""
+    file.write_text(json.dumps(job))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "PYTHONWARNINGS": "error::FutureWarning",
+    }
+    done = subprocess.run([*command, __file__, str(file)], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+
+
+NETS: dict[str, dict[str, Any]] = {
+    "paper": {"crops": False},
+    "sixconv": {"arch": "sixconv", "bottleneck": 10},
+    "onetower": {"arch": "onetower", "dropout": 0.0},
+}
+"""Under hybrid not mirrored with dropout, whose masks the order of a batch's images decides."""
+RUNS = [(2, "paper", "towers"), (2, "sixconv", "towers"), (2, "paper", "hybrid"), (2, "onetower", "hybrid")]
+RUNS.append((3, "paper", "hybrid"))
+
+
+@pytest.fixture(scope="module")
+def folder(jpeg_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs NET-PARALLEL-PROCESSES of every net alone and of RUNS; `A-then-B` began under A and ended under B."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def case(name: str, net: str = "paper", parallel: str = "data", stop_after: int = 0) -> dict[str, Any]:
+        config = asdict(settings(jpeg_shards, parallel=parallel, **NETS[net]))
+        return {"config": config, "run": str(folder / name), "stop_after": stop_after}
+
+    for net in NETS:
+        train(ALONE, **case(f"{net}-data-1", net))
+    train(ALONE, **case("stopped", stop_after=3))
+    for parallel in ("towers", "hybrid"):
+        shutil.copytree(folder / "stopped", folder / f"one-then-{parallel}")
+    pairs = [case(f"{net}-{parallel}-2", net, parallel) for world, net, parallel in RUNS if world == 2]
+    for parallel in ("towers", "hybrid"):
+        pairs.append(case(f"{parallel}-then-one", "paper", parallel, stop_after=5))
+        pairs.append(case(f"one-then-{parallel}", "paper", parallel))
+    together(2, pairs, folder / "pairs.json")
+    together(3, [case("paper-hybrid-3", "paper", "hybrid")], folder / "three.json")
+    for parallel in ("towers", "hybrid"):
+        train(ALONE, **case(f"{parallel}-then-one"))
+    return folder
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    """Losses and validation accuracy of every step and epoch, then weights and momentum, to float tolerance."""
+    (ours, ours_of), (theirs, theirs_of) = ((log(path), checkpoint.load(path / "last.pt")) for path in (run, reference))
+    assert [line["loss"] for line in ours if "loss" in line] == pytest.approx(
+        [line["loss"] for line in theirs if "loss" in line], rel=1e-4
+    )
+    assert len([line for line in ours if "loss" in line]) == STEPS
+    assert [line.get("val_top1") for line in ours] == [line.get("val_top1") for line in theirs]
+    torch.testing.assert_close(ours_of["model"], theirs_of["model"], rtol=1e-3, atol=1e-5)
+    ours_state, theirs_state = (state["optimizer"]["state"] for state in (ours_of, theirs_of))
+    torch.testing.assert_close(ours_state, theirs_state, rtol=1e-2, atol=1e-3)
+
+
+def log(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("world", "net", "parallel"), RUNS)
+def test_a_split_network_trains_as_a_whole_one(world: int, net: str, parallel: str, folder: Path) -> None:
+    """With momentum, weight decay and (but onetower) dropout 0.5; evaluated and saved as the whole network."""
+    assert_same(folder / f"{net}-{parallel}-{world}", folder / f"{net}-data-1")
+
+
+@pytest.mark.parametrize("parallel", ["towers", "hybrid"])
+def test_a_checkpoint_goes_on_under_any_parallel(parallel: str, folder: Path) -> None:
+    for name in (f"{parallel}-then-one", f"one-then-{parallel}"):
+        assert_same(folder / name, folder / "paper-data-1")
+
+
+def test_eval_reads_a_towers_run(folder: Path) -> None:
+    """As a plain network; training's own evaluation, by two processes, counted each image once."""
+    run = folder / "paper-towers-2"
+    best = max(line["val_top1"] for line in log(run) if "val_top1" in line)
+    accuracy = guess_checkpoints([run], 0).accuracy()
+    assert accuracy is not None
+    assert accuracy.top1 == pytest.approx(best, abs=1e-4)
+    assert accuracy.images == 18
+
+
+def test_the_kernel_counts_the_bytes_that_the_formulas_predict(tmp_path: Path) -> None:
+    """Within a hundredth, which gloo's own headers take."""
+    together(2, str(tmp_path / "bytes.json"), tmp_path / "job.json")
+    for parallel, one in json.loads((tmp_path / "bytes.json").read_text()).items():
+        assert one["bytes"] == [pytest.approx(one["predicted_bytes"], rel=0.01)], parallel
+
+
+def test_the_page_on_scaling_holds_the_tables_of_its_formulas() -> None:
+    assert scaling.tables() in Path(scaling.__file__).with_suffix(".md").read_text()
+
+
+def test_the_formulas_on_paper() -> None:
+    """By hand: of the published net, 128 images a GPU."""
+    net = scaling.net_of(make_config("paper"), 1000, 224)
+    assert net == scaling.Net(60_965_224, 2_334_080, net.convolution_work, 60_672, 17_408, 1000)
+    assert net.convolution_work == pytest.approx(665_784_864 / 724_406_816)  # multiply-adds: facts of the paper's net
+    assert scaling.sent(net, "data", 8, 1024, (4, 4)).bytes == 2 * 7 / 8 * 60_965_224 * 4
+    assert scaling.sent(net, "towers", 2, 256, (2, 2)).bytes == 256 * (21_632 + 4608 + 2048 + 2048 + 250) * 2 * 2
+    hybrid = scaling.sent(net, "hybrid", 2, 256, (2, 2))
+    assert (hybrid.gradients, hybrid.activations) == (2_334_080 * 2, 256 * (9216 + 4096 + 4096 + 1000) * 2)
+    slow = scaling.Link("", 1e9, 0.0)
+    assert scaling.step_seconds(net, "data", 1, 128, (4, 4), slow, 16_000) == 0.008
+    expected = 0.008 / 3 + 2 * 60_965_224 / 1e9  # after the forward pass nothing but gradients
+    assert scaling.step_seconds(net, "data", 2, 256, (2, 2), slow, 16_000) == pytest.approx(expected)
+
+
+def test_what_cannot_be_shared_is_said() -> None:
+    for message, overrides in {
+        "arch is bn; it must be paper or sixconv with parallel towers": {"arch": "bn"},
+        "lrn is all; it must be towers or none with parallel towers": {"lrn": "all"},
+        "precision is fp16; it must be bf16 or fp32 with parallel towers": {"precision": "fp16"},
+        "parallel is rows; it must be data, towers or hybrid": {"parallel": "rows"},
+    }.items():
+        with pytest.raises(InputError, match=message):
+            make_config("paper", **{"parallel": "towers", **overrides})
+    with pytest.raises(InputError, match=r"^parallel towers needs exactly 2 processes, one a tower; there are 3\. Use"):
+        placement.check_processes(make_config("paper", parallel="towers"), 3)
+    with pytest.raises(InputError, match=r"^parallel hybrid splits 2 hidden units over 4 processes\. Use at most 2"):
+        placement.check_processes(make_config("paper", parallel="hybrid", hidden=2), 4)
+
+
+if __name__ == "__main__":
+    job = json.loads(Path(sys.argv[1]).read_text())
+    distributed.run(measure_bytes if isinstance(job, str) else train_each, 0, job)
