@@ -285,8 +285,7 @@ class TarCache:
         if self._limit is None:
             return True
         with self._alone():
-            files = [file for file in os.listdir(self.folder) if file.removesuffix(".part") in self._tars]
-            own = {file: (self.folder / file).stat() for file in files}
+            own = self._own_files()
             if name in own or f"{name}.part" in own:
                 return True
             expected = list(self._expected)
@@ -314,6 +313,12 @@ class TarCache:
             with (self.folder / f"{name}.part").open("wb") as part:
                 part.truncate(self._tars[name].bytes)
             return True
+
+    def _own_files(self) -> dict[str, os.stat_result]:
+        while True:
+            files = [file for file in os.listdir(self.folder) if file.removesuffix(".part") in self._tars]
+            with suppress(FileNotFoundError):  # one has come whole meanwhile, under its final name: look again
+                return {file: (self.folder / file).stat() for file in files}
 
     def _fetch(self, tar: Tar) -> NDArray[np.uint8] | Exception | None:
         """The tar, mapped; None: room has to be made for it once more."""
