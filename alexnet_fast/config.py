@@ -134,9 +134,8 @@ class TrainConfig:
             _check(self.lrn != "all", "lrn", self.lrn, "towers or none with parallel towers")
         if self.parallel != "data":
             _check(self.optimizer != "lars", "optimizer", self.optimizer, f"sgd with parallel {self.parallel}")
-            _check(
-                not self.compile, "compile", self.compile, f"off with parallel {self.parallel}"
-            )  # each process would scale its own part of the gradients by itself
+            _check(not self.compile, "compile", self.compile, f"off with parallel {self.parallel}")
+            # with fp16 each process would scale its own part of the gradients by itself
             _check(self.precision != "fp16", "precision", self.precision, f"bf16 or fp32 with parallel {self.parallel}")
         for name in ("epochs", "batch", "accumulate", "patience", "log_every", "hidden", "window"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")

@@ -1,7 +1,10 @@
 """Data that several tests share: a small image folder, shard sets made from it, and real photographs."""
 
 import hashlib
+import os
+import signal
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,20 @@ def write_to(output: Output, source: Source, options: Options, workers: int = 1,
 def files(folder: Path) -> dict[str, str]:
     """The sha256 of every file."""
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def interrupted(step: Callable[..., Any], stop_after: int) -> Callable[..., Any]:
+    """`step`, which at its `stop_after`-th call interrupts this process as Ctrl-C does."""
+    taken = 0
+
+    def count(*args: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*args)
+
+    return count
 
 
 def picture(seed: int, label: int = 0) -> NDArray[np.uint8]:

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from alexnet_fast.results import figures
-from alexnet_fast.results.insight import Subject, confusion, drawn, guess, neighbours, open_subject, spread, worst_pairs
+from alexnet_fast.results.counts import confused
+from alexnet_fast.results.insight import Subject, confusion, drawn, guess, neighbours, open_subject, spread
 from alexnet_fast.results.record import read
 from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training import checkpoint
@@ -169,8 +170,8 @@ def test_confusion_is_counted_by_hand_and_drawn(subject: Subject) -> None:
 def test_worst_pairs_by_hand() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])
     guesses = np.array([0, 2, 2, 1, 0, 1, 2, 2])
-    assert worst_pairs(labels, guesses, 2) == [(0, 2, 2, 0.5), (0, 1, 1, 0.25)]
-    assert worst_pairs(labels, labels, 2) == []
+    assert confused(labels, guesses, 2) == [(0, 2, 2, 0.5), (0, 1, 1, 0.25)]
+    assert confused(labels, labels, 2) == []
 
 
 def test_spread_takes_classes_far_apart_and_in_turn() -> None:

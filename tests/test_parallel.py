@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.results.guesses import guess_checkpoints
 from alexnet_fast.training import checkpoint, distributed, loop, placement, runs
 from alexnet_fast.training.distributed import Topology
+from tests.conftest import interrupted
 from tools import parallel_bytes, scaling
 
 ALONE = Topology(0, 1, torch.device("cpu"))
@@ -32,19 +32,11 @@ def settings(shards: Path, **overrides: Any) -> TrainConfig:
 
 def train(topology: Topology, config: dict[str, Any], run: str, stop_after: int = 0) -> None:
     """Goes on with a run that is there; stops itself, as by Ctrl-C, after some steps."""
-    real_step, taken = loop.train_step, 0
-
-    def step(*args: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        if taken == stop_after:
-            os.kill(os.getpid(), signal.SIGINT)
-        return real_step(*args)
-
+    real_step = loop.train_step
     begun = (Path(run) / "last.pt").exists()
     if topology.first and not begun:
         runs.create(Path(run), TrainConfig(**config))
-    loop.train_step = step  # type: ignore[assignment]
+    loop.train_step = interrupted(real_step, stop_after)
     try:
         loop.train(topology, TrainConfig(**config), Path(run), resume=begun)
     finally:

@@ -27,7 +27,7 @@ from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.training import checkpoint, loop, optim, runs
 from alexnet_fast.training.distributed import Topology
 from alexnet_fast.training.loop import Result, train
-from tests.conftest import SIZE, write
+from tests.conftest import SIZE, interrupted, write
 
 CPU = Topology(0, 1, torch.device("cpu"))
 ROWS = Rows(0, 0, *(np.zeros(0, kind) for kind in (np.int64, np.uint16, bool, np.float32)))
@@ -99,18 +99,7 @@ def test_resuming_equals_never_having_stopped(
     config = settings(jpeg_shards)
     start(config, tmp_path / "whole")
 
-    from alexnet_fast.training import loop
-
-    real_step, taken = loop.train_step, 0
-
-    def step_and_interrupt(*args: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        if taken == stop_after:
-            os.kill(os.getpid(), signal.SIGINT)
-        return real_step(*args)
-
-    monkeypatch.setattr(loop, "train_step", step_and_interrupt)
+    monkeypatch.setattr(loop, "train_step", interrupted(loop.train_step, stop_after))
     first = start(config, tmp_path / "parts")
     assert not first.finished
     assert train(CPU, runs.reopen(tmp_path / "parts", None), tmp_path / "parts", resume=True).finished

@@ -15,6 +15,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -22,15 +23,13 @@ from typing import Any
 from unittest.mock import patch
 
 import click
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from alexnet_fast.bench.run import synthetic
 from alexnet_fast.config import TrainConfig, make_config
-from alexnet_fast.loading.loader import Batch
 from alexnet_fast.loading.memory import keep_freed_memory
-from alexnet_fast.loading.plan import Rows
 from alexnet_fast.training import distributed, loop, placement
 from alexnet_fast.training.distributed import Topology
 from alexnet_fast.training.metrics import environment
@@ -77,11 +76,8 @@ def steps_of(config: TrainConfig, classes: int, topology: Topology) -> Callable[
     state = loop.begin(config, classes, topology.device)
     placed = placement.place(state.model, state.optimizer, topology, config)
     state.model, state.optimizer = placed.model, placed.optimizer
-    dtype, images = loop.DTYPES[config.precision], config.batch // placed.data.world
-    pixels = (torch.randn(images, 3, config.crop, config.crop) * 50).to(dtype, memory_format=torch.channels_last)
-    empty = np.zeros(images, np.int64)
-    rows = Rows(0, 0, empty, np.zeros((images, 2), np.uint16), empty.astype(bool), np.zeros((images, 3), np.float32))
-    batch = Batch(pixels, torch.randint(classes, (images,)), rows)
+    share = replace(config, batch=config.batch // placed.data.world)
+    batch = next(synthetic(share, classes, loop.DTYPES[config.precision], topology.device))
     return lambda: loop.train_step(placed.wrapped, state, batch, config, 1.0)
 
 

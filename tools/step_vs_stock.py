@@ -21,14 +21,12 @@ from statistics import median
 from typing import Any
 
 import click
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from alexnet_fast.bench.run import synthetic
 from alexnet_fast.config import make_config
-from alexnet_fast.loading.loader import Batch
 from alexnet_fast.loading.memory import keep_freed_memory
-from alexnet_fast.loading.plan import Rows
 from alexnet_fast.training.loop import begin, train_step
 from alexnet_fast.training.metrics import environment
 from alexnet_fast.training.optim import set_learning_rates
@@ -80,7 +78,8 @@ def stock(model: nn.Module, batch: int, *, fast: bool) -> Step:
     """`fast`: bfloat16 autocast and channels-last."""
     layout = torch.channels_last if fast else torch.contiguous_format
     model = model.to(memory_format=layout)  # type: ignore[call-overload]
-    images, labels = _images(batch).to(memory_format=layout), torch.randint(0, CLASSES, (batch,))
+    images = (torch.randn(batch, 3, SIDE, SIDE) * 60).to(memory_format=layout)
+    labels = torch.randint(0, CLASSES, (batch,))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=5e-4)
 
     def step() -> None:
@@ -95,17 +94,11 @@ def stock(model: nn.Module, batch: int, *, fast: bool) -> Step:
 
 def ours(batch: int, **settings: Any) -> Step:
     keep_freed_memory()  # as the loader does
-    config = replace(make_config("paper", precision="bf16", **settings), lr=1e-6)
+    config = replace(make_config("paper", precision="bf16", batch=batch, crop=SIDE, **settings), lr=1e-6)
     state = begin(config, CLASSES, CPU)
     set_learning_rates(state.optimizer, config, 0.0)
-    images = _images(batch).to(torch.bfloat16, memory_format=torch.channels_last)  # as the loader gives them
-    rows = Rows(0, 0, *(np.zeros(0, kind) for kind in (np.int64, np.uint16, bool, np.float32)))
-    item = Batch(images, torch.randint(0, CLASSES, (batch,)), rows)
+    item = next(synthetic(config, CLASSES, torch.bfloat16, CPU))  # in the form that the loader gives
     return lambda: train_step(state.model, state, item, config, 1.0)
-
-
-def _images(batch: int) -> Tensor:
-    return torch.randn(batch, 3, SIDE, SIDE) * 60
 
 
 FORMS: dict[str, Callable[[int], Step]] = {

@@ -154,7 +154,7 @@ def _stages(shards: ShardSet, split: Split, config: TrainConfig, device: torch.d
         "read": Stage(_read(split, _rows(split, config, 0, False), config.threads)),
         "decode": Stage(count(decoded), decoded),
         "loader": Stage(count(loaded), loaded),
-        "step": Stage(step(_synthetic(config, classes, dtype, device))),
+        "step": Stage(step(synthetic(config, classes, dtype, device))),
         "joint": Stage(step(trained), trained),
     }
     return stages if device.type == "cpu" else {**stages, "copy": Stage(_copy(config, device))}
@@ -196,7 +196,7 @@ def _copy(config: TrainConfig, device: torch.device) -> Iterator[int]:
         yield len(images)
 
 
-def _synthetic(config: TrainConfig, classes: int, dtype: torch.dtype, device: torch.device) -> Iterator[Batch]:
+def synthetic(config: TrainConfig, classes: int, dtype: torch.dtype, device: torch.device) -> Iterator[Batch]:
     """The same batch for ever: noise that looks like pixels minus their mean, in memory of the device."""
     shape = (config.batch, 3, config.crop, config.crop)
     images = torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last).normal_(0, 60)

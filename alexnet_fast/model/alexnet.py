@@ -57,12 +57,13 @@ class AlexNet(nn.Module):
 
     def layers(self) -> dict[str, nn.Conv2d | nn.Linear]:
         """The layers with weights, by the paper's names: conv1 to conv5, fc6 to fc8."""
-        weighted = [(name, m) for name, m in self.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-        names = [name.rpartition(".")[2] for name, _ in weighted]
-        return {
-            f"{'conv' if isinstance(m, nn.Conv2d) else 'fc'}{i}" if name.isdigit() else name: m
-            for i, (name, (_, m)) in enumerate(zip(names, weighted, strict=True), 1)
-        }
+        layers: dict[str, nn.Conv2d | nn.Linear] = {}
+        for path, m in self.named_modules():
+            if isinstance(m, nn.Conv2d | nn.Linear):
+                name = path.rpartition(".")[2]
+                numbered = f"{'conv' if isinstance(m, nn.Conv2d) else 'fc'}{len(layers) + 1}"
+                layers[numbered if name.isdigit() else name] = m
+        return layers
 
 
 def paper(classes: int, config: TrainConfig = DEFAULTS) -> AlexNet:

@@ -44,21 +44,23 @@ def per_class(
     ]
 
 
+def confused(labels: NDArray[np.int64], guesses: NDArray[np.int64], count: int) -> list[tuple[int, int, int, float]]:
+    """(label, guess, images, share of the label's images): the `count` most frequent mistakes, the worst first, then by
+    class index. `labels` and `guesses`: (n,) class indexes."""
+    wrong = labels != guesses
+    pairs, images = np.unique(np.stack([labels[wrong], guesses[wrong]], 1), axis=0, return_counts=True)
+    order = np.argsort(-images, kind="stable")[:count]
+    return [
+        (int(label), int(guess), int(n), float(n / (labels == label).sum()))
+        for (label, guess), n in zip(pairs[order], images[order], strict=True)
+    ]
+
+
 def worst_pairs(
     guesses: NDArray[np.int64], labels: NDArray[np.int64], classes: list[dict[str, str]], count: int = 20
 ) -> list[dict[str, Any]]:
-    """The confusions most often made by the first guess: label and guess (ids), images, share of the label's images
-    in per cent. Most images first, then by class index."""
-    pairs = labels * len(classes) + guesses[:, 0]
-    found, images = np.unique(pairs[guesses[:, 0] != labels], return_counts=True)
-    of = np.bincount(labels, minlength=len(classes))
-    worst = np.argsort(-images, kind="stable")[:count]
+    """`confused` of the first of `guesses` (n, up to 5), for JSON: label and guess are ids, the share per cent."""
     return [
-        {
-            "label": classes[pair // len(classes)]["id"],
-            "guess": classes[pair % len(classes)]["id"],
-            "images": int(number),
-            "share": 100 * float(number / of[pair // len(classes)]),
-        }
-        for pair, number in zip(found[worst].tolist(), images[worst], strict=True)
+        {"label": classes[label]["id"], "guess": classes[guess]["id"], "images": images, "share": 100 * share}
+        for label, guess, images, share in confused(labels, guesses[:, 0], count)
     ]

@@ -5,7 +5,6 @@ Each function draws data into the axes, or the figure, that it is given.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from alexnet_fast.results.files import written
 from alexnet_fast.results.insight import Seen, guess, open_subject
 from alexnet_fast.results.record import Record, labels, read
 
@@ -42,9 +42,8 @@ def draw_run(run: Path, out: Path) -> None:
         picture.set_title(short(subject.names[seen.labels[i]]), fontsize=10, parse_math=False)
         picture.axis("off")
         draw_guesses(figure.add_subplot(grid[row + 1, column : column + 2]), seen, i, subject.names)
-    temporary = out.with_name(f".{out.name}.tmp.png")
-    figure.savefig(temporary, dpi=110)
-    os.replace(temporary, out)
+    with written(out) as temporary:
+        figure.savefig(temporary, dpi=110)
 
 
 def draw_loss(axes: Axes, records: list[Record]) -> None:

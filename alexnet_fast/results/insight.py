@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.plan import Rows
 from alexnet_fast.model.alexnet import AlexNet
 from alexnet_fast.results.evaluate import predict
+from alexnet_fast.results.features import places, taken
+from alexnet_fast.results.networks import open_network
 from alexnet_fast.shardset import UNLABELLED, Pixels, ShardSet, Split
-from alexnet_fast.training import checkpoint
 
 BATCH = 256
 
@@ -61,21 +61,18 @@ class Neighbours:
 
 def open_subject(run: Path) -> Subject:
     """The run's best checkpoint, or its last. Raises InputError when it, or the shard set, cannot be read."""
-    state = checkpoint.load(checkpoint.find(run))
-    config = TrainConfig(**state["config"])
+    network = open_network(run)
+    config = network.config
     if "://" in config.shards:
         raise InputError(f"the shard set is at {config.shards}, and single images are not fetched from there.")
     shards = ShardSet(config.shards)
-    if [entry["id"] for entry in state["classes"]] != [entry["id"] for entry in shards.manifest.classes]:
+    if [entry["id"] for entry in network.classes] != [entry["id"] for entry in shards.manifest.classes]:
         raise InputError(f"{config.shards} holds other classes now than when {run} was trained.")
     if config.crop > shards.manifest.size:
         raise InputError(
             f"the images of {config.shards} have {shards.manifest.size} px, the network takes {config.crop}."
         )
-    names = [entry["name"] for entry in state["classes"]]
-    return Subject(
-        checkpoint.build_model(state).on(torch.device("cpu")), config.crop, Pixels(**state["pixels"]), names, shards
-    )
+    return Subject(network.model, config.crop, network.pixels, network.names, shards)
 
 
 def guess(subject: Subject, count: int) -> Seen:
@@ -130,15 +127,9 @@ def neighbours(subject: Subject, queries: int, nearest: int, most: int) -> Neigh
 
 def last_hidden(model: AlexNet, images: Tensor) -> Tensor:
     """(N, 3, S, S) -> (N, units): what the last layer is given, which is fc7 after its ReLU."""
-    taken: list[Tensor] = []
-    layer: nn.Module = list(model.layers().values())[-1]
-    hook = layer.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
-    try:
-        with torch.inference_mode():
-            model(images)
-    finally:
-        hook.remove()
-    return taken[0]
+    with taken(model, list(places(model))[-2]) as output, torch.inference_mode():
+        model(images)
+    return output()
 
 
 def spread(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -156,17 +147,6 @@ def drawn(samples: int, most: int) -> NDArray[np.int64]:
     if samples <= most:
         return np.arange(samples)
     return np.sort(np.random.default_rng(0).choice(samples, most, replace=False))
-
-
-def worst_pairs(labels: NDArray[np.int64], guesses: NDArray[np.int64], count: int) -> list[tuple[int, int, int, float]]:
-    """(label, guess, images, share of the label's images): the `count` most frequent mistakes, the worst first."""
-    wrong = labels != guesses
-    pairs, images = np.unique(np.stack([labels[wrong], guesses[wrong]], 1), axis=0, return_counts=True)
-    order = np.argsort(-images, kind="stable")[:count]
-    return [
-        (int(label), int(guess), int(n), float(n / (labels == label).sum()))
-        for (label, guess), n in zip(pairs[order], images[order], strict=True)
-    ]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import shlex
 import warnings
 from collections.abc import Callable
@@ -24,6 +23,8 @@ from alexnet_fast import __version__
 from alexnet_fast.config import RECIPES
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.results import figures, insight
+from alexnet_fast.results.counts import confused
+from alexnet_fast.results.files import written
 from alexnet_fast.results.record import Record, labels, read
 from alexnet_fast.training import checkpoint
 
@@ -66,9 +67,8 @@ def write_report(runs: list[Path], out: Path) -> dict[str, Any]:
         version=__version__,
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
     )
-    temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_bytes(html.encode("utf-8", "replace"))  # a path may hold bytes that are no character
-    os.replace(temporary, out)
+    with written(out) as temporary:
+        temporary.write_bytes(html.encode("utf-8", "replace"))  # a path may hold bytes that are no character
     results = [{"run": str(record.folder), **record.results()} for record in records]
     return {"report": str(out), "runs": results, "left_out": left_out}
 
@@ -290,7 +290,7 @@ def _confusion(subject: insight.Subject) -> dict[str, Any]:
     right = f"{100 * (truth == guesses).mean():.2f} %" if len(truth) else "none"
     caption = f"Best guesses for {which} validation images, one view; {right} are right."
     if classes > MATRIX_CLASSES:
-        pairs = insight.worst_pairs(truth, guesses, PAIRS)
+        pairs = confused(truth, guesses, PAIRS)
         rows = [[subject.names[a], subject.names[b], f"{n:,}", f"{100 * share:.0f}"] for a, b, n, share in pairs]
         return {"figure": None, "caption": f"{caption} The most frequent mistakes:", "pairs": rows}
     counts = np.bincount(truth * classes + guesses, minlength=classes**2).reshape(classes, classes)

@@ -144,7 +144,7 @@ def processes(gpus: int) -> int:
 
 
 def without_sync(model: nn.Module) -> AbstractContextManager[None]:
-    """Within it, `parallel`'s model adds to the gradients of this process and leaves the averaging to a later pass."""
+    """Within it, `average_gradients`' model adds to this process' gradients; a later pass averages."""
     return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
