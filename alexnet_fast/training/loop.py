@@ -36,7 +36,9 @@ from alexnet_fast.training.finite import Finite, check_weights
 from alexnet_fast.training.log import Log
 from alexnet_fast.training.optim import make_optimizer, set_learning_rates
 from alexnet_fast.training.placement import place
+from alexnet_fast.training.ranks import Ranks
 from alexnet_fast.training.scales import Scales
+from alexnet_fast.training.stalls import watched
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """What the network computes in, by the setting `precision`."""
@@ -156,8 +158,8 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     window = metrics.Window(topology, loader)
     top1: float | None = None
     told: list[str] = []
-    with stop_signals() as stopped, progress, log:
-        for batch in loader:
+    with stop_signals() as stopped, progress, log, Ranks(topology):
+        for batch in watched(loader, topology):
             window.begin()
             # --- the step: nothing here waits for the device
             state.epoch, state.step = batch.rows.epoch, batch.rows.step
@@ -220,7 +222,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             window.pause(perf_counter() - started)
             if stop:
                 break
-    barrier(topology)
+        barrier(topology)
     finished = state.epoch == config.epochs
     return Result(str(run), state.epoch, max(state.top1s, default=None), top1, *window.totals(), finished=finished)
 
