@@ -21,6 +21,7 @@ from torch import Tensor
 from alexnet_fast.config import TrainConfig, make_config
 from alexnet_fast.errors import TrainingError
 from alexnet_fast.loading.loader import Loader
+from alexnet_fast.results import evaluate
 from alexnet_fast.shardset import ShardSet, Split
 from alexnet_fast.training import checkpoint, distributed, finite, loop, ranks, runs, stalls
 from alexnet_fast.training.distributed import Topology
@@ -113,10 +114,9 @@ def test_nothing_is_saved_of_weights_that_are_not_finite(
     """Even where no loss told it."""
     config = settings(raw_shards, epochs=1)
     runs.create(tmp_path / "run", config)
-    evaluate = loop.evaluate
 
     def evaluate_and_spoil(models: list[Any], *others: Any, **named: Any) -> Any:
-        accuracy = evaluate(models, *others, **named)
+        accuracy = evaluate.evaluate(models, *others, **named)
         models[0].layers()["fc8"].weight.data[1, 1] = torch.nan
         return accuracy
 
@@ -189,13 +189,8 @@ def work(topology: Topology, config: dict[str, Any], run: str, fails_at: int) ->
             raise TrainingError("a reason of its own.")
         return real_step(*arguments)
 
-    loop.train_step = step
+    loop.train_step = step  # type: ignore[assignment]
     loop.train(topology, TrainConfig(**config), Path(run), resume=False)
-
-
-def end(happening: str, process: subprocess.Popen[str]) -> None:
-    if happening != "fails":
-        process.send_signal(signal.SIGSTOP if happening == "stops" else signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
@@ -212,36 +207,29 @@ def test_a_lost_process_is_named_by_the_first(happening: str, message: str, raw_
     config = asdict(settings(raw_shards, epochs=1000, arch="half", log_every=1))
     fails_at = 8 if happening == "fails" else 0
     port = str(distributed._free_port())
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, repr((config, str(run), fails_at))],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": os.pathsep.join(sys.path),
-                "TORCHELASTIC_RUN_ID": "test",
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": "2",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-            },
-        )
-        for rank in (0, 1)
-    ]
+
+    def start(rank: int) -> subprocess.Popen[bytes]:
+        shared = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **shared, **own, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, __file__, repr((config, str(run), fails_at))]
+        with (tmp_path / f"{rank}.txt").open("w") as errors:
+            return subprocess.Popen(command, stderr=errors, env=environment)
+
+    processes = [start(rank) for rank in (0, 1)]
     try:
         while not (run / "log.jsonl").exists():
-            assert processes[0].poll() is None, processes[0].stderr
+            assert processes[0].poll() is None, (tmp_path / "0.txt").read_text()
             time.sleep(0.1)
         time.sleep(0.5)  # for a sign of life
-        end(happening, processes[1])
-        _, error = processes[0].communicate(timeout=60)
+        if happening != "fails":
+            processes[1].send_signal(signal.SIGSTOP if happening == "stops" else signal.SIGKILL)
+        processes[0].wait(timeout=60)
     finally:
         for process in processes:
             process.kill()
             process.wait()
+    error = (tmp_path / "0.txt").read_text()
     assert processes[0].returncode == 1, error
     expected = message.format(*(process.pid for process in processes), host=os.uname().nodename)
     assert [line for line in error.splitlines() if line.startswith(expected)], error

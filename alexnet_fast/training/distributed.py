@@ -167,7 +167,8 @@ def any_stopped(stopped: bool, topology: Topology) -> bool:
 
 def store_for_a_thread() -> dist.Store:
     """The store that all processes share, by a connection of its own."""
-    return dist.distributed_c10d._get_default_store().clone()
+    store: dist.Store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
+    return store
 
 
 def is_of_peers(error: RuntimeError) -> bool:
