@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 
 from alexnet_fast.config import TrainConfig, make_config
 from alexnet_fast.errors import InputError
-from alexnet_fast.training import checkpoint, log, loop, runs
+from alexnet_fast.training import checkpoint, log, loop, runs, scales
 from alexnet_fast.training.distributed import Topology
 from tests.conftest import interrupted
 
@@ -113,16 +112,19 @@ def test_steps_between_log_lines_measure_nothing(
     raw_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They hold no copy of the weights; and the training is the same with and without."""
-    from alexnet_fast.training import scales
-
     counted: list[int] = []
-    real: Callable[[list[torch.Tensor]], torch.Tensor] = scales._squares
-    monkeypatch.setattr(scales, "_squares", lambda tensors: (counted.append(1), real(tensors))[1])
+    real = scales._squares
+
+    def count(tensors: list[torch.Tensor]) -> torch.Tensor:
+        counted.append(len(tensors))
+        return real(tensors)
+
+    monkeypatch.setattr(scales, "_squares", count)
     config = settings(raw_shards, epochs=1, log_every=3, layer_scales=True)
     saved = []
     for name, wanted in (("with", True), ("without", False)):
         runs.create(tmp_path / name, replace(config, layer_scales=wanted))
         loop.train(ALONE, replace(config, layer_scales=wanted), tmp_path / name, resume=False)
         saved.append(checkpoint.load(tmp_path / name / "last.pt")["model"])
-    assert len(counted) == 3 * 2  # the third step, and the epoch's last
+    assert counted == [8] * 3 * 2  # the third step, and the epoch's last
     assert all(torch.equal(values, saved[1][name]) for name, values in saved[0].items())

@@ -176,7 +176,7 @@ def test_the_url_of_a_tar_that_does_not_come_is_named(raw_shards: Path, tmp_path
 
 def work(topology: Topology, config: dict[str, Any], run: str, fails_at: int) -> None:
     """Trains with steps of a tenth of a second; rank 1 fails at a step."""
-    ranks.BEAT, ranks.LOST = 0.2, 3.0
+    ranks.BEAT, ranks.LOST = 0.2, 6.0
     if topology.first:
         runs.create(Path(run), TrainConfig(**config))
     real_step, taken = loop.train_step, 0
@@ -197,7 +197,7 @@ def work(topology: Topology, config: dict[str, Any], run: str, fails_at: int) ->
     ("happening", "message"),
     [
         ("killed", "Error: rank 1 (process {1} on {host}) ended unexpectedly: killed, out of memory, or cut off."),
-        ("stops", "Error: rank 1 (process {1} on {host}) gave no sign of life for 3 s: stopped, or cut off."),
+        ("stops", "Error: rank 1 (process {1} on {host}) gave no sign of life for 6 s: stopped, or cut off."),
         ("fails", "Error: rank 1 failed: a reason of its own."),
     ],
 )

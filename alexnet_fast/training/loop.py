@@ -175,6 +175,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             if placed.counts:
                 window.add(*sums, len(batch.labels))
             state.step += 1
+            progress.advance(done + 1)
 
             # --- now and then: log, evaluate, save
             stop = any_stopped(stopped(), topology)
