@@ -20,7 +20,7 @@ LOST = 30.0
 """Seconds without one after which a process counts as lost."""
 LEFT = 1 << 40
 """Added to the count of a process that has left as it should."""
-HINT = "The last checkpoint is whole: go on from it with --resume."
+HINT = "Go on from the last checkpoint with --resume."
 
 
 class Ranks:
