@@ -55,10 +55,10 @@ def from_torchvision(path: Path, classes: Classes, mean: Path | None) -> tuple[d
 
     Our own export has that layout too, but sees other pixels: it is refused by the file that `export` put beside it.
     """
-    note = path.with_suffix(".json")
-    if note.is_file() and "mean_of_255" in note.read_text(encoding="utf-8", errors="replace"):
+    beside = path.with_suffix(".json")
+    if beside.is_file() and "mean_of_255" in beside.read_text(encoding="utf-8", errors="replace"):
         raise InputError(
-            f"{path} was exported by alexnet-fast ({note} says so) and does not see torchvision's pixels. Name the run "
+            f"{path} was exported by alexnet-fast ({beside} says so) and does not see torchvision's pixels. Name the run "
             "it came from instead, or export that as .safetensors."
         )
     try:
