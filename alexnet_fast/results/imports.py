@@ -58,8 +58,8 @@ def from_torchvision(path: Path, classes: Classes, mean: Path | None) -> tuple[d
     beside = path.with_suffix(".json")
     if beside.is_file() and "mean_of_255" in beside.read_text(encoding="utf-8", errors="replace"):
         raise InputError(
-            f"{path} was exported by alexnet-fast ({beside} says so) and does not see torchvision's pixels. Name the run "
-            "it came from instead, or export that as .safetensors."
+            f"{path} was exported by alexnet-fast ({beside} says so) and does not see torchvision's pixels. Name the "
+            "run it came from instead, or export that as .safetensors."
         )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
