@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -30,7 +31,7 @@ def parsed(line: str) -> None:
     """Raises click's UsageError where a command line of ours does not parse."""
     _, *arguments = shlex.split(line, comments=True)
     arguments = [word for word in arguments if word != "..."]
-    settings = [value for name, value in zip(arguments, arguments[1:], strict=False) if name == "--set"]
+    settings = [value for name, value in pairwise(arguments) if name == "--set"]
     parse_settings(tuple(value for value in settings if value != "help"))
     context = main.make_context("alexnet-fast", arguments)
     name, command, rest = main.resolve_command(context, arguments)
