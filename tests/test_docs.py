@@ -9,10 +9,13 @@ from pathlib import Path
 import click
 import pytest
 from click.exceptions import Exit
+from click.shell_completion import BashComplete
 
+import alexnet_fast
 from alexnet_fast.cli import main, parse_settings
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.shardset import FORMAT
+from tools import api_docs
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [path for folder in (".", "shards", "tools") for path in sorted((ROOT / folder).glob("*.md"))]
@@ -92,3 +95,23 @@ def test_every_file_of_the_package_is_in_the_table() -> None:
     for path in sorted((ROOT / "alexnet_fast").rglob("*.py")):
         if path.name not in ("__init__.py", "__main__.py") and path.parent.name != "layouts":
             assert f"]({path.relative_to(ROOT).as_posix()})" in table, path
+
+
+@pytest.mark.filterwarnings("ignore:Error parsing type annotation:UserWarning")
+def test_every_module_and_its_docstring_have_a_page(tmp_path: Path) -> None:
+    api_docs.write(tmp_path)
+    package = Path(alexnet_fast.__file__).parent
+    modules = [path.relative_to(package.parent) for path in package.rglob("*.py") if path.name != "__main__.py"]
+    for module in modules:
+        page = tmp_path / (module.parent if module.name == "__init__.py" else module).with_suffix(".html")
+        assert page.exists(), module
+    assert "where the run is, so that a resumed run draws the same masks" in " ".join(
+        (tmp_path / "alexnet_fast" / "training" / "loop.html").read_text().split()
+    )
+
+
+def test_the_shell_completes() -> None:
+    shell = BashComplete(main, {}, "alexnet-fast", "_ALEXNET_FAST_COMPLETE")
+    assert {item.value for item in shell.get_completions([], "e")} == {"eval", "export"}
+    assert [item.value for item in shell.get_completions(["train"], "--par")] == ["--parallel"]
+    assert [item.value for item in shell.get_completions(["train", "--recipe"], "")] == ["paper", "fast", "large"]
