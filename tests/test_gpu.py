@@ -1,4 +1,4 @@
-"""What needs an NVIDIA GPU: `tools/test -m gpu`."""
+"""What needs an NVIDIA GPU: `tools/test -m gpu -n 0`."""
 
 import json
 from pathlib import Path
