@@ -39,7 +39,7 @@ def parsed(line: str) -> None:
     context = main.make_context("alexnet-fast", arguments)
     name, command, rest = main.resolve_command(context, arguments)
     assert command is not None
-    command.make_context(name, rest)
+    command.make_context(name, rest, parent=context)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
