@@ -77,12 +77,18 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             f"{config.shards} has no val split to tell when the top-1 stalls. "
             "Shard with --val-fraction 0.1, or give --set schedule=steps."
         )
-    about = {"config": config.as_dict(), "classes": classes, "pixels": vars(pixels), "size": split.size}
+    about = {
+        "config": config.as_dict(),
+        "classes": classes,
+        "pixels": vars(pixels),
+        "size": split.size,
+        "tars": [tar.sha256 for tar in shards.manifest.splits["train"]],
+    }
 
     state = begin(config, len(classes), topology.device)
     if newest:
         path, saved = newest
-        if any(saved.get(key) != about[key] for key in ("classes", "pixels", "size")):
+        if saved.get("tars") != about["tars"]:
             raise InputError(f"{config.shards} is not the shard set that {path} was trained on. Give that as --shards.")
         restore(state, saved, path)
     elif config.init:
