@@ -116,6 +116,11 @@ def _work(worker: Callable[..., Any], gpus: int, rank: int, world: int, args: tu
     )
     try:
         return worker(Topology(rank, world, device), *args)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):  # of gloo torch makes plain RuntimeErrors
+            reason = str(error).splitlines()[0]
+            raise TrainingError(f"another process, or its machine, has ended: {reason}") from error
+        raise
     finally:
         dist.destroy_process_group()
 

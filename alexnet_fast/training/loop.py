@@ -110,9 +110,10 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
 
     progress = (Progress if topology.first else Quiet)("training", config.epochs * steps, done)
     log = metrics.Log(run / "log.jsonl", progress.say)
-    whole_last = newest is None or newest[0].name == "last.pt"
-    if newest and not whole_last:
-        progress.say(f"{run / 'last.pt'} is damaged or gone: going on from {newest[0].name}, step {done}.")
+    whole_last = newest is not None and newest[0].name == "last.pt"
+    if newest:
+        why = "" if whole_last else f"; {run / 'last.pt'} is damaged or gone"
+        progress.say(f"going on from {newest[0]}: epoch {state.epoch + 1}, {done:,} steps done{why}")
     saver = Saver(
         run=run,
         keep=config.keep,
@@ -120,7 +121,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
         first=topology.first,
         about=about,
         say=progress.say,
-        previous=done if newest and whole_last else None,
+        previous=done if whole_last else None,
         best_top1=max(state.top1s, default=-1.0),
     )
     loader = _batches(split, pixels, config, topology, data, state)
