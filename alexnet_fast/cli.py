@@ -190,6 +190,12 @@ def verify_command(shards: str, quick: bool, workers: int | None, json_file: str
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any other setting; --set help lists them."
 )
+@click.option(
+    "--save-every",
+    type=click.IntRange(0),
+    metavar="STEPS",
+    help="Also save inside an epoch.  [default: only at its end]",
+)
 @click.option("--run", type=path_type, help="Run folder.  [default: runs/RECIPE-DATE-TIME]")
 @click.option("--resume", is_flag=True, help="Go on with --run from its newest checkpoint, or begin it.")
 @json_option

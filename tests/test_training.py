@@ -157,7 +157,7 @@ def test_two_processes_train_like_one(jpeg_shards: Path, tmp_path: Path) -> None
     assert [line.get("val_top1") for line in one] == [line.get("val_top1") for line in two]
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(jpeg_shards: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_and_says_how_to_go_on(jpeg_shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ["--epochs", "1000", "--batch", "16", "--set", "log_every=1", "--set", "hidden=256", "--run", str(run)]
     process = subprocess.Popen(
@@ -169,7 +169,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(jpeg_shards: Path, tmp_path: Path) -
     while not (run / "log.jsonl").exists():
         assert process.poll() is None, process.stderr
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert f"  alexnet-fast train --gpus 0 --run {quote(str(run))} --resume\n" in out
