@@ -250,15 +250,24 @@ def test_a_stop_that_cannot_save_is_no_success(
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_the_last_ones_are_kept(links: bool, raw_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_ones_are_kept(
+    links: bool, whole: Path, raw_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where the file system has no hard links."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links")
+
     if not links:
-        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
+        monkeypatch.setattr(os, "link", refused)
     run = tmp_path / "run"
+    monkeypatch.setattr(loop, "train_step", interrupted(loop.train_step, 7))
     begin(settings(raw_shards, save_every=1, keep=2), run)
-    assert checkpoint.kept(run).keys() == {6, 7}
-    assert [checkpoint.load(run / f"step-0000000{n}.pt")["step"] for n in (6, 7)] == [2, 3]
-    assert checkpoint.load(run / "last.pt")["epoch"] == 2
+    assert checkpoint.kept(run).keys() == {5, 6}
+    assert [checkpoint.load(checkpoint.kept_path(run, at))["step"] for at in (5, 6)] == [1, 2]
+    go_on(run, keep=0)
+    assert not checkpoint.kept(run)
+    assert_same(run, whole)
 
 
 @pytest.mark.parametrize("at", [1, 4, 6])
@@ -340,19 +349,33 @@ def test_a_stop_in_the_evaluation_is_gone_on_with_exactly(
     assert_same(run, whole)
 
 
-def test_two_trainers_in_one_run_are_refused(whole: Path, tmp_path: Path) -> None:
-    """Until the first one is gone, even by kill -9."""
+LOCK = """
+import fcntl, os, sys, time
+with open(sys.argv[1], "ab", buffering=0) as file:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    file.write(b"process 7 on elsewhere")
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_trainers_in_one_run_are_refused(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the first one is gone, even by kill -9; what locks beside us is another program."""
     run = shutil.copytree(whole, tmp_path / "run")
-    code = (
-        "import time; from pathlib import Path; from alexnet_fast.training.runs import _locked\n"
-        f"with _locked(Path({str(run)!r})): print('locked', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+    lock = [sys.executable, "-c", LOCK, str(run / ".lock")]
+    with subprocess.Popen(lock, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(
-            InputError, match=rf"run is being trained already, by process {other.pid} on \S+\. Stop that"
-        ):
+        with pytest.raises(InputError, match=r"run is being trained already, by process 7 on elsewhere\. Stop that"):
             runs.train_in(CPU, run, {}, resume=True)
         other.kill()
-    assert runs.train_in(CPU, run, {}, resume=True).finished
+
+    def other_tries(*_: object, **__: object) -> loop.Result:
+        done = subprocess.run(lock, capture_output=True, text=True, check=False)
+        assert "BlockingIOError" in done.stderr
+        raise TrainingError("tried")
+
+    monkeypatch.setattr(loop, "train", other_tries)
+    with pytest.raises(TrainingError, match="tried"):
+        runs.train_in(CPU, run, {}, resume=True)
+    assert (run / ".lock").read_text().startswith(f"process {os.getpid()} on ")

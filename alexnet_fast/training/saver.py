@@ -46,10 +46,9 @@ class Saver:
         if self._save("last.pt", snapshot(replace(state, model=model, optimizer=optimizer))):
             self.previous = done
             kept = checkpoint.kept(self.run)
-            for step, path in kept.items():
-                # after a damaged last.pt there may be later ones than this, of which nothing is known
-                if step >= done or step not in sorted(kept)[-self.keep :]:
-                    path.unlink()
+            earlier = sorted(step for step in kept if step < done)  # later ones are of before a last.pt was damaged
+            for step in kept.keys() - set(earlier[max(len(earlier) - self.keep, 0) :]):
+                kept[step].unlink()
 
     def best(self, state: State, top1: float) -> None:
         """Only where `top1`, of the validation images, is higher than that of the best.pt there is."""
@@ -68,9 +67,11 @@ class Saver:
         """Gives last.pt its second name, under which it stays when the next one takes the first."""
         if self.keep and self.previous is not None:
             last, aside = self.run / "last.pt", checkpoint.kept_path(self.run, self.previous)
-            aside.unlink(missing_ok=True)
             try:
+                aside.unlink(missing_ok=True)
                 os.link(last, aside)
+            except FileNotFoundError:  # someone deleted last.pt
+                pass
             except OSError:  # a file system without hard links; `checkpoint.newest` looks for both names
                 os.replace(last, aside)
 
