@@ -146,11 +146,6 @@ def average_gradients(model: nn.Module, topology: Topology, config: TrainConfig)
     return wrapped
 
 
-def processes(gpus: int) -> int:
-    """How many `run` will have."""
-    return int(os.environ["WORLD_SIZE"]) if started_by_torchrun() else max(gpus, 1)
-
-
 def without_sync(model: nn.Module) -> AbstractContextManager[None]:
     """Within it, `average_gradients`' model adds to this process' gradients; a later pass averages."""
     return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()

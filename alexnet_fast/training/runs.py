@@ -62,7 +62,7 @@ def reopen(run: Path, given: dict[str, Any]) -> TrainConfig:
         own = ", ".join(f"{name} {getattr(config, name)}" for name in fixed)
         raise InputError(
             f"{run} was begun with {own}, and --resume goes on with the run's own settings: leave out "
-            f"{', '.join(fixed)}. Only {', '.join(FREE)} may differ."
+            f"{', '.join(fixed)}, or choose another --run. Only {', '.join(FREE)} may differ."
         )
     return replace(config, **changed)
 
