@@ -6,6 +6,7 @@ Where namespaces are refused, two agents on loopback.
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,6 +34,8 @@ STEPS = 15
 
 
 def ip(*arguments: str) -> bool:
+    if shutil.which("ip") is None:
+        return False
     return subprocess.run(["ip", *arguments], capture_output=True, check=False).returncode == 0
 
 
