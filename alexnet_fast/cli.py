@@ -16,6 +16,7 @@ from alexnet_fast import __version__, cli_results
 from alexnet_fast.cli_options import BytesType, cache_options, json_option, path_type, show
 from alexnet_fast.config import CHOICES, RECIPES, TrainConfig, make_config
 from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.training import signals
 
 
 class Commands(click.Group):
@@ -27,7 +28,7 @@ class Commands(click.Group):
         except (InputError, TrainingError, OSError) as error:
             if ctx.params["debug"]:
                 raise
-            if _is_first():
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine, each of which may lack something
                 click.echo(f"Error: {error}", err=True)
             ctx.exit(1 if isinstance(error, TrainingError) else 2)
 
@@ -39,8 +40,6 @@ def main(debug: bool) -> None:
     """Train AlexNet on ImageNet-style data, as fast as the hardware allows."""
 
 
-MACHINE = {"threads", "cache", "cache_bytes", "parallel", "log_every", "tensorboard", "layer_scales"}
-"""Settings that change no result, so a resumed run may have others."""
 # Of sharding/sources.py, which is not imported for --help.
 LAYOUTS = ["folders", "ilsvrc", "kaggle", "whole", "parquet", "webdataset"]
 
@@ -191,8 +190,14 @@ def verify_command(shards: str, quick: bool, workers: int | None, json_file: str
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any other setting; --set help lists them."
 )
+@click.option(
+    "--save-every",
+    type=click.IntRange(0),
+    metavar="STEPS",
+    help="Also save inside an epoch.  [default: only at its end]",
+)
 @click.option("--run", type=path_type, help="Run folder.  [default: runs/RECIPE-DATE-TIME]")
-@click.option("--resume", is_flag=True, help="Go on with --run from its last checkpoint, with its settings.")
+@click.option("--resume", is_flag=True, help="Go on with --run from its newest checkpoint, or begin it.")
 @json_option
 def train(
     gpus: int | None,
@@ -209,29 +214,21 @@ def train(
         return
     if gpus is None:
         raise click.UsageError("Missing option '--gpus'.")
-    given = {name: value for name, value in overrides.items() if value is not None} | parse_settings(settings)
     if resume and run is None:
         raise InputError("--resume needs --run: the folder of the run to go on with.")
-    if resume and (changed := sorted({*given, *(["recipe"] if recipe else [])} - MACHINE)):
-        raise InputError(
-            f"--resume takes the run's own settings, so leave out {', '.join(changed)}. "
-            "Only --threads, --parallel, the cache and what is logged may differ."
-        )
-    config = make_config(recipe or "paper", **given)
+    overrides |= {"recipe": recipe, **parse_settings(settings)}
+    given = {name: value for name, value in overrides.items() if value is not None}
+    config = make_config(**{"recipe": "paper", **given})
 
-    from alexnet_fast.shardset import ShardSet
-    from alexnet_fast.training import distributed, log, loop, placement, runs
+    with signals.start_up():
+        from alexnet_fast.training import distributed, runs
 
-    distributed.check_gpus(min(gpus, 1) if distributed.started_by_torchrun() else gpus)
-    folder = run or runs.default_folder(config)
-    if resume:
-        config = runs.reopen(folder, **given)
-    placement.check_processes(config, distributed.processes(gpus))
-    log.check_tensorboard(config.tensorboard)
-    ShardSet(config.shards, config.cache, config.cache_bytes or None)
-    if not resume and _is_first():
-        runs.create(folder, config)
-    result = distributed.run(loop.train, gpus, config, folder, resume)
+        folder = run or runs.default_folder(config)
+        try:
+            result = distributed.run(runs.train_in, gpus, folder, given, resume)
+        except KeyboardInterrupt:
+            click.echo("\nStopped at once. What was saved before is whole.", err=True)
+            sys.exit(130)
     if not _is_first():
         return
     score = "" if result.best_top1 is None else f"best val top-1 {result.best_top1:.2f} %, "
@@ -331,11 +328,8 @@ def _settings_help(recipe: str) -> str:
 
 
 def _resume_line(gpus: int, folder: Path) -> str:
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return (
-            f"  the same torchrun command, with no more than: train --gpus {gpus} --run {quote(str(folder))} --resume"
-        )
-    return f"  alexnet-fast train --gpus {gpus} --run {quote(str(folder))} --resume"
+    command = "torchrun, as before, with: " if "TORCHELASTIC_RUN_ID" in os.environ else "alexnet-fast "
+    return f"  {command}train --gpus {gpus} --run {quote(str(folder))} --resume"
 
 
 def _is_first() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from alexnet_fast.errors import InputError
@@ -29,6 +30,19 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "precision": ("auto", "bf16", "fp16", "fp32"),
     "parallel": ("data", "towers", "hybrid"),
 }
+FREE = (
+    "shards",
+    "threads",
+    "cache",
+    "cache_bytes",
+    "parallel",
+    "save_every",
+    "keep",
+    "log_every",
+    "tensorboard",
+    "layer_scales",
+)
+"""Settings that a run may be gone on with by others: they change no result."""
 REMOVABLE = ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
 PAPER_NETS_ONLY = ("lrn", "within_map_norm", "pool", "activation", "without", "bottleneck")
 
@@ -119,6 +133,10 @@ class TrainConfig:
     """Most bytes of tars in it; 0: no limit."""
     log_every: int = 20
     """Steps between two lines of the log."""
+    save_every: int = 0
+    """Steps between two checkpoints inside an epoch; 0: only at its end."""
+    keep: int = 1
+    """Earlier checkpoints kept beside last.pt; each takes as much disk, 490 MB for the paper's net."""
     tensorboard: bool = False
     """Also log for TensorBoard, in the run's folder tensorboard."""
     layer_scales: bool = False
@@ -156,6 +174,8 @@ class TrainConfig:
             "cache_bytes",
             "bottleneck",
             "trust",
+            "save_every",
+            "keep",
         ):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _check(self.seed < 2**32, "seed", self.seed, "below 4294967296")
@@ -166,6 +186,21 @@ class TrainConfig:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def config_from(values: Any, where: Path) -> TrainConfig:
+    """The configuration that the file `where` holds. Raises InputError for what this version does not know."""
+    if not isinstance(values, dict):
+        raise InputError(f"{where} is damaged: it holds no settings.")
+    if unknown := values.keys() - {field.name for field in fields(TrainConfig)}:
+        raise InputError(
+            f"{where} has settings that this version of alexnet-fast does not know ({', '.join(sorted(unknown))}): "
+            "it is of a newer one. Install that."
+        )
+    try:
+        return TrainConfig(**values)
+    except (InputError, TypeError) as error:
+        raise InputError(f"{where} holds settings that cannot be right: {error}") from error
 
 
 RECIPES = {

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ FLAGS = {
     " --scheduler --seed --size --split --src --strict --val-fraction --workers",
     "verify": "--json --quick --workers",
     "train": "--accumulate --arch --batch --cache --cache-size --compile --epochs --gpus --json --lr --order"
-    " --parallel --precision --recipe --resume --run --seed --set --shards --threads",
+    " --parallel --precision --recipe --resume --run --save-every --seed --set --shards --threads",
     "eval": "--cache --cache-size --devkit --gpus --json --per-class --predictions --shards --split --submission"
     " --views --weights",
     "predict": "--gpus --json --top --views",
@@ -287,17 +288,46 @@ def test_train_refuses_folders(tmp_path: Path, jpeg_shards: Path) -> None:
 def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
     resume = ("train", "--gpus", "0", "--resume")
     assert_refused("--resume needs --run: the folder of the run to go on with.", *resume)
-    assert_refused(
-        "--resume takes the run's own settings, so leave out batch, epochs. "
-        "Only --threads, --parallel, the cache and what is logged may differ.",
-        *(*resume, "--run", "run", "--epochs", "2", "--threads", "1", "--set", "batch=8"),
+    message = (
+        "run holds no run to resume. To begin one there that --resume goes on with later, give its settings too "
+        "(--recipe paper, say)."
     )
     for _ in range(2):  # no such folder, then an empty one
-        assert_refused("run has no last.pt to resume from. Start it without --resume.", *resume, "--run", "run")
+        assert_refused(message, *resume, "--run", "run", "--threads", "1")
         (tmp_path / "run").mkdir(exist_ok=True)
+    assert list((tmp_path / "run").iterdir()) == []
+    (tmp_path / "run" / "config.json").write_text('{"epochs": 3, "whirl": 1}')
+    message = (
+        "run/config.json has settings that this version of alexnet-fast does not know (whirl): it is of a newer one."
+    )
+    assert_refused(f"{message} Install that.", *resume, "--run", "run")
+    (tmp_path / "run" / "config.json").write_text('{"epochs": 3, "recipe": "paper"}')
+    assert_refused(
+        "run was begun with batch 128, epochs 3, and --resume goes on with the run's own settings: leave out batch, "
+        "epochs, or choose another --run. Only shards, threads, cache, cache_bytes, parallel, save_every, keep, "
+        "log_every, tensorboard, layer_scales may differ.",
+        *(*resume, "--run", "run", "--epochs", "2", "--recipe", "paper", "--save-every", "5", "--set", "batch=8"),
+    )
     (tmp_path / "run" / "last.pt").write_bytes(b"damaged")
     message = "run/last.pt cannot be read as a checkpoint: it is damaged or another program's."
     assert_refused(message, *resume, "--run", "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_before_training_is_a_line(number: signal.Signals, tmp_path: Path) -> None:
+    """While torch is imported."""
+    code = (
+        "import os, sys\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == 'torch': os.kill(os.getpid(), {int(number)})\n"
+        "from alexnet_fast.cli import main\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        f"main(['train', '--gpus', '0', '--run', {str(tmp_path / 'run')!r}])\n"
+    )
+    result = in_a_process("-c", code)
+    assert (result.returncode, result.stderr) == (0, "\nStopped before the first step; nothing to save.\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_eval_refuses_checkpoints(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from alexnet_fast.training import distributed, loop, runs
 from alexnet_fast.training.finite import Finite
 from alexnet_fast.training.metrics import Window
 from alexnet_fast.training.optim import make_optimizer
+from alexnet_fast.training.state import State
 
 pytestmark = pytest.mark.gpu
 
@@ -42,9 +43,9 @@ def test_the_step_never_waits_for_the_gpu(jpeg_shards: Path) -> None:
     device = torch.device("cuda", 0)
     config = make_config("fast", precision="bf16", hidden=256)
     model = bn(3, config).on(device)
-    state = loop.State(model, make_optimizer(model, config), torch.amp.GradScaler("cuda", enabled=False))
+    state = State(model, make_optimizer(model, config), torch.amp.GradScaler("cuda", enabled=False))
     first, second, *_ = batches(jpeg_shards, device)
-    window = Window(distributed.Topology(0, 1, device), Loader.__new__(Loader))
+    window = Window(distributed.Topology(0, 1, device), Loader.__new__(Loader), state.sums)
     finite = Finite(model, state.optimizer, config, alone=True)
     loop.train_step(model, state, first, config, 1.0)
     torch.cuda.synchronize()

@@ -55,10 +55,10 @@ def test_tensorboard_has_the_numbers_of_the_json_lines(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", interrupted(loop.train_step, 6))
         assert not loop.train(ALONE, config, run, resume=False).finished
-    with log.Log(run, STEPS, True) as killed:
+    with log.Log(run, STEPS, True, print) as killed:
         killed.add({"step": 7, "epoch": 1, "loss": 100.0})
         killed.add({"epoch": 2, "val_top1": 100.0})
-    assert loop.train(ALONE, runs.reopen(run, 1), run, resume=True).finished
+    assert loop.train(ALONE, runs.reopen(run, {"threads": 1}), run, resume=True).finished
 
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()

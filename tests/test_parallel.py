@@ -89,8 +89,10 @@ def folder(jpeg_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs NET-PARALLEL-PROCESSES of every net alone and of RUNS; `A-then-B` began under A and ended under B."""
     folder = tmp_path_factory.mktemp("runs")
 
-    def case(name: str, net: str = "paper", parallel: str = "data", stop_after: int = 0) -> dict[str, Any]:
-        config = asdict(settings(jpeg_shards, parallel=parallel, **NETS[net]))
+    def case(
+        name: str, net: str = "paper", parallel: str = "data", stop_after: int = 0, **overrides: Any
+    ) -> dict[str, Any]:
+        config = asdict(settings(jpeg_shards, parallel=parallel, **NETS[net], **overrides))
         return {"config": config, "run": str(folder / name), "stop_after": stop_after}
 
     for net in NETS:
@@ -98,7 +100,9 @@ def folder(jpeg_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(ALONE, **case("stopped", stop_after=3))
     for parallel in ("towers", "hybrid"):
         shutil.copytree(folder / "stopped", folder / f"one-then-{parallel}")
-    pairs = [case(f"{net}-{parallel}-2", net, parallel) for world, net, parallel in RUNS if world == 2]
+    train(ALONE, **case("one-then-two", "onetower", stop_after=3))
+    pairs = [case("accumulated", "onetower", accumulate=2), case("one-then-two", "onetower")]
+    pairs += [case(f"{net}-{parallel}-2", net, parallel) for world, net, parallel in RUNS if world == 2]
     for parallel in ("towers", "hybrid"):
         pairs.append(case(f"{parallel}-then-one", "paper", parallel, stop_after=5))
         pairs.append(case(f"one-then-{parallel}", "paper", parallel))
@@ -139,6 +143,12 @@ def test_a_split_network_trains_as_a_whole_one(world: int, net: str, parallel: s
 def test_a_checkpoint_goes_on_under_any_parallel(parallel: str, folder: Path) -> None:
     for name in (f"{parallel}-then-one", f"one-then-{parallel}"):
         assert_same(folder / name, folder / "paper-data-1")
+
+
+@pytest.mark.parametrize("name", ["accumulated", "one-then-two"])
+def test_two_processes_share_a_batch(name: str, folder: Path) -> None:
+    """Each in two parts; and from the middle of an epoch on, where one process stopped."""
+    assert_same(folder / name, folder / "onetower-data-1")
 
 
 def test_eval_reads_a_towers_run(folder: Path) -> None:

@@ -70,6 +70,7 @@ def test_a_run_learns_and_leaves_its_folder(jpeg_shards: Path, tmp_path: Path) -
         "log.jsonl",
         "last.pt",
         "best.pt",
+        "step-00000020.pt",  # the one before last.pt
     }
     steps = [line for line in log_of(tmp_path / "run") if "loss" in line]
     evaluations = [line for line in log_of(tmp_path / "run") if "val_top1" in line]
@@ -102,7 +103,7 @@ def test_resuming_equals_never_having_stopped(
     monkeypatch.setattr(loop, "train_step", interrupted(loop.train_step, stop_after))
     first = start(config, tmp_path / "parts")
     assert not first.finished
-    assert train(CPU, runs.reopen(tmp_path / "parts", None), tmp_path / "parts", resume=True).finished
+    assert train(CPU, runs.reopen(tmp_path / "parts", {}), tmp_path / "parts", resume=True).finished
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
@@ -124,7 +125,7 @@ def test_resuming_after_a_kill_leaves_one_line_a_step(jpeg_shards: Path, tmp_pat
     whole = (run / "log.jsonl").read_text()
     with (run / "log.jsonl").open("a") as file:
         file.write('{"step": 900, "epoch": 7, "loss": 1.0}\n{"epoch": 7, "val_top1": 3}\n{"step": 90')
-    assert train(CPU, runs.reopen(run, None), run, resume=True).finished
+    assert train(CPU, runs.reopen(run, {}), run, resume=True).finished
     assert (run / "log.jsonl").read_text() == whole
 
 
@@ -156,7 +157,7 @@ def test_two_processes_train_like_one(jpeg_shards: Path, tmp_path: Path) -> None
     assert [line.get("val_top1") for line in one] == [line.get("val_top1") for line in two]
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(jpeg_shards: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_and_says_how_to_go_on(jpeg_shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ["--epochs", "1000", "--batch", "16", "--set", "log_every=1", "--set", "hidden=256", "--run", str(run)]
     process = subprocess.Popen(
@@ -168,7 +169,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(jpeg_shards: Path, tmp_path: Path) -
     while not (run / "log.jsonl").exists():
         assert process.poll() is None, process.stderr
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert f"  alexnet-fast train --gpus 0 --run {quote(str(run))} --resume\n" in out

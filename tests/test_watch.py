@@ -25,6 +25,7 @@ from alexnet_fast.results import evaluate
 from alexnet_fast.shardset import ShardSet, Split
 from alexnet_fast.training import checkpoint, distributed, finite, loop, ranks, runs, stalls
 from alexnet_fast.training.distributed import Topology
+from alexnet_fast.training.state import State
 
 ALONE = Topology(0, 1, torch.device("cpu"))
 
@@ -34,7 +35,7 @@ def settings(shards: Path, **overrides: Any) -> TrainConfig:
     return make_config("paper", **{"shards": str(shards), **common, **overrides})
 
 
-def spoil(state: loop.State, layer: str, where: str) -> None:
+def spoil(state: State, layer: str, where: str) -> None:
     """From now on the layer's output, or the gradient of it, holds a NaN."""
 
     def forward(module: Any, inputs: Any, output: Tensor) -> Tensor:
@@ -47,10 +48,10 @@ def spoil(state: loop.State, layer: str, where: str) -> None:
 
 
 @contextmanager
-def step_spoilt(monkeypatch: pytest.MonkeyPatch, number: int, change: Callable[[loop.State], None]) -> Iterator[None]:
+def step_spoilt(monkeypatch: pytest.MonkeyPatch, number: int, change: Callable[[State], None]) -> Iterator[None]:
     real_step, taken = loop.train_step, 0
 
-    def step(model: Any, state: loop.State, *others: Any) -> Any:
+    def step(model: Any, state: State, *others: Any) -> Any:
         nonlocal taken
         taken += 1
         if taken == number:
@@ -75,7 +76,7 @@ def test_the_step_and_layer_that_are_not_finite_are_named(
 ) -> None:
     """Step 6 is the second of an epoch of 4 and not logged; what was saved before is whole."""
 
-    def change(state: loop.State) -> None:
+    def change(state: State) -> None:
         if where == "weights":
             state.model.layers()[layer].weight.data[0, 0, 0, 0] = torch.inf
         else:

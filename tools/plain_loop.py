@@ -26,9 +26,10 @@ from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.plan import training_rows
 from alexnet_fast.model.alexnet import bn
 from alexnet_fast.shardset import ShardSet
-from alexnet_fast.training.loop import State, best_precision, train_step
+from alexnet_fast.training.loop import best_precision, train_step
 from alexnet_fast.training.metrics import environment
 from alexnet_fast.training.optim import make_optimizer
+from alexnet_fast.training.state import State
 
 CPU = torch.device("cpu")
 Step = Callable[[], float]

@@ -38,6 +38,10 @@ class Member:
     mean: list[float]
 
 
+class Stopped(Exception):
+    """The evaluation was stopped before its end."""
+
+
 def evaluate(
     models: list[nn.Module],
     split: Split,
@@ -49,6 +53,7 @@ def evaluate(
     dtype: torch.dtype = torch.float32,
     threads: int = 2,
     progress: Callable[[int], None] = lambda images: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Accuracy:
     """Counts every image once, whatever the number of processes: nothing is padded or dropped.
 
@@ -56,18 +61,23 @@ def evaluate(
 
     `views`: 1, the central crop; 10, corners and centre and their mirror images, softmax averaged (the paper's
     section 4.1). `dtype`: what the network computes in. `crop`: side of the network's input, pixels.
-    `progress` is told the number of images this process has done.
+    `progress` is told the number of images this process has done; raises Stopped, in all processes, when `stopped`
+    says so in one.
     """
     members = [Member(model, crop, pixels.mean) for model in models]
     scores = Scores(members, split, topology, views=views, dtype=dtype, threads=threads)
     counts = torch.zeros(3, dtype=torch.int64, device=topology.device)
-    done = 0
+    done, stop = 0, False
     for batch, each in scores:
         counts += count_correct(each.mean(0), batch.labels)
         done += len(batch.labels)
         progress(done)
-    damaged = torch.tensor([len(scores.damaged)], device=topology.device)
-    top1, top5, images, unread = sum_over_processes(torch.cat([counts, damaged]), topology).tolist()
+        if stop := stopped():
+            break
+    others = torch.tensor([len(scores.damaged), int(stop)], device=topology.device)
+    top1, top5, images, unread, stops = sum_over_processes(torch.cat([counts, others]), topology).tolist()
+    if stops and images < len(split):
+        raise Stopped
     if images != len(split):
         raise AssertionError(f"evaluated {images} of {len(split)} images")
     return Accuracy(100 * top1 / images, 100 * top5 / images, images, views, unread)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,28 @@ from alexnet_fast.errors import InputError
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A temporary name in the folder of `path`, with its suffix; renamed to `path` when the block ends well."""
+    """A temporary name in the folder of `path`, with its suffix; renamed to `path` when the block ends well.
+
+    File and name are on the disk then: neither is lost when the power fails.
+    """
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
         yield temporary
+        _flush(temporary)
         os.replace(temporary, path)
+        with suppress(OSError):  # not every file system flushes folders
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """To the disk: a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_target(path: Path | None, option: str, suffixes: tuple[str, ...]) -> None:

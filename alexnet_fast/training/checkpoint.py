@@ -1,41 +1,106 @@
-"""Checkpoints: written atomically, read without running code from the file."""
+"""Checkpoints: written whole or not at all, checked and read without running code from the file."""
 
 from __future__ import annotations
 
-import os
+import io
+import re
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
-from alexnet_fast.config import TrainConfig
+from alexnet_fast.config import TrainConfig, config_from
 from alexnet_fast.errors import InputError
 from alexnet_fast.model.alexnet import AlexNet, build
+from alexnet_fast.results.files import written
 
 VERSION = 2
+"""Of the layout: what is under which key."""
+
+
+class DamagedError(InputError):
+    """A file whose bytes are not those that were written."""
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes under a temporary name, flushes to disk, renames: `path` is always a whole checkpoint."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        torch.save({"alexnet_fast": VERSION, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """`path` is a whole checkpoint before and after, and stays one when the power fails.
+
+    Raises OSError, naming the size, when it cannot be written.
+    """
+    with written(path) as temporary, temporary.open("wb") as file:
+        sink = _Sink(file)
+        torch.save({"alexnet_fast": VERSION, **state}, cast(IO[bytes], sink))
+        if sink.error:
+            reason = f"{sink.error.strerror} (the file takes {sink.size / 1e6:,.1f} MB)"
+            raise OSError(sink.error.errno, reason) from sink.error
+
+
+class _Sink(io.RawIOBase):
+    """Takes all that torch writes and keeps the first error, of which torch would make one of its own."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.size = file, 0
+        self.error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        self.size += len(data)
+        try:
+            if self.error is None:
+                self._file.write(data)
+        except OSError as error:
+            self.error = error
+        return len(data)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Raises InputError when `path` is missing, damaged, or no checkpoint of this program."""
+    """Raises InputError when `path` is missing or no checkpoint of this version; DamagedError when it is damaged.
+
+    Every byte that is read is compared with its checksum (torch does not).
+    """
     if not path.is_file():
         raise InputError(f"{path} does not exist. Name a run folder, or a checkpoint (last.pt or best.pt) in it.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises many kinds on a damaged file
-        raise InputError(f"{path} cannot be read as a checkpoint: it is damaged or another program's.") from error
+        with zipfile.ZipFile(path) as archive:
+            if (member := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(member)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # zipfile and torch raise many kinds on a damaged file
+        raise DamagedError(f"{path} cannot be read as a checkpoint: it is damaged or another program's.") from error
     if not isinstance(state, dict) or state.get("alexnet_fast") != VERSION:
         raise InputError(f"{path} is not a checkpoint of this version of alexnet-fast.")
+    if "config" in state:
+        config_from(state["config"], path)
     return state
+
+
+def kept_path(run: Path, step: int) -> Path:
+    return run / f"step-{step:08d}.pt"
+
+
+def kept(run: Path) -> dict[int, Path]:
+    """The earlier checkpoints beside last.pt, by the run's step."""
+    matches = [(re.fullmatch(r"step-(\d+)\.pt", path.name), path) for path in run.iterdir()]
+    return {int(match[1]): path for match, path in matches if match}
+
+
+def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Path and content of last.pt; where it is damaged or not there, of the newest whole one kept; None without any.
+
+    Raises DamagedError when all are damaged, InputError when one is of another version.
+    """
+    damaged = None
+    for path in [run / "last.pt", *(path for _, path in sorted(kept(run).items(), reverse=True))]:
+        try:
+            if path.exists():
+                return path, load(path)
+        except DamagedError as error:
+            damaged = damaged or error
+    if damaged:
+        raise damaged
+    return None
 
 
 def find(path: Path) -> Path:
@@ -71,7 +136,6 @@ def start_from(model: AlexNet, path: Path, classes: list[dict[str, str]], *, con
 
 def build_model(state: dict[str, Any]) -> AlexNet:
     """The network of a checkpoint, its weights loaded, in evaluation mode."""
-    config = TrainConfig(**state["config"])
-    model = build(len(state["classes"]), config)
+    model = build(len(state["classes"]), TrainConfig(**state["config"]))
     model.load_state_dict(state["model"])
     return model.eval()

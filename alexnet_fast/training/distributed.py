@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import active_children
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,9 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.training import signals
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -78,20 +81,20 @@ def run(worker: Callable[..., Any], gpus: int, *args: Any) -> Any:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if results.empty():  # a second Ctrl-C, which does not wait for a checkpoint
-        raise KeyboardInterrupt
+    if results.empty():  # told to stop before training began, which the first one has said
+        sys.exit(0)
     result = results.get()
-    if isinstance(result, Exception):
+    if isinstance(result, BaseException):
         raise result
     return result
 
 
 def _spawned(rank: int, worker: Callable[..., Any], gpus: int, args: tuple[Any, ...], results: Any) -> None:
-    os.environ["LOCAL_RANK"] = str(rank)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     try:
-        result = _work(worker, gpus, rank, gpus, args)
-    except (InputError, TrainingError, OSError) as error:
+        with signals.start_up():
+            result = _work(worker, gpus, rank, gpus, args)
+    except (InputError, TrainingError, OSError, KeyboardInterrupt) as error:
         results.put(error)
         sys.exit(1)  # the others may wait for this process: the parent ends them
     if rank == 0:
@@ -115,6 +118,11 @@ def _work(worker: Callable[..., Any], gpus: int, rank: int, world: int, args: tu
     )
     try:
         return worker(Topology(rank, world, device), *args)
+    except RuntimeError as error:
+        if is_of_peers(error):
+            reason = str(error).splitlines()[0]
+            raise TrainingError(f"another process, or its machine, has ended: {reason}") from error
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -140,14 +148,25 @@ def average_gradients(model: nn.Module, topology: Topology, config: TrainConfig)
     return wrapped
 
 
-def processes(gpus: int) -> int:
-    """How many `run` will have."""
-    return int(os.environ["WORLD_SIZE"]) if started_by_torchrun() else max(gpus, 1)
-
-
 def without_sync(model: nn.Module) -> AbstractContextManager[None]:
     """Within it, `average_gradients`' model adds to this process' gradients; a later pass averages."""
     return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
+
+
+def from_first(call: Callable[[], T], topology: Topology) -> T:
+    """What `call` returns in the first process, in all of them; its InputError or OSError is raised in all."""
+    answer: list[Any] = [None, None]
+    if topology.first:
+        try:
+            answer[0] = call()
+        except (InputError, OSError) as error:
+            answer[1] = error
+    if topology.world > 1:
+        dist.broadcast_object_list(answer, 0)
+    if answer[1] is not None:
+        raise answer[1]
+    result: T = answer[0]
+    return result
 
 
 def sum_over_processes(values: Tensor, topology: Topology) -> Tensor:
@@ -186,25 +205,6 @@ def share_buffers(model: nn.Module, topology: Topology) -> None:
 def barrier(topology: Topology) -> None:
     if topology.world > 1:
         dist.barrier()
-
-
-@contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether Ctrl-C or SIGTERM came; a second one ends the process at once."""
-    came = False
-
-    def note(number: int, _: Any) -> None:
-        nonlocal came
-        if came:
-            raise KeyboardInterrupt
-        came = True
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _device(gpus: int, local_rank: int) -> torch.device:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.results.files import written
 
 
 def check_tensorboard(wanted: bool) -> None:
@@ -21,12 +24,14 @@ def check_tensorboard(wanted: bool) -> None:
 class Log:
     """`run`/log.jsonl, and with `tensorboard` events in `run`/tensorboard. `steps`: of an epoch.
 
-    Opens nothing before it is written to, which only the first process does.
+    Opens nothing before it is written to, which only the first process does. What cannot be written (a full disk) is
+    told to `say`, kept, and written with a later line.
     """
 
-    def __init__(self, run: Path, steps: int, tensorboard: bool) -> None:
-        self._path, self._steps, self._tensorboard = run / "log.jsonl", steps, tensorboard
+    def __init__(self, run: Path, steps: int, tensorboard: bool, say: Callable[[str], None]) -> None:
+        self._path, self._steps, self._tensorboard, self._say = run / "log.jsonl", steps, tensorboard, say
         self._purge_step: int | None = None
+        self._waiting: list[str] = []
 
     def __enter__(self) -> Log:
         return self
@@ -38,8 +43,7 @@ class Log:
     def add(self, line: dict[str, Any]) -> None:
         """Numbers of the step `step`, or else after `epoch` epochs; a dict in it holds one a layer."""
         line = {key: round(value, 5) if isinstance(value, float) else value for key, value in line.items()}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self._write(json.dumps(line) + "\n")
         if not self._tensorboard:
             return
         step = line["step"] if "step" in line else line["epoch"] * self._steps
@@ -50,6 +54,24 @@ class Log:
                     self._events.add_scalar(f"{key}/{layer}" if layer else key, number, step)
         self._events.flush()
 
+    def _write(self, line: str) -> None:
+        told = bool(self._waiting)
+        self._waiting.append(line)
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                end, lines = file.tell(), "".join(self._waiting).encode()
+                try:
+                    if file.write(lines) < len(lines):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    file.truncate(end)  # no half line
+                    raise
+        except OSError as error:
+            if not told:
+                self._say(f"{self._path} cannot be written: {error.strerror}. Its lines wait in memory.")
+        else:
+            self._waiting.clear()
+
     def cut(self, step: int, epoch: int) -> None:
         """Takes out what came after `step` and `epoch`: a killed run may have logged past its checkpoint."""
         self._purge_step = step + 1
@@ -57,9 +79,8 @@ class Log:
             return
         lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if _is_before(line, step, epoch)]
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self._path)
+        with written(self._path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
 
     @cached_property
     def _events(self) -> Any:

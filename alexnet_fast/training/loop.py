@@ -6,39 +6,41 @@ import math
 import os
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alexnet_fast.config import TrainConfig
+from alexnet_fast.config import FREE, TrainConfig, config_from
 from alexnet_fast.console import Progress, Quiet
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import Window, steps_per_epoch, training_rows
-from alexnet_fast.model.alexnet import AlexNet, build
-from alexnet_fast.results.evaluate import damage_note, evaluate
-from alexnet_fast.shardset import ShardSet
+from alexnet_fast.model.alexnet import build
+from alexnet_fast.results.evaluate import Stopped, damage_note, evaluate
+from alexnet_fast.shardset import Pixels, ShardSet, Split
 from alexnet_fast.training import checkpoint, metrics
 from alexnet_fast.training.distributed import (
     Topology,
     any_stopped,
     barrier,
+    from_first,
     share_buffers,
-    stop_signals,
     without_sync,
 )
-from alexnet_fast.training.finite import Finite, check_weights
+from alexnet_fast.training.finite import Finite
 from alexnet_fast.training.log import Log
 from alexnet_fast.training.optim import make_optimizer, set_learning_rates
 from alexnet_fast.training.placement import place
 from alexnet_fast.training.ranks import Ranks
+from alexnet_fast.training.saver import Saver
 from alexnet_fast.training.scales import Scales
+from alexnet_fast.training.signals import stop_signals
 from alexnet_fast.training.stalls import watched
+from alexnet_fast.training.state import State, restore
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """What the network computes in, by the setting `precision`."""
@@ -58,25 +60,16 @@ class Result:
     finished: bool = True
 
 
-@dataclass
-class State:
-    """All that changes while training; of a network split over processes, this one's part."""
-
-    model: AlexNet
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    epoch: int = 0
-    step: int = 0
-    top1s: list[float] = field(default_factory=list)
-    """Validation top-1 after each epoch so far, per cent."""
-
-
 def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> Result:
-    """Trains `config` in the run folder `run`; `resume` goes on from its last checkpoint.
+    """Trains `config` in the run folder `run`; `resume` goes on from its newest checkpoint, if there is one.
 
     Ctrl-C or SIGTERM saves and returns. Raises InputError for shards that do not fit the configuration,
-    TrainingError when the loss is not finite.
+    TrainingError when the loss is not finite or the last checkpoint could not be saved.
     """
+    newest = from_first(lambda: checkpoint.newest(run), topology) if resume else None
+    if newest:
+        saved_config = config_from(newest[1]["config"], newest[0])
+        config = replace(saved_config, **{name: getattr(config, name) for name in FREE})
     shards = ShardSet(config.shards, config.cache, config.cache_bytes or None)
     split, pixels, classes = shards.split("train"), shards.manifest.pixels, shards.manifest.classes
     if config.order == "random":
@@ -89,16 +82,23 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             f"{config.shards} has no val split to tell when the top-1 stalls. "
             "Shard with --val-fraction 0.1, or give --set schedule=steps."
         )
-    dtype = DTYPES[config.precision]
+    about = {
+        "config": config.as_dict(),
+        "classes": classes,
+        "pixels": vars(pixels),
+        "size": split.size,
+        "tars": [tar.sha256 for tar in shards.manifest.splits["train"]],
+    }
 
     state = begin(config, len(classes), topology.device)
-    log = Log(run, steps, config.tensorboard)
-    if resume:
-        _restore(state, run)
-        if topology.first:
-            log.cut(state.epoch * steps + state.step, state.epoch)
+    if newest:
+        path, saved = newest
+        if saved.get("tars") != about["tars"]:
+            raise InputError(f"{config.shards} is not the shard set that {path} was trained on. Give that as --shards.")
+        restore(state, saved, path)
     elif config.init:
         checkpoint.start_from(state.model, Path(config.init), classes, conv_only=config.init_layers == "conv")
+    done = state.epoch * steps + state.step
     if config.compile:
         # On a GPU with CUDA graphs, which pay where a step's kernels are short. Not measured: no GPU was at hand.
         state.model.compile(mode="reduce-overhead" if topology.device.type == "cuda" else None)
@@ -113,53 +113,70 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
 
     finite = Finite(state.model, state.optimizer, config, alone=config.parallel == "data" or topology.world == 1)
     scales = Scales(state.model, state.optimizer, topology, config)
-
-    def save(name: str, everything: bool) -> None:
-        model, optimizer = placed.whole()
-        check_weights(model)
-        if topology.first:
-            whole = replace(state, model=model, optimizer=optimizer)
-            what = _snapshot(whole) if everything else {"model": model.state_dict()}
-            about = {
-                "config": config.as_dict(),
-                "classes": classes,
-                "pixels": vars(pixels),
-                "size": split.size,
-                "epoch": state.epoch,
-            }
-            checkpoint.save(run / name, {**what, **about})
-
-    progress = (Progress if topology.first else Quiet)(
-        "training", config.epochs * steps, state.epoch * steps + state.step
+    progress = (Progress if topology.first else Quiet)("training", config.epochs * steps, done)
+    log = Log(run, steps, config.tensorboard, progress.say)
+    if resume and topology.first:
+        log.cut(done, state.epoch)
+    whole_last = newest is not None and newest[0].name == "last.pt"
+    if newest:
+        why = "" if whole_last else f"; {run / 'last.pt'} is damaged or gone"
+        progress.say(f"going on from {newest[0]}: epoch {state.epoch + 1}, {done:,} steps done{why}")
+    saver = Saver(
+        run=run,
+        keep=config.keep,
+        placed=placed,
+        first=topology.first,
+        about=about,
+        say=progress.say,
+        previous=done if whole_last else None,
+        best_top1=max(state.top1s, default=-1.0),
     )
-    loader = Loader(
-        split,
-        pixels,
-        training_rows(
-            len(split),
-            config.batch,
-            config.seed,
-            margin=split.size - config.crop,
-            colour_std=config.colour_std,
-            colour_epochs=config.colour_off * config.epochs,
-            crops=config.crops,
-            window=Window(split.index["shard"], config.window) if config.order == "window" else None,
-            rank=data.rank,
-            world=data.world,
-            epochs=range(state.epoch, config.epochs),
-            first_step=state.step,
-        ),
-        max_batch=-(-config.batch // data.world),
-        crop=config.crop,
-        device=topology.device,
-        dtype=dtype,
-        threads=config.threads,
-    )
-    window = metrics.Window(topology, loader)
-    top1: float | None = None
+    loader = _batches(split, pixels, config, topology, data, state)
+    window = metrics.Window(topology, loader, state.sums)
     told: list[str] = []
+
+    def end_epoch(train_loss: str) -> bool:
+        """Evaluates and keeps the best; whether that was stopped, so that it is still to come."""
+        if val is not None:
+            model, _ = placed.whole()
+            share_buffers(model, topology)
+            try:
+                accuracy = evaluate(
+                    [model],
+                    val,
+                    pixels,
+                    topology,
+                    crop=config.crop,
+                    dtype=DTYPES[config.precision],
+                    threads=config.threads,
+                    stopped=stopped,
+                )
+            except Stopped:
+                return True
+            scores = {"epoch": state.epoch + 1, "val_top1": accuracy.top1, "val_top5": accuracy.top5}
+            if topology.first:
+                log.add(scores)
+            progress.say(
+                f"epoch {state.epoch + 1:3d}  val top-1 {accuracy.top1:5.2f} %  top-5 {accuracy.top5:5.2f} %"
+                + train_loss
+                + damage_note(accuracy)
+            )
+            state.top1s.append(accuracy.top1)
+        state.epoch, state.step = state.epoch + 1, 0
+        if val is not None:
+            saver.best(state, accuracy.top1)
+        return False
+
+    def save() -> None:
+        state.sums = window.pending()
+        saver.last(state, done)
+
     with stop_signals() as stopped, progress, log, Ranks(topology):
-        for batch in watched(loader, topology):
+        stop = False
+        if state.step == steps:  # stopped in this epoch's evaluation
+            stop = end_epoch("")
+            save()
+        for batch in () if stop else watched(loader, topology):
             window.begin()
             # --- the step: nothing here waits for the device
             state.epoch, state.step = batch.rows.epoch, batch.rows.step
@@ -167,65 +184,73 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             set_learning_rates(state.optimizer, config, done / steps, state.top1s)
             torch.manual_seed(step_seed(config.seed, done, placed.dropout_rank))
             share = len(batch.labels) * data.world * steps / len(split)
-            end_of_epoch = state.step + 1 == steps
-            is_logged = (done + 1) % config.log_every == 0 or end_of_epoch
+            ended = state.step + 1 == steps
+            is_logged = (done + 1) % config.log_every == 0 or ended
             scales.begin(is_logged)
             sums = train_step(placed.wrapped, state, batch, config, share)
-            finite.look(sums[0], done + 1, batch)
             if placed.counts:
                 window.add(*sums, len(batch.labels))
-            state.step += 1
-            progress.advance(done + 1)
+            state.step, done = state.step + 1, done + 1
+            finite.look(sums[0], done, batch)
+            progress.advance(done)
 
             # --- now and then: log, evaluate, save
             stop = any_stopped(stopped(), topology)
-            if is_logged or stop:
+            if is_logged:
                 line, stop = window.read(stopped())
                 finite.check(batch)
                 for name in list(loader.damaged.values())[len(told) :]:
                     told.append(name)
                     note = f"damaged, so its neighbour is seen instead: {name}"
                     progress.say(note) if topology.first else print(note, file=sys.stderr)
-                _say_if_stuck(line["loss"], done + 1, len(classes), progress)
+                _say_if_stuck(line["loss"], done, len(classes), progress)
                 measured = scales.read()
                 if topology.first:
-                    log.add({"step": done + 1, "epoch": state.epoch, **line, "damaged": len(told), **measured})
-                progress.update(done + 1, _describe(line, state.epoch, config.epochs))
+                    log.add({"step": done, "epoch": state.epoch, **line, "damaged": len(told), **measured})
+                progress.update(done, _describe(line, state.epoch, config.epochs))
             started = perf_counter()
-            if end_of_epoch:
-                state.epoch, state.step = state.epoch + 1, 0
-                if val is not None:
-                    model, _ = placed.whole()
-                    share_buffers(model, topology)
-                    accuracy = evaluate(
-                        [model],
-                        val,
-                        pixels,
-                        topology,
-                        crop=config.crop,
-                        dtype=dtype,
-                        threads=config.threads,
-                    )
-                    top1 = accuracy.top1
-                    scores = {"epoch": state.epoch, "val_top1": accuracy.top1, "val_top5": accuracy.top5}
-                    if topology.first:
-                        log.add(scores)
-                    progress.say(
-                        f"epoch {state.epoch:3d}  val top-1 {accuracy.top1:5.2f} %  top-5 {accuracy.top5:5.2f} %  "
-                        f"train loss {line['loss']:.3f}  {line['images_per_second']:,.0f} images/s"
-                        + damage_note(accuracy)
-                    )
-                    state.top1s.append(top1)
-                    if top1 > max(state.top1s[:-1], default=-1.0):
-                        save("best.pt", everything=False)
-            if end_of_epoch or stop:
-                save("last.pt", everything=True)
+            if ended:
+                rate = f"  train loss {line['loss']:.3f}  {line['images_per_second']:,.0f} images/s"
+                stop = end_epoch(rate) or stop
+            if ended or stop or (config.save_every and done % config.save_every == 0):
+                save()
             window.pause(perf_counter() - started)
             if stop:
                 break
         barrier(topology)
-    finished = state.epoch == config.epochs
-    return Result(str(run), state.epoch, max(state.top1s, default=None), top1, *window.totals(), finished=finished)
+    saver.check()
+    best, last = max(state.top1s, default=None), state.top1s[-1] if state.top1s else None
+    return Result(str(run), state.epoch, best, last, *window.totals(), finished=state.epoch == config.epochs)
+
+
+def _batches(
+    split: Split, pixels: Pixels, config: TrainConfig, topology: Topology, data: Topology, state: State
+) -> Loader:
+    """This process' part, `data`, of every step from where `state` is."""
+    rows = training_rows(
+        len(split),
+        config.batch,
+        config.seed,
+        margin=split.size - config.crop,
+        colour_std=config.colour_std,
+        colour_epochs=config.colour_off * config.epochs,
+        crops=config.crops,
+        window=Window(split.index["shard"], config.window) if config.order == "window" else None,
+        rank=data.rank,
+        world=data.world,
+        epochs=range(state.epoch, config.epochs),
+        first_step=state.step,
+    )
+    return Loader(
+        split,
+        pixels,
+        rows,
+        max_batch=-(-config.batch // data.world),
+        crop=config.crop,
+        device=topology.device,
+        dtype=DTYPES[config.precision],
+        threads=config.threads,
+    )
 
 
 def begin(config: TrainConfig, classes: int, device: torch.device) -> State:
@@ -289,24 +314,6 @@ def best_precision(device: torch.device) -> str:
 def step_seed(seed: int, step: int, rank: int) -> int:
     """Of dropout: a function of where the run is, so that a resumed run draws the same masks."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
-
-
-def _snapshot(state: State) -> dict[str, Any]:
-    return {
-        "model": state.model.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "scaler": state.scaler.state_dict(),
-        "step": state.step,
-        "top1s": state.top1s,
-    }
-
-
-def _restore(state: State, run: Path) -> None:
-    saved = checkpoint.load(run / "last.pt")
-    state.model.load_state_dict(saved["model"])
-    state.optimizer.load_state_dict(saved["optimizer"])
-    state.scaler.load_state_dict(saved["scaler"])
-    state.epoch, state.step, state.top1s = saved["epoch"], saved["step"], saved["top1s"]
 
 
 def _say_if_stuck(loss: float, step: int, classes: int, progress: Progress) -> None:

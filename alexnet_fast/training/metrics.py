@@ -17,6 +17,7 @@ from torch import Tensor
 
 from alexnet_fast import __version__
 from alexnet_fast.loading.loader import Loader
+from alexnet_fast.results.files import written
 from alexnet_fast.training.distributed import Topology, sum_over_processes
 
 PACKAGES = (
@@ -61,18 +62,21 @@ def peak_gib(device: torch.device) -> float:
 
 
 def write_json(path: Path, body: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with written(path) as temporary:
+        temporary.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
 
 class Window:
-    """Sums over the steps since the last log line, on the device, and time over the whole run."""
+    """Sums over the steps since the last log line, on the device, and time over the whole run.
 
-    def __init__(self, topology: Topology, loader: Loader) -> None:
+    `sums`: what `pending` gave when the run was saved.
+    """
+
+    def __init__(self, topology: Topology, loader: Loader, sums: list[float]) -> None:
         self._topology, self._loader = topology, loader
-        self._sums = torch.zeros(2, dtype=torch.float64, device=topology.device)
-        self._new_images = 0
+        before = sums if topology.first else [0.0, 0.0, 0.0]
+        self._sums = torch.tensor(before[:2], dtype=torch.float64, device=topology.device)
+        self._old_images, self._new_images = before[2], 0
         self._started: float | None = None
         self._waited_before = 0.0
         self._images = self._seconds = self._waited = 0.0
@@ -86,6 +90,12 @@ class Window:
         self._sums += torch.stack([loss.double(), correct.double()])
         self._new_images += images
 
+    def pending(self) -> list[float]:
+        """Loss, correct images and images since the last line, over all processes, which call it together."""
+        sums = torch.cat([self._sums, self._sums.new_tensor([self._old_images + self._new_images])])
+        totals: list[float] = sum_over_processes(sums, self._topology).tolist()
+        return totals
+
     def pause(self, seconds: float) -> None:
         """Leaves out time spent on something else."""
         assert self._started is not None
@@ -93,22 +103,24 @@ class Window:
 
     def read(self, stop: bool) -> tuple[dict[str, float], bool]:
         """The log line of the steps since the last call; and whether any process was told to stop."""
-        sums = torch.cat([self._sums, self._sums.new_tensor([float(self._new_images), float(stop)])])
-        loss, correct, images, stops = sum_over_processes(sums, self._topology).tolist()
+        more = [self._old_images, float(self._new_images), float(stop)]
+        sums = torch.cat([self._sums, self._sums.new_tensor(more)])
+        loss, correct, old_images, new_images, stops = sum_over_processes(sums, self._topology).tolist()
         assert self._started is not None
         seconds = perf_counter() - self._started
         waited = self._loader.wait_seconds - self._waited_before
         self._images, self._seconds, self._waited = (
-            self._images + images,
+            self._images + new_images,
             self._seconds + seconds,
             self._waited + waited,
         )
-        self._sums, self._new_images = torch.zeros_like(self._sums), 0
+        self._sums, self._old_images, self._new_images = torch.zeros_like(self._sums), 0.0, 0
         self._started, self._waited_before = perf_counter(), self._loader.wait_seconds
+        images = old_images + new_images
         line = {
             "loss": loss / images,
             "top1": 100 * correct / images,
-            "images_per_second": images / seconds,
+            "images_per_second": new_images / seconds,
             "data_wait": waited / seconds,
             "peak_gib": peak_gib(self._topology.device),
         }

@@ -1,19 +1,41 @@
-"""A run folder: made once, with its configuration and environment; or opened to go on."""
+"""A run folder: begun with its settings or opened to go on, and trained in by one trainer at a time."""
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from alexnet_fast.config import TrainConfig
+from alexnet_fast.config import FREE, TrainConfig, config_from, make_config
 from alexnet_fast.errors import InputError
-from alexnet_fast.training import checkpoint, metrics
+from alexnet_fast.shardset import ShardSet
+from alexnet_fast.training import loop, metrics
+from alexnet_fast.training.distributed import Topology, from_first
+from alexnet_fast.training.log import check_tensorboard
+from alexnet_fast.training.placement import check_processes
 
 
 def default_folder(config: TrainConfig) -> Path:
     return Path("runs") / f"{config.recipe}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def train_in(topology: Topology, run: Path, given: dict[str, Any], resume: bool) -> loop.Result:
+    """`loop.train` of the settings `given`, by name, in the folder `run`.
+
+    `resume` goes on with the run that is there, or begins it: the same command does both, so that a launcher may
+    start it again and again. Raises InputError, also for settings that are not the run's and while another trains in
+    it; TrainingError as `loop.train`.
+    """
+    config, goes_on = from_first(lambda: _open(run, given, resume, topology.world), topology)
+    with _only_trainer(run, topology):
+        return loop.train(topology, config, run, goes_on)
 
 
 def create(run: Path, config: TrainConfig) -> None:
@@ -24,14 +46,71 @@ def create(run: Path, config: TrainConfig) -> None:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{run} cannot be made ({error.strerror}). Choose another --run.") from error
-    metrics.write_json(run / "config.json", config.as_dict())
     metrics.write_json(run / "environment.json", metrics.environment())
+    metrics.write_json(run / "config.json", config.as_dict())
 
 
-def reopen(run: Path, threads: int | None = None, **machine: Any) -> TrainConfig:
-    """The configuration of the run's last checkpoint; threads, the cache, `parallel` and what is logged may
-    differ, nothing that changes the result may."""
-    if not (run / "last.pt").is_file():
-        raise InputError(f"{run} has no last.pt to resume from. Start it without --resume.")
-    config = TrainConfig(**checkpoint.load(run / "last.pt")["config"])
-    return replace(config, threads=threads or 0, **machine)
+def reopen(run: Path, given: dict[str, Any]) -> TrainConfig:
+    """The settings that the run was begun with; of those `given`, only FREE ones may differ (InputError)."""
+    path = run / "config.json"
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError:
+        values = None
+    config = config_from(values, path)
+    changed = {name: value for name, value in given.items() if getattr(config, name) != value}
+    if fixed := sorted(changed.keys() - set(FREE)):
+        own = ", ".join(f"{name} {getattr(config, name)}" for name in fixed)
+        raise InputError(
+            f"{run} was begun with {own}, and --resume goes on with the run's own settings: leave out "
+            f"{', '.join(fixed)}, or choose another --run. Only {', '.join(FREE)} may differ."
+        )
+    return replace(config, **changed)
+
+
+def _open(run: Path, given: dict[str, Any], resume: bool, world: int) -> tuple[TrainConfig, bool]:
+    """The configuration, and whether it goes on."""
+    if resume and (run / "config.json").exists():
+        config = reopen(run, given)
+        check_tensorboard(config.tensorboard)
+        return config, True
+    if resume and not given.keys() - set(FREE):  # most likely a mistyped name
+        raise InputError(
+            f"{run} holds no run to resume. To begin one there that --resume goes on with later, give its settings "
+            "too (--recipe paper, say)."
+        )
+    config = make_config(**{"recipe": "paper", **given})
+    check_processes(config, world)
+    check_tensorboard(config.tensorboard)
+    ShardSet(config.shards, config.cache, config.cache_bytes or None)  # an error before there is a folder
+    create(run, config)
+    return config, False
+
+
+@contextmanager
+def _only_trainer(run: Path, topology: Topology) -> Iterator[None]:
+    """Raises InputError, in every process, while another trainer has the run."""
+    with ExitStack() as stack:
+        from_first(lambda: stack.enter_context(_locked(run)), topology)
+        yield
+
+
+@contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    """A lock of this process on `run`/.lock, seen by other machines where the file system passes locks on; the file
+    stays, the lock goes with the process, however it ends."""
+    with (run / ".lock").open("a+b", buffering=0) as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            raise InputError(
+                f"{run} is being trained already, by {file.read().decode().strip()}. Stop that one first, or choose "
+                f"another --run. If that machine is gone for good, delete {run / '.lock'}."
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        with suppress(OSError):  # a full disk: only the message above would say less
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
