@@ -33,7 +33,7 @@ FLAGS = {
     "export": "--json",
     "import": "--classes --json --mean --shards",
     "bench": "--arch --batch --crop --gpus --json --picture --precision --recipe --shards --threads --turns",
-    "demo": "--json --out",
+    "demo": "--epochs --json --out",
     "report": "--json --out",
 }
 """Scripts rely on them: take none away, and add new ones here."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_fast.config import TrainConfig
+from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
 from alexnet_fast.training import checkpoint, metrics
 
@@ -25,7 +26,7 @@ def create(run: Path, config: TrainConfig) -> None:
     except OSError as error:
         raise InputError(f"{run} cannot be made ({error.strerror}). Choose another --run.") from error
     metrics.write_json(run / "config.json", config.as_dict())
-    metrics.write_json(run / "environment.json", metrics.environment())
+    metrics.write_json(run / "environment.json", environment())
 
 
 def reopen(run: Path, threads: int | None = None, **machine: Any) -> TrainConfig:
