@@ -31,7 +31,7 @@ from alexnet_fast.bench.run import synthetic
 from alexnet_fast.config import TrainConfig, make_config
 from alexnet_fast.environment import environment
 from alexnet_fast.loading.memory import keep_freed_memory
-from alexnet_fast.training import distributed, machine, loop, placement
+from alexnet_fast.training import distributed, loop, machine, placement
 from alexnet_fast.training.distributed import Topology
 from tools.scaling import BACKWARD, net_of, sent
 

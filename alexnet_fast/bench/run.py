@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from alexnet_fast.bench.advice import Setup
 from alexnet_fast.bench.report import STAGES, Report
 from alexnet_fast.config import TrainConfig
-from alexnet_fast.environment import cores
 from alexnet_fast.console import Progress
+from alexnet_fast.environment import cores
 from alexnet_fast.loading.loader import PREFETCH, Batch, Loader
 from alexnet_fast.loading.memory import keep_freed_memory
 from alexnet_fast.loading.plan import Rows, training_rows

@@ -260,7 +260,7 @@ class _UnderWay:
 
 def check_dali() -> None:
     """Raises InputError where DALI, which decodes JPEGs, is not installed."""
-    if find_spec("nvidia") is None or find_spec("nvidia.dali") is None:
+    if find_spec("nvidia") is None or find_spec("nvidia.dali") is None:  # nvidia: other wheels may bring it
         raise InputError(
             f"DALI, which decodes the JPEGs of training, is not installed here ({platform.system()} on "
             f"{platform.machine()}). NVIDIA has wheels for Linux with glibc on x86_64 and aarch64: there, pip install "
