@@ -22,13 +22,14 @@ ENV PATH=/opt/venv/bin:$PATH
 ARG EXTRAS="parquet cluster s3 http export"
 RUN --mount=type=bind,source=pyproject.toml,target=/src/pyproject.toml \
     --mount=type=bind,source=constraints.txt,target=/src/constraints.txt \
-    --mount=type=cache,target=/root/.cache/pip --mount=type=tmpfs,target=/tmp \
+    --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/venv \
     && python -c "import sys, tomllib; project = tomllib.load(open('/src/pyproject.toml', 'rb'))['project']; \
 print(*project['dependencies'], *sum(map(project['optional-dependencies'].get, sys.argv[1:]), []), sep='\n')" ${EXTRAS} \
     > /tmp/requirements.txt \
     && pip --python /opt/venv install --no-compile --constraint /src/constraints.txt --requirement /tmp/requirements.txt \
-    && { python -m compileall -qq -j 0 /usr/local/lib/python3* /opt/venv || true; }
+    && { python -m compileall -qq -j 0 /usr/local/lib/python3* /opt/venv || true; } \
+    && rm /tmp/requirements.txt
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip --python /opt/venv install --no-cache-dir --no-index --no-deps /wheels/*.whl
 
