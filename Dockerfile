@@ -28,7 +28,7 @@ RUN --mount=type=bind,source=pyproject.toml,target=/src/pyproject.toml \
 print(*project['dependencies'], *sum(map(project['optional-dependencies'].get, sys.argv[1:]), []), sep='\n')" ${EXTRAS} \
     > /tmp/requirements.txt \
     && pip --python /opt/venv install --no-compile --constraint /src/constraints.txt --requirement /tmp/requirements.txt \
-    && { python -m compileall -qq -j 0 /usr/local/lib/python3* /opt/venv || true; } \
+    && { python -W ignore -m compileall -qq -j 0 /usr/local/lib/python3* /opt/venv || true; } \
     && rm /tmp/requirements.txt
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip --python /opt/venv install --no-cache-dir --no-index --no-deps /wheels/*.whl

@@ -55,8 +55,11 @@ def main(ctx: click.Context, version: bool, verbose: bool, debug: bool) -> None:
         raise click.UsageError("--verbose goes with --version.")
     if ctx.invoked_subcommand is None:
         raise click.UsageError("Missing command.")
-    if platform.system() == "Windows":
-        raise InputError("alexnet-fast runs on Linux: on Windows in WSL 2 (wsl --install) or in its Docker image.")
+    if platform.system() != "Linux":
+        raise InputError(
+            "alexnet-fast runs on Linux, for which NVIDIA's DALI has wheels. Elsewhere use its Docker image or, on "
+            "Windows, WSL 2 (wsl --install)."
+        )
     limit_threads()
 
 

@@ -262,10 +262,9 @@ def check_dali() -> None:
     """Raises InputError where DALI, which decodes JPEGs, is not installed."""
     if find_spec("nvidia") is None or find_spec("nvidia.dali") is None:  # nvidia: other wheels may bring it
         raise InputError(
-            f"DALI, which decodes the JPEGs of training, is not installed here ({platform.system()} on "
-            f"{platform.machine()}). NVIDIA has wheels for Linux with glibc on x86_64 and aarch64: there, pip install "
-            "nvidia-dali-cuda120. Elsewhere use the Docker image or, on Windows, WSL 2; or shard with --encoding raw, "
-            "which needs no decoder."
+            "DALI, which decodes the JPEGs of training, is not installed. There are wheels for glibc's Linux on x86_64 "
+            f"and aarch64 (this is {platform.machine()}): pip install nvidia-dali-cuda120. Elsewhere use the Docker "
+            "image, or shard with --encoding raw, which needs no decoder."
         )
 
 
