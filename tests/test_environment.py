@@ -249,7 +249,7 @@ def test_jpegs_without_dali(
 def test_other_systems(monkeypatch: pytest.MonkeyPatch, system: str) -> None:
     monkeypatch.setattr(platform, "system", lambda: system)
     assert refused("train") == (
-        "alexnet-fast runs on Linux, for which NVIDIA's DALI has wheels. Elsewhere use its Docker image or, on Windows, "
-        "WSL 2 (wsl --install)."
+        "alexnet-fast runs on Linux, for which NVIDIA's DALI has wheels. Elsewhere use its Docker image or, on "
+        "Windows, WSL 2 (wsl --install)."
     )
     assert run("--help")[0] == run("--version")[0] == 0
