@@ -20,4 +20,4 @@ def compile_lrn(binary: Path, processor: str) -> None:
 
 
 if __name__ == "__main__":
-    compile_lrn(SOURCE.with_suffix(".so"), sys.argv[1])
+    compile_lrn(SOURCE.with_name("liblrn.so"), sys.argv[1])

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from alexnet_fast.model.lrn_compile import compile_lrn
 
-BUILT = Path(__file__).with_name("lrn.so")
+BUILT = Path(__file__).with_name("liblrn.so")
 """Compiled before: in the image, which has no compiler."""
 NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
 
