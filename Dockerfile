@@ -14,22 +14,24 @@ RUN case "$(uname -m)" in x86_64) march=x86-64-v3 ;; *) march=armv8-a ;; esac \
     && python -m alexnet_fast.model.lrn_compile "$march" \
     && PIP_CONSTRAINT=/src/constraints.txt pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
-# --- the image
+# --- what pyproject.toml asks for
+FROM ${BASE_IMAGE} AS requirements
+COPY pyproject.toml /
+ARG EXTRAS="parquet cluster s3 http export"
+RUN python -c "import sys, tomllib; project = tomllib.load(open('/pyproject.toml', 'rb'))['project']; \
+print(*project['dependencies'], *sum(map(project['optional-dependencies'].get, sys.argv[1:]), []), sep='\n')" ${EXTRAS} \
+    > /requirements.txt
+
+# --- the image. First its packages, made again only when the requirements or the constraints change; with bytecode, which
+# a read-only root could not keep, of all but a few files for other Pythons.
 FROM ${BASE_IMAGE}
 ENV PATH=/opt/venv/bin:$PATH
-# What pyproject.toml asks for, in the versions of constraints.txt: made again only when one of the two changes. Bytecode,
-# which a read-only root could not keep, of all but a few files for other Pythons.
-ARG EXTRAS="parquet cluster s3 http export"
-RUN --mount=type=bind,source=pyproject.toml,target=/src/pyproject.toml \
-    --mount=type=bind,source=constraints.txt,target=/src/constraints.txt \
+RUN --mount=type=bind,from=requirements,source=/requirements.txt,target=/requirements.txt \
+    --mount=type=bind,source=constraints.txt,target=/constraints.txt \
     --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/venv \
-    && python -c "import sys, tomllib; project = tomllib.load(open('/src/pyproject.toml', 'rb'))['project']; \
-print(*project['dependencies'], *sum(map(project['optional-dependencies'].get, sys.argv[1:]), []), sep='\n')" ${EXTRAS} \
-    > /tmp/requirements.txt \
-    && pip --python /opt/venv install --no-compile --constraint /src/constraints.txt --requirement /tmp/requirements.txt \
-    && { python -W ignore -m compileall -qq -j 0 /usr/local/lib/python3* /opt/venv || true; } \
-    && rm /tmp/requirements.txt
+    && pip --python /opt/venv install --no-compile --constraint /constraints.txt --requirement /requirements.txt \
+    && { python -W ignore -m compileall -qq -j 0 /usr/local/lib/python3* /opt/venv || true; }
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip --python /opt/venv install --no-cache-dir --no-index --no-deps /wheels/*.whl
 
