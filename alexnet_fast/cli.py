@@ -29,7 +29,7 @@ class Commands(click.Group):
         except (InputError, TrainingError, OSError) as error:
             if ctx.params["debug"]:
                 raise
-            if _is_first():
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # one a machine, whose GPUs may be missing
                 click.echo(f"Error: {error}", err=True)
             ctx.exit(1 if isinstance(error, TrainingError) else 2)
 

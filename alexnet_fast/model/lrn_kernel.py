@@ -31,13 +31,13 @@ def library() -> ctypes.CDLL | None:
     if BUILT.exists() and (platform.machine() != "x86_64" or torch.backends.cpu.get_cpu_capability() != "DEFAULT"):
         loaded = ctypes.CDLL(str(BUILT))
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            binary = Path(folder) / "lrn.so"
-            try:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                binary = Path(folder) / "lrn.so"
                 compile_lrn(binary, "native")
                 loaded = ctypes.CDLL(str(binary))
-            except (subprocess.CalledProcessError, OSError):
-                return None
+        except (subprocess.CalledProcessError, OSError):
+            return None
     pointer, number, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
     shared = (pointer, pointer, ctypes.c_long, number, number, real, real, number)
     for name in NAMES.values():
