@@ -110,11 +110,11 @@ def cores(root: Path = Path("/")) -> int:
     return max(math.ceil(min(allowed, _quota(root))), 1)
 
 
-def limit_threads() -> None:
-    """Keeps OpenMP, which counts processors, to `cores` where a container has a smaller share. Before torch is
-    imported."""
-    if _quota(Path("/")) < math.inf:
-        os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+def limit_threads(root: Path = Path("/")) -> None:
+    """Keeps OpenMP, which counts processors, to `cores` where a container has less of their time. To be called before
+    torch is imported."""
+    if _quota(root) < math.inf:
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores(root)))
 
 
 def _quota(root: Path) -> float:

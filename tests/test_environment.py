@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 import alexnet_fast
 from alexnet_fast.cli import main
-from alexnet_fast.environment import COMMIT_VARIABLE, cores, environment
+from alexnet_fast.environment import COMMIT_VARIABLE, cores, environment, limit_threads
 from alexnet_fast.training.machine import processes_here
 
 
@@ -130,6 +130,9 @@ def test_cores_are_those_of_the_quota(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert cores(tmp_path) == expected
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    limit_threads(tmp_path)
+    assert os.environ.pop("OMP_NUM_THREADS", "8") == str(expected)
 
 
 def test_cores_without_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
