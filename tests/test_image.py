@@ -96,14 +96,14 @@ def test_its_labels_user_and_volumes(docker: Docker, inside: Docker) -> None:
     assert f"commit: {commit}\n" in inside("alexnet-fast", "--version", "--verbose")
 
 
-def test_nothing_is_left_in_it_from_building(inside: Docker) -> None:
+def test_nothing_is_left_in_it_from_building(docker: Docker) -> None:
+    """No compiler and no cache, to the eyes of root."""
     script = """
         for name in cc gcc g++ c++ clang make; do command -v $name; done
-        ls -A /root/.cache /var/lib/apt/lists /src /wheels /tmp 2>/dev/null | grep -v ':$'
-        touch /x /opt/venv/x /root/x 2>/dev/null && echo writable
+        find /root/.cache /var/lib/apt/lists /src /wheels -type f 2>/dev/null
         true
     """
-    assert inside("sh", "-c", script).split() == []
+    assert docker("run", "--rm", *LOCKED, "--user", "0:0", "--entrypoint", "sh", NAME, "-c", script) == ""
 
 
 def test_lrn_has_its_kernel_without_a_compiler(inside: Docker) -> None:
