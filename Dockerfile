@@ -45,7 +45,7 @@ VOLUME ["/data", "/runs"]
 USER 10001:10001
 ENTRYPOINT ["alexnet-fast"]
 CMD ["--help"]
-HEALTHCHECK --interval=5m --timeout=10s CMD ["alexnet-fast", "--version"]
+HEALTHCHECK --interval=1m --timeout=10s CMD ["alexnet-fast", "--version"]
 
 ARG COMMIT=unknown
 ENV ALEXNET_FAST_COMMIT=${COMMIT}

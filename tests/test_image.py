@@ -18,6 +18,8 @@ STARTER = REPOSITORY.parent / "shared" / "docker-here.sh"
 """Starts an engine on a machine without one; beside the checkout, not part of the repository."""
 NAME = "alexnet-fast-test"
 LOCKED = ("--user", "54321:54321", "--network", "none", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""Other tests run beside; threads that wait for one another then take many times as long."""
 
 Docker = Callable[..., str]
 
@@ -43,7 +45,7 @@ def engine() -> dict[str, str]:
 def demo(engine: dict[str, str]) -> dict[str, Any]:
     """What tools/image prints, after it built the image NAME."""
     command = [str(REPOSITORY / "tools" / "image"), "--epochs", "1", "--json", "-"]
-    done = subprocess.run(command, env={**engine, "IMAGE": NAME}, capture_output=True, text=True)
+    done = subprocess.run(command, env={**engine, **ONE_THREAD, "IMAGE": NAME}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -51,7 +53,7 @@ def demo(engine: dict[str, str]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def docker(demo: dict[str, Any], engine: dict[str, str]) -> Docker:
     def call(*arguments: str | Path) -> str:
-        done = subprocess.run(["docker", *arguments], env=engine, capture_output=True, text=True)
+        done = subprocess.run(["docker", *arguments], env={**engine, **ONE_THREAD}, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -129,7 +131,19 @@ def test_it_works_on_mounted_folders_as_any_user(docker: Docker, image_folder: P
         (tmp_path / name).mkdir()
         (tmp_path / name).chmod(0o777)
     user = str(os.getuid() or 54321)  # whose files the clean-up can delete
-    start = ["run", "--rm", *LOCKED, "--user", user, "-v", f"{tmp_path}/shards:/data", "-v", f"{tmp_path}/runs:/runs"]
+    start = [
+        "run",
+        "--rm",
+        "--env",
+        "OMP_NUM_THREADS",
+        *LOCKED,
+        "--user",
+        user,
+        "-v",
+        f"{tmp_path}/shards:/data",
+        "-v",
+        f"{tmp_path}/runs:/runs",
+    ]
     image_folder.chmod(0o755)
     docker(*start, "-v", f"{image_folder}:/imagenet:ro", NAME, "shard", "--src", "/imagenet", "--size", "96")
     assert (tmp_path / "shards" / "imagenet" / "manifest.json").exists()
