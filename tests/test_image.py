@@ -71,7 +71,12 @@ def test_the_demo_runs_in_it(demo: dict[str, Any]) -> None:
     assert demo["top1"] > 20  # after one epoch; guessing gives 5
 
 
-def test_its_packages_are_those_of_the_constraints(inside: Docker) -> None:
+@pytest.fixture(scope="module")
+def printed(inside: Docker) -> str:
+    return inside("alexnet-fast", "--version", "--verbose")
+
+
+def test_its_packages_are_those_of_the_constraints(inside: Docker, printed: str) -> None:
     """By pip's own listing; `--version --verbose` says the same."""
     lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
     requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
@@ -82,20 +87,19 @@ def test_its_packages_are_those_of_the_constraints(inside: Docker) -> None:
     wanted = {one.name: one.specifier for one in requirements if one.marker is None or one.marker.evaluate(marker)}
     assert {name: version for name, version in installed.items() if version not in wanted.get(name, ())} == {}
 
-    printed = inside("alexnet-fast", "--version", "--verbose")
     named = dict(re.findall(r"^  (\S+)==(\S+)$", printed, re.MULTILINE))
     assert named.pop("alexnet-fast")
     assert named == installed
 
 
-def test_its_labels_user_and_volumes(docker: Docker, inside: Docker) -> None:
+def test_its_labels_user_and_volumes(docker: Docker, printed: str) -> None:
     config = json.loads(docker("image", "inspect", NAME))[0]["Config"]
     assert config["User"] == "10001:10001"
     assert set(config["Volumes"]) == {"/data", "/runs"}
     assert config["Entrypoint"] == ["alexnet-fast"]
     commit = config["Labels"]["org.opencontainers.image.revision"]
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", commit)
-    assert f"commit: {commit}\n" in inside("alexnet-fast", "--version", "--verbose")
+    assert f"commit: {commit}\n" in printed
 
 
 def test_nothing_is_left_in_it_from_building(docker: Docker) -> None:
@@ -131,19 +135,8 @@ def test_it_works_on_mounted_folders_as_any_user(docker: Docker, image_folder: P
         (tmp_path / name).mkdir()
         (tmp_path / name).chmod(0o777)
     user = str(os.getuid() or 54321)  # whose files the clean-up can delete
-    start = [
-        "run",
-        "--rm",
-        "--env",
-        "OMP_NUM_THREADS",
-        *LOCKED,
-        "--user",
-        user,
-        "-v",
-        f"{tmp_path}/shards:/data",
-        "-v",
-        f"{tmp_path}/runs:/runs",
-    ]
+    volumes = ["-v", f"{tmp_path}/shards:/data", "-v", f"{tmp_path}/runs:/runs"]
+    start = ["run", "--rm", "--env", "OMP_NUM_THREADS", *LOCKED, "--user", user, *volumes]
     image_folder.chmod(0o755)
     docker(*start, "-v", f"{image_folder}:/imagenet:ro", NAME, "shard", "--src", "/imagenet", "--size", "96")
     assert (tmp_path / "shards" / "imagenet" / "manifest.json").exists()
