@@ -202,7 +202,7 @@ def test_fewer_gpus_than_processes_of_torchrun(monkeypatch: pytest.MonkeyPatch) 
     of_torchrun = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
     for name, value in of_torchrun.items():
         monkeypatch.setenv(name, value)
-    message = "torchrun started 4 processes here, each for a GPU, torch finds 2. Use --nproc-per-node 2, "
+    message = "torchrun started 4 processes here, one a GPU, torch finds 2. Use --nproc-per-node 2, "
     assert message in run("train")[1]
     assert message in refused("train", "--gpus", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")

@@ -35,7 +35,8 @@ def check_gpus(gpus: int) -> None:
     if wanted <= usable:
         return
     if started_by_torchrun():
-        asked, fewer = f"torchrun started {wanted} processes here, each for a GPU", f"--nproc-per-node {usable}"
+        asked = f"torchrun started {wanted} process{'es' * (wanted > 1)} here, one a GPU"
+        fewer = f"--nproc-per-node {usable}"
     else:
         asked, fewer = f"--gpus {gpus} asks for {gpus} GPU{'s' * (gpus > 1)}", f"--gpus {usable}"
     if not usable:
