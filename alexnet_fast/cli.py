@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import sys
 from dataclasses import asdict
@@ -15,6 +16,7 @@ import click
 from alexnet_fast import __version__, cli_results
 from alexnet_fast.cli_options import BytesType, cache_options, json_option, path_type, show
 from alexnet_fast.config import CHOICES, RECIPES, TrainConfig, make_config
+from alexnet_fast.environment import cores, environment, limit_threads
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.training import signals
 
@@ -33,11 +35,33 @@ class Commands(click.Group):
             ctx.exit(1 if isinstance(error, TrainingError) else 2)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="alexnet-fast")
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,  # for --version
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.option("--version", is_flag=True, help="Show the version and exit.")
+@click.option("--verbose", is_flag=True, help="With --version: commit, packages, driver, GPUs and processor.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def main(debug: bool) -> None:
+@click.pass_context
+def main(ctx: click.Context, version: bool, verbose: bool, debug: bool) -> None:
     """Train AlexNet on ImageNet-style data, as fast as the hardware allows."""
+    if version:
+        click.echo(f"alexnet-fast, version {__version__}")
+        if verbose:
+            click.echo(_environment_text())
+        ctx.exit()
+    if verbose:
+        raise click.UsageError("--verbose goes with --version.")
+    if ctx.invoked_subcommand is None:
+        raise click.UsageError("Missing command.")
+    if platform.system() != "Linux":
+        raise InputError(
+            "alexnet-fast runs on Linux, for which NVIDIA's DALI has wheels. Elsewhere use its Docker image or, on "
+            "Windows, WSL 2 (wsl --install)."
+        )
+    limit_threads()
 
 
 # Of sharding/sources.py, which is not imported for --help.
@@ -156,7 +180,7 @@ def verify_command(shards: str, quick: bool, workers: int | None, json_file: str
     splits = ShardSet(shards).manifest.splits.values()
     total = sum(tar.samples for tars in splits for tar in tars)
     with Progress("verifying", total) as progress:
-        damaged = verify(Path(shards), quick, workers or len(os.sched_getaffinity(0)), progress.counter("images"))
+        damaged = verify(Path(shards), quick, workers or cores(), progress.counter("images"))
     lines = [f"{damage.file}: {damage.sample + ': ' * bool(damage.sample)}{damage.problem}" for damage in damaged]
     checked = "sizes and indexes of " if quick else ""
     text = f"{len(lines):,} problems: {shards}" if lines else f"{checked}{total:,} samples are whole: {shards}"
@@ -166,7 +190,7 @@ def verify_command(shards: str, quick: bool, workers: int | None, json_file: str
 
 
 @main.command()
-@click.option("--gpus", type=click.IntRange(0), help="Number of GPUs; 0 trains on the CPU.  [required]")
+@click.option("--gpus", type=click.IntRange(0), help="Number of GPUs; 0: the CPU.  [default: all there are]")
 @click.option("--shards", help="Folder of the shard set, or its URL.  [default: shards/imagenet]")
 @cache_options
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="Where all settings come from.  [default: paper]")
@@ -212,8 +236,6 @@ def train(
     if "help" in settings:
         click.echo(_settings_help(recipe or "paper"))
         return
-    if gpus is None:
-        raise click.UsageError("Missing option '--gpus'.")
     if resume and run is None:
         raise InputError("--resume needs --run: the folder of the run to go on with.")
     overrides |= {"recipe": recipe, **parse_settings(settings)}
@@ -221,8 +243,12 @@ def train(
     config = make_config(**{"recipe": "paper", **given})
 
     with signals.start_up():
-        from alexnet_fast.training import distributed, runs
+        from alexnet_fast.training import distributed, machine, runs
 
+        if gpus is None:
+            gpus = machine.usable_gpus()
+            if _is_first():
+                click.echo(f"--gpus {gpus}" + ("" if gpus else f": {machine.why_no_gpu()}"), err=True)
         folder = run or runs.default_folder(config)
         try:
             result = distributed.run(runs.train_in, gpus, folder, given, resume)
@@ -269,7 +295,6 @@ def bench_command(
     config = make_config(recipe or "paper", shards=shards, **overrides)
 
     from alexnet_fast.bench.run import bench, bench_samples
-    from alexnet_fast.training.metrics import environment
 
     report = (bench if shards else bench_samples)(config, gpus, turns)
     if picture is not None:
@@ -279,12 +304,13 @@ def bench_command(
 
 @main.command()
 @click.option("--out", type=path_type, default="runs/demo", show_default=True, help="Folder for all it makes.")
+@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True, help="Fewer: less time, worse.")
 @json_option
-def demo(out: Path, json_file: str | None) -> None:
+def demo(out: Path, epochs: int, json_file: str | None) -> None:
     """Sample images -> shards -> train -> eval -> report, on any machine, without a download."""
     from alexnet_fast.demo import run_demo
 
-    result, text = run_demo(out)
+    result, text = run_demo(out, epochs=epochs)
     show(text, result, json_file)
 
 
@@ -305,6 +331,14 @@ def report_command(run_folders: tuple[Path, ...], out: Path | None, json_file: s
 
     result = write_report(list(run_folders), out or run_folders[0] / "report.html")
     show("\n".join([*(f"Left out {note}" for note in result["left_out"]), result["report"]]), result, json_file)
+
+
+def _environment_text() -> str:
+    body = environment()
+    versions = [f"  {name}=={version}" for name, version in body.pop("packages").items()]
+    body["gpus"] = ", ".join(body["gpus"])
+    facts = [f"{name}: {value or 'none'}" for name, value in body.items() if name not in ("alexnet_fast", "command")]
+    return "\n".join([*facts, "packages:", *versions])
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from time import perf_counter
@@ -12,6 +11,7 @@ import torch
 
 from alexnet_fast.config import make_config
 from alexnet_fast.console import Progress
+from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.results.guesses import guess_checkpoints
 from alexnet_fast.samples import draw_samples
@@ -39,9 +39,8 @@ def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tupl
         progress.say(f"1/4  drawing sample images: {images}")
         draw_samples(images, train_per_class=train_per_class)
         progress.say(f"2/4  alexnet-fast shard --src {images} --out {shards} --size 96")
-        cores = len(os.sched_getaffinity(0))
         output = open_output([str(shards)])
-        write_shard_set(find_images(images), output, Options(size=96), lambda: Processes(cores))
+        write_shard_set(find_images(images), output, Options(size=96), lambda: Processes(cores()))
         gpus = int(torch.cuda.is_available())
         progress.say(
             f"3/4  alexnet-fast train --gpus {gpus} --recipe fast --epochs {epochs} --batch 64 "

@@ -22,8 +22,9 @@ from typing import Any
 import click
 import numpy as np
 
+from alexnet_fast.environment import environment
 from alexnet_fast.shardset import ShardSet
-from alexnet_fast.training.metrics import environment, write_json
+from alexnet_fast.training.metrics import write_json
 from tools.peer_loaders import Job, run, summary
 
 DROPPED = 0.01

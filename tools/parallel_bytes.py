@@ -29,10 +29,10 @@ from torch import Tensor
 
 from alexnet_fast.bench.run import synthetic
 from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.environment import environment
 from alexnet_fast.loading.memory import keep_freed_memory
-from alexnet_fast.training import distributed, loop, placement
+from alexnet_fast.training import distributed, loop, machine, placement
 from alexnet_fast.training.distributed import Topology
-from alexnet_fast.training.metrics import environment
 from tools.scaling import BACKWARD, net_of, sent
 
 BYTES_SENT = 200
@@ -172,7 +172,7 @@ def everything(topology: Topology, turns: int, batch: int, precisions: list[str]
 @click.option("--precision", "precisions", multiple=True, default=["fp32", "bf16"], show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the record.")
 def main(turns: int, batch: int, precisions: tuple[str, ...], out: Path | None) -> None:
-    if not distributed.started_by_torchrun():
+    if not machine.started_by_torchrun():
         raise click.UsageError("start it with torchrun --nproc-per-node 2.")
     distributed.run(everything, 0, turns, batch, list(precisions), out)
 

@@ -273,7 +273,7 @@ def report(record: dict[str, Any]) -> str:
 @click.option("--turns", default=5, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the record.")
 def main(images: Path, repeat: int, turns: int, out: Path | None) -> None:
-    from alexnet_fast.training.metrics import environment
+    from alexnet_fast.environment import environment
 
     paths = sorted(path.resolve() for path in images.rglob("*.JPEG"))
     sample = paths[0].read_bytes()

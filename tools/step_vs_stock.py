@@ -26,9 +26,9 @@ from torch import nn
 
 from alexnet_fast.bench.run import synthetic
 from alexnet_fast.config import make_config
+from alexnet_fast.environment import environment
 from alexnet_fast.loading.memory import keep_freed_memory
 from alexnet_fast.training.loop import begin, train_step
-from alexnet_fast.training.metrics import environment
 from alexnet_fast.training.optim import set_learning_rates
 
 CPU, CLASSES, SIDE = torch.device("cpu"), 1000, 224

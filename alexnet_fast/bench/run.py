@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from alexnet_fast.bench.advice import Setup
 from alexnet_fast.bench.report import STAGES, Report
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.console import Progress
+from alexnet_fast.environment import cores
 from alexnet_fast.loading.loader import PREFETCH, Batch, Loader
 from alexnet_fast.loading.memory import keep_freed_memory
 from alexnet_fast.loading.plan import Rows, training_rows
@@ -30,7 +30,8 @@ from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.write import write_shard_set
 from alexnet_fast.shardset import ShardSet, Split
 from alexnet_fast.training import loop
-from alexnet_fast.training.distributed import Topology, check_gpus
+from alexnet_fast.training.distributed import Topology
+from alexnet_fast.training.machine import check_gpus
 
 SECONDS, WARM_SECONDS = 1.0, 0.2
 """The least a stage is measured for in a turn, and is warmed up for before."""
@@ -59,7 +60,6 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> Report:
     shards = ShardSet(config.shards, config.cache, config.cache_bytes or None)
     split = shards.split("train")
     config = loop.resolve(config, split.size, Topology(0, 1, device))
-    cores = len(os.sched_getaffinity(0))
     setup = Setup(
         shards=str(shards.folder),
         encoding=split.encoding,
@@ -72,7 +72,7 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> Report:
         device=torch.cuda.get_device_name(device) if gpus else "cpu",
         gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0,
         threads=config.threads,
-        cores=cores,
+        cores=cores(),
     )
     stages = _stages(shards, split, config, device)
     turns_of: dict[str, list[float]] = {name: [] for name in STAGES}
@@ -95,8 +95,7 @@ def bench_samples(config: TrainConfig, gpus: int | None, turns: int) -> Report:
         with Progress("drawing", 1) as progress:
             progress.say("drawing sample images; --shards measures your own")
         draw_samples(images, train_per_class=SAMPLES_PER_CLASS, val_per_class=1, size=256)
-        cores = len(os.sched_getaffinity(0))
-        write_shard_set(find_images(images), open_output([shards]), Options(size=256), lambda: Processes(cores))
+        write_shard_set(find_images(images), open_output([shards]), Options(size=256), lambda: Processes(cores()))
         report = bench(replace(config, shards=shards), gpus, turns)
     return replace(report, setup=replace(report.setup, shards="sample images"))
 

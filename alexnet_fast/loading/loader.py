@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet_fast.errors import TrainingError
+from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.loading.damage import Sentry
 from alexnet_fast.loading.memory import keep_freed_memory
 from alexnet_fast.loading.pixels import centre, one_thread
@@ -52,7 +54,8 @@ class Loader:
     a neighbour takes its place. `damaged` names them, by sample number.
     `wait_seconds` sums the time the consumer spent waiting in this iterator.
 
-    Iterating raises TrainingError when more than 0.1 % of the split are damaged.
+    Iterating raises TrainingError when more than 0.1 % of the split are damaged, InputError where there are JPEGs
+    and no DALI.
     """
 
     def __init__(
@@ -169,6 +172,7 @@ class Loader:
             keep_freed_memory()
         decoder: JpegDecoder | None = None
         if not self._split.raw.all():
+            check_dali()
             from alexnet_fast.loading.graph import JpegDecoder  # DALI takes a second to import
 
             decoder = JpegDecoder(
@@ -264,6 +268,16 @@ class _UnderWay:
     jpegs: int
     offset: torch.Tensor
     raw: Copied | None
+
+
+def check_dali() -> None:
+    """Raises InputError where DALI, which decodes JPEGs, is not installed."""
+    if find_spec("nvidia") is None or find_spec("nvidia.dali") is None:  # nvidia: other wheels may bring it
+        raise InputError(
+            "DALI, which decodes the JPEGs of training, is not installed. There are wheels for glibc's Linux on x86_64 "
+            f"and aarch64 (this is {platform.machine()}): pip install nvidia-dali-cuda120. Elsewhere use the Docker "
+            "image, or shard with --encoding raw, which needs no decoder."
+        )
 
 
 def arranged(rows: Rows, raw: NDArray[np.bool_]) -> NDArray[np.int64]:

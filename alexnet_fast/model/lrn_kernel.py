@@ -1,4 +1,4 @@
-"""LRN's forward and backward as one pass each over channels-last memory: C, compiled for this processor at first use.
+"""LRN's forward and backward as one pass each over channels-last memory: lrn.c, compiled at first use.
 
 Torch needs many passes, each bound by memory (tools/records: step-parts). Here the maps of one tower at one pixel, a
 "row", stay in the first-level cache; bfloat16 is computed in float32. `cc` runs once a process, for under a second.
@@ -8,7 +8,7 @@ Without a compiler that knows OpenMP `library()` is None and the caller takes to
 from __future__ import annotations
 
 import ctypes
-import shutil
+import platform
 import subprocess
 import tempfile
 from functools import cache
@@ -18,78 +18,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SOURCE = r"""
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+from alexnet_fast.model.lrn_compile import compile_lrn
 
-typedef uint16_t bf16;
-static inline float bf16_up(bf16 v) { uint32_t u = (uint32_t)v << 16; float f; memcpy(&f, &u, 4); return f; }
-static inline bf16 bf16_down(float f) { /* to the nearest, ties to even; NaN stays NaN */
-    uint32_t u; memcpy(&u, &f, 4);
-    return f != f ? 0x7fc0 : (u + 0x7fff + (u >> 16 & 1)) >> 16;
-}
-static inline float float_up(float v) { return v; }
-static inline float float_down(float v) { return v; }
-
-/* padded holds half zeros, c values, half zeros: the sum over 2 half + 1 neighbours of value j, for every j */
-static inline void window(const float *padded, float *sum, int c, int half) {
-    memcpy(sum, padded, c * sizeof *sum);
-    if (half == 2)
-        for (int j = 0; j < c; j++) sum[j] += padded[j + 1] + padded[j + 2] + padded[j + 3] + padded[j + 4];
-    else
-        for (int o = 1; o <= 2 * half; o++) for (int j = 0; j < c; j++) sum[j] += padded[j + o];
-}
-
-/* y = x s^-3/4 with s = k + a window(x^2); dx = g s^-3/4 - 3/2 a x window(g x s^-7/4) */
-#define LRN(T) \
-void forward_##T(const T *x, T *y, long rows, int c, int half, float a, float k, int threads) { \
-    _Pragma("omp parallel for num_threads(threads)") for (long i = 0; i < rows; i++) { \
-        float square[c + 2 * half], sum[c]; \
-        memset(square, 0, sizeof square); \
-        for (int j = 0; j < c; j++) { float v = T##_up(x[i * c + j]); square[half + j] = v * v; } \
-        window(square, sum, c, half); \
-        for (int j = 0; j < c; j++) { \
-            float root = 1 / sqrtf(k + a * sum[j]); \
-            y[i * c + j] = T##_down(T##_up(x[i * c + j]) * root * sqrtf(root)); \
-        } \
-    } \
-} \
-void backward_##T(const T *x, T *dx, long rows, int c, int half, float a, float k, int threads, const T *g) { \
-    _Pragma("omp parallel for num_threads(threads)") for (long i = 0; i < rows; i++) { \
-        float square[c + 2 * half], sum[c], direct[c]; \
-        memset(square, 0, sizeof square); \
-        for (int j = 0; j < c; j++) { float v = T##_up(x[i * c + j]); square[half + j] = v * v; } \
-        window(square, sum, c, half); \
-        for (int j = 0; j < c; j++) { \
-            float root = 1 / sqrtf(k + a * sum[j]); \
-            direct[j] = T##_up(g[i * c + j]) * root * sqrtf(root); \
-            square[half + j] = direct[j] * (T##_up(x[i * c + j]) * root * root); \
-        } \
-        window(square, sum, c, half); \
-        for (int j = 0; j < c; j++) \
-            dx[i * c + j] = T##_down(direct[j] - 1.5f * a * T##_up(x[i * c + j]) * sum[j]); \
-    } \
-}
-LRN(float)
-LRN(bf16)
-"""
+BUILT = Path(__file__).with_name("liblrn.so")
+"""Compiled before: in the image, which has no compiler."""
 NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled functions, or None where there is no compiler for them."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        source, binary = Path(folder) / "lrn.c", Path(folder) / "lrn.so"
-        source.write_text(SOURCE)
-        options = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
+    """The compiled functions, or None where there is no compiler for them. The image's are for processors with AVX2."""
+    if BUILT.exists() and (platform.machine() != "x86_64" or torch.backends.cpu.get_cpu_capability() != "DEFAULT"):
+        loaded = ctypes.CDLL(str(BUILT))
+    else:
         try:
-            subprocess.run([compiler, *options, "-o", binary, source, "-lm"], check=True, capture_output=True)
-            loaded = ctypes.CDLL(str(binary))
+            with tempfile.TemporaryDirectory() as folder:
+                binary = Path(folder) / "lrn.so"
+                compile_lrn(binary, "native")
+                loaded = ctypes.CDLL(str(binary))
         except (subprocess.CalledProcessError, OSError):
             return None
     pointer, number, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_float

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.plan import evaluation_rows
@@ -74,7 +74,7 @@ def of_split(network: Network, split: Split, layer: str) -> Features:
         max_batch=BATCH,
         crop=network.crop,
         device=network.device,
-        threads=len(os.sched_getaffinity(0)),
+        threads=cores(),
         strict=True,
     )
     features = np.empty((len(split), *shape), np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet_fast.console import Progress
+from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.results.counts import wilson
 from alexnet_fast.results.evaluate import Accuracy, Member, Scores
@@ -165,5 +165,5 @@ def _likelihoods(networks: list[Network], split: Split, views: int) -> NDArray[n
 
 def _scores(networks: list[Network], split: Split, views: int) -> Scores:
     members = [Member(network.model, network.crop, network.pixels.mean) for network in networks]
-    threads = len(os.sched_getaffinity(0))
+    threads = cores()
     return Scores(members, split, Topology(0, 1, networks[0].device), views=views, threads=threads)

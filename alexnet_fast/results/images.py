@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.results.networks import Network
 from alexnet_fast.sharding.resize import RGB, to_square
@@ -51,7 +51,7 @@ class ImageFiles:
     def __iter__(self) -> Iterator[tuple[list[Path], Tensor]]:
         mean = torch.tensor(self.network.pixels.mean, device=self.network.device)
         coming = iter(self.files)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        with ThreadPoolExecutor(cores()) as threads:
             while chunk := list(islice(coming, BATCH)):
                 read = list(zip(chunk, threads.map(self._read, chunk), strict=True))
                 self.unread += [(path, square) for path, square in read if isinstance(square, str)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.plan import Rows
@@ -180,7 +180,7 @@ def _parts(subject: Subject, split: Split, samples: NDArray[np.int64], size: int
         max_batch=size,
         crop=subject.crop,
         device=torch.device("cpu"),
-        threads=len(os.sched_getaffinity(0)),
+        threads=cores(),
         strict=True,
     )
     for batch in loader:

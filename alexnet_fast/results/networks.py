@@ -12,7 +12,7 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.model.alexnet import AlexNet
 from alexnet_fast.shardset import Pixels
 from alexnet_fast.training import checkpoint
-from alexnet_fast.training.distributed import check_gpus
+from alexnet_fast.training.machine import check_gpus
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def write_report(runs: list[Path], out: Path) -> dict[str, Any]:
         ("tiles", "comparison", "epochs", "kernels", "guesses", "neighbours", "confusion", "settings")
     )
     html = templates.get_template("report.html.jinja").render(
-        **{**empty, "environment": None, **page},
+        **{**empty, "environment": None, "packages": None, **page},
         curves=_curves(records),
         left_out=left_out,
         version=__version__,
@@ -83,7 +83,8 @@ def _about_one(record: Record, left_out: list[str]) -> dict[str, Any]:
         "epochs": _epochs(record),
         "settings": _settings(record.config),
         "settings_note": "Those that differ from the recipe's are listed first, with the recipe's value.",
-        "environment": list(_flat(record.environment).items()),
+        "environment": list(_flat({**record.environment, "packages": {}}).items()),
+        "packages": list(record.environment.get("packages", {}).items()),
     }
     if not record.steps:
         left_out.append("curves: no step is logged yet.")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from alexnet_fast.console import Progress
+from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.layouts import ilsvrc
 from alexnet_fast.sharding.output import open_output
@@ -57,7 +57,7 @@ def shard(
         progress.say(f"{counts} images of {len(source.classes):,} classes -> {' '.join(outs)}")
 
         def pool() -> Pool:
-            return DaskWorkers(scheduler) if scheduler else Processes(workers or len(os.sched_getaffinity(0)))
+            return DaskWorkers(scheduler) if scheduler else Processes(workers or cores())
 
         return write_shard_set(
             source,

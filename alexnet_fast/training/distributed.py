@@ -19,6 +19,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.training import signals
+from alexnet_fast.training.machine import check_gpus, started_by_torchrun
 
 T = TypeVar("T")
 
@@ -36,27 +37,12 @@ class Topology:
         return self.rank == 0
 
 
-def started_by_torchrun() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def check_gpus(gpus: int) -> None:
-    """Raises InputError when fewer GPUs are usable than asked for."""
-    usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if gpus > usable:
-        found = f"{usable} of them" if usable else "none"
-        raise InputError(
-            f"--gpus {gpus} asks for {gpus} GPU{'s' * (gpus > 1)}, torch finds {found}. "
-            f"Use --gpus {usable}{' to train on the CPU' * (usable == 0)}, or check nvidia-smi and torch's CUDA build."
-        )
-
-
 def run(worker: Callable[..., Any], gpus: int, *args: Any) -> Any:
     """Calls `worker(topology, *args)` in one process a GPU (one in all for the CPU); returns the first one's result.
 
     Under torchrun this process is already one of them. Otherwise several are started here, and Ctrl-C reaches each.
     """
-    check_gpus(min(gpus, 1) if started_by_torchrun() else gpus)
+    check_gpus(gpus)
     if started_by_torchrun():
         return _work(worker, gpus, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), args)
     if gpus < 2:

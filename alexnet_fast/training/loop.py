@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from alexnet_fast.config import FREE, TrainConfig, config_from
 from alexnet_fast.console import Progress, Quiet
+from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import Window, steps_per_epoch, training_rows
@@ -33,6 +33,7 @@ from alexnet_fast.training.distributed import (
 )
 from alexnet_fast.training.finite import Finite
 from alexnet_fast.training.log import Log
+from alexnet_fast.training.machine import processes_here
 from alexnet_fast.training.optim import make_optimizer, set_learning_rates
 from alexnet_fast.training.placement import place
 from alexnet_fast.training.ranks import Ranks
@@ -299,8 +300,8 @@ def resolve(config: TrainConfig, stored_side: int, topology: Topology) -> TrainC
     if crop < 64:
         raise InputError(f"crop {crop} is too small for AlexNet, which needs 64 px. Shard with --size 74 or more.")
     precision = config.precision if config.precision != "auto" else best_precision(topology.device)
-    cores = len(os.sched_getaffinity(0))
-    return replace(config, crop=crop, precision=precision, threads=config.threads or max(cores // topology.world, 1))
+    threads = config.threads or max(cores() // processes_here(topology.world), 1)
+    return replace(config, crop=crop, precision=precision, threads=threads)
 
 
 def best_precision(device: torch.device) -> str:

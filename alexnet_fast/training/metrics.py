@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
 import resource
-import sys
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,43 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet_fast import __version__
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.results.files import written
 from alexnet_fast.training.distributed import Topology, sum_over_processes
-
-PACKAGES = (
-    "torch",
-    "nvidia-dali-cuda120",
-    "nvidia-dali-cuda130",
-    "numpy",
-    "pillow",
-    "webdataset",
-    "simplejpeg",
-)
-
-
-def environment() -> dict[str, Any]:
-    """Versions, processor and GPUs."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    gpus = (
-        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    )
-    return {
-        "alexnet_fast": __version__,
-        "python": platform.python_version(),
-        "packages": packages,
-        "cuda": torch.version.cuda,
-        "gpus": gpus,
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }
 
 
 def peak_gib(device: torch.device) -> float:
@@ -130,11 +92,3 @@ class Window:
         """Images a second, share of time spent waiting for data (0 to 1), and seconds, all of training alone."""
         seconds = max(self._seconds, 1e-9)
         return self._images / seconds, self._waited / seconds, self._seconds
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

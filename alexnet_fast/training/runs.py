@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_fast.config import FREE, TrainConfig, config_from, make_config
+from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
+from alexnet_fast.loading.loader import check_dali
 from alexnet_fast.shardset import ShardSet
-from alexnet_fast.training import loop, metrics
+from alexnet_fast.training import loop, machine, metrics
 from alexnet_fast.training.distributed import Topology, from_first
 from alexnet_fast.training.log import check_tensorboard
 from alexnet_fast.training.placement import check_processes
@@ -33,7 +35,7 @@ def train_in(topology: Topology, run: Path, given: dict[str, Any], resume: bool)
     start it again and again. Raises InputError, also for settings that are not the run's and while another trains in
     it; TrainingError as `loop.train`.
     """
-    config, goes_on = from_first(lambda: _open(run, given, resume, topology.world), topology)
+    config, goes_on = from_first(lambda: _open(run, given, resume, topology), topology)
     with _only_trainer(run, topology):
         return loop.train(topology, config, run, goes_on)
 
@@ -46,7 +48,7 @@ def create(run: Path, config: TrainConfig) -> None:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{run} cannot be made ({error.strerror}). Choose another --run.") from error
-    metrics.write_json(run / "environment.json", metrics.environment())
+    metrics.write_json(run / "environment.json", environment())
     metrics.write_json(run / "config.json", config.as_dict())
 
 
@@ -68,11 +70,11 @@ def reopen(run: Path, given: dict[str, Any]) -> TrainConfig:
     return replace(config, **changed)
 
 
-def _open(run: Path, given: dict[str, Any], resume: bool, world: int) -> tuple[TrainConfig, bool]:
+def _open(run: Path, given: dict[str, Any], resume: bool, topology: Topology) -> tuple[TrainConfig, bool]:
     """The configuration, and whether it goes on."""
     if resume and (run / "config.json").exists():
         config = reopen(run, given)
-        check_tensorboard(config.tensorboard)
+        _check(config, topology)
         return config, True
     if resume and not given.keys() - set(FREE):  # most likely a mistyped name
         raise InputError(
@@ -80,11 +82,19 @@ def _open(run: Path, given: dict[str, Any], resume: bool, world: int) -> tuple[T
             "too (--recipe paper, say)."
         )
     config = make_config(**{"recipe": "paper", **given})
-    check_processes(config, world)
-    check_tensorboard(config.tensorboard)
-    ShardSet(config.shards, config.cache, config.cache_bytes or None)  # an error before there is a folder
+    _check(config, topology)
     create(run, config)
     return config, False
+
+
+def _check(config: TrainConfig, topology: Topology) -> None:
+    """Raises InputError, before there is a folder, for what this machine or the shard set lacks."""
+    check_processes(config, topology.world)
+    check_tensorboard(config.tensorboard)
+    if config.compile:
+        machine.check_compiler(topology.device)
+    if ShardSet(config.shards, config.cache, config.cache_bytes or None).manifest.encoding != "raw":
+        check_dali()
 
 
 @contextmanager

@@ -1,0 +1,157 @@
+"""What a result depends on besides its settings: versions, commit, driver, GPUs, processor. Runs record it, and
+`alexnet-fast --version --verbose` prints it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alexnet_fast import __version__
+
+COMMIT_VARIABLE = "ALEXNET_FAST_COMMIT"
+"""Set in the image (Dockerfile), where there is no history to ask."""
+
+
+@dataclass(frozen=True)
+class Driver:
+    """`version` such as 580.65.06, where the system tells it; `cuda`: the newest CUDA it can run, (major, minor)."""
+
+    version: str | None
+    cuda: tuple[int, int]
+
+
+def environment() -> dict[str, Any]:
+    """All of it, ready for JSON. Asks torch for its GPUs, which takes seconds where torch is not imported yet."""
+    import torch
+
+    found = driver()
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return {
+        "alexnet_fast": __version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "packages": packages(),
+        "cuda": torch.version.cuda,
+        "driver": found and found.version,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(gpus)],
+        "processor": _processor(),
+        "cores": cores(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def packages() -> dict[str, str]:
+    """The version of every installed package, by its normalised name (PEP 503)."""
+    found = {
+        re.sub(r"[-_.]+", "-", one.metadata["Name"]).lower(): one.version for one in importlib.metadata.distributions()
+    }
+    return dict(sorted(found.items()))
+
+
+def commit() -> str | None:
+    """Of the checkout that this code lies in (with -dirty where files were changed), of the image, or of the
+    repository that pip installed it from; None where none of them tells."""
+    root = Path(__file__).resolve().parents[1]
+    if (root / ".git").exists():
+        # safe.directory: a mounted checkout may belong to another user; we only look.
+        git = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(root)]
+        try:
+            described = subprocess.run(
+                [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return described.stdout.strip()
+    if from_image := os.environ.get(COMMIT_VARIABLE):
+        return from_image
+    try:
+        origin = json.loads(importlib.metadata.distribution("alexnet-fast").read_text("direct_url.json") or "{}")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    commit_id: str | None = origin.get("vcs_info", {}).get("commit_id")
+    return commit_id
+
+
+def driver() -> Driver | None:
+    """NVIDIA's, or None where there is none."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    newest = ctypes.c_int()
+    library.cuDriverGetVersion(ctypes.byref(newest))
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    version = re.search(r"Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
+    return Driver(version and version[1], (newest.value // 1000, newest.value % 1000 // 10))
+
+
+def cores(root: Path = Path("/")) -> int:
+    """Processors this process may use: those it may run on, and no more than its container's share of their time.
+
+    `root`: where /proc and /sys are.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(math.ceil(min(allowed, _quota(root))), 1)
+
+
+def limit_threads(root: Path = Path("/")) -> None:
+    """Keeps OpenMP, which counts processors, to `cores` where a container has less of their time. To be called before
+    torch is imported."""
+    if _quota(root) < math.inf:
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores(root)))
+
+
+def _quota(root: Path) -> float:
+    """The smallest CPU quota of the control groups this process is in, in processors; infinite without one."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return math.inf
+    quotas = [math.inf]
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / controllers
+        # A container sees its own group as the mount's top, whatever the path says: so every folder above counts.
+        for folder in (mount / group.lstrip("/"), *(mount / group.lstrip("/")).parents):
+            if not folder.is_relative_to(mount):
+                break
+            quotas.append(_quota_of(folder))
+    return min(quotas)
+
+
+def _quota_of(folder: Path) -> float:
+    """Of one group: version 2 has one file, version 1 two; -1 and `max` are no limit."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+    except OSError:
+        return math.inf
+    return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

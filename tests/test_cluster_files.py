@@ -1,0 +1,140 @@
+"""The files for clusters: their syntax, and that what they call is there."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from alexnet_fast.cli import main
+
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+SLURM = sorted((TOOLS / "slurm").iterdir())
+MANIFEST = TOOLS / "kubernetes" / "alexnet-fast.yaml"
+
+
+def shell_files() -> list[Path]:
+    files = [path for path in (*TOOLS.iterdir(), *SLURM) if path.is_file()]
+    return [path for path in files if path.read_bytes().startswith(b"#!/usr/bin/env bash")]
+
+
+@pytest.mark.parametrize("path", shell_files(), ids=lambda path: path.name)
+def test_shell_syntax(path: Path) -> None:
+    assert subprocess.run(["bash", "-n", path], capture_output=True, text=True).stderr == ""
+    if shutil.which("shellcheck"):
+        checked = subprocess.run(["shellcheck", "--exclude", "SC1091,SC2154", path], capture_output=True, text=True)
+        assert checked.stdout == ""
+
+
+def test_the_dockerfile_is_clean() -> None:
+    if not shutil.which("hadolint"):
+        pytest.skip("needs hadolint")
+    checked = subprocess.run(["hadolint", TOOLS.parent / "Dockerfile"], capture_output=True, text=True)
+    assert (checked.returncode, checked.stdout) == (0, "")
+
+
+FAKE = """#!/bin/sh
+printf '%s\\0' "${0##*/}" "$@"
+"""
+Call = Callable[..., list[str]]
+
+
+@pytest.fixture
+def called(tmp_path: Path) -> Call:
+    """Runs a command in an empty folder; returns the program it calls, alexnet-fast or torchrun, and its arguments."""
+    for name in ("bin/alexnet-fast", "bin/torchrun", ".venv/bin/activate"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(FAKE if name.startswith("bin") else "")
+        (tmp_path / name).chmod(0o755)
+
+    def call(*command: str | Path, **environment: str) -> list[str]:
+        variables = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", **environment}
+        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
+        return done.stdout.split("\0")[:-1]
+
+    return call
+
+
+def parse(arguments: list[str]) -> dict[str, Any]:
+    """What the command line makes of them; a flag it does not know raises."""
+    assert isinstance(main, click.Group)
+    name, *rest = arguments
+    return main.commands[name].make_context(name, rest).params
+
+
+def test_slurm_shards_every_part(called: Call) -> None:
+    script = TOOLS / "slurm" / "shard.sbatch"
+    array = re.search(r"^#SBATCH --array=1-(\d+)$", script.read_text(encoding="utf-8"), re.MULTILINE)
+    assert array
+    variables = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MAX": array[1], "SLURM_CPUS_PER_TASK": "8"}
+    program, *arguments = called("bash", script, "/imagenet", "/out", "--size", "128", **variables)
+    assert program == "alexnet-fast"
+    params = parse(arguments)
+    assert (params["part"], params["workers"]) == ((3, int(array[1])), 8)
+    assert (params["src"], params["outs"]) == (Path("/imagenet"), ("/out",))
+
+
+def documents() -> dict[str, dict[str, Any]]:
+    found = list(yaml.safe_load_all(MANIFEST.read_text(encoding="utf-8")))
+    return {f"{one['kind']} {one['metadata']['name']}": one for one in found}
+
+
+def container(job: dict[str, Any]) -> dict[str, Any]:
+    (only,) = job["spec"]["template"]["spec"]["containers"]
+    assert only["command"] == ["sh", "-euc"]
+    return dict(only)
+
+
+def test_kubernetes_parts_fit_together() -> None:
+    found = documents()
+    assert set(found) == {"Job alexnet-shard", "Service alexnet-train", "Job alexnet-train"}
+    service, train = found["Service alexnet-train"], found["Job alexnet-train"]
+    pod = train["spec"]["template"]
+    assert pod["spec"]["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    for job in (found["Job alexnet-shard"], train):
+        assert job["apiVersion"] == "batch/v1"
+        assert job["spec"]["completionMode"] == "Indexed"  # gives each pod its number and its name
+        spec = job["spec"]["template"]["spec"]
+        assert spec["restartPolicy"] in ("OnFailure", "Never")  # all that a Job allows
+        mounts = {mount["name"] for mount in container(job)["volumeMounts"]}
+        assert mounts == {volume["name"] for volume in spec["volumes"]}
+        assert job["spec"]["parallelism"] == job["spec"]["completions"]
+
+
+def test_kubernetes_shards_every_part(called: Call) -> None:
+    job = documents()["Job alexnet-shard"]
+    (script,) = container(job)["args"]
+    total = job["spec"]["completions"]
+    for index in (0, total - 1):
+        _, *arguments = called("sh", "-euc", script, JOB_COMPLETION_INDEX=str(index))
+        assert parse(arguments)["part"] == (index + 1, total)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_kubernetes_trains_with_torchrun(resumed: bool, called: Call, tmp_path: Path) -> None:
+    """With torch's own parser of torchrun's flags, and ours of what follows."""
+    from torch.distributed.run import parse_args
+
+    found = documents()
+    job, service = found["Job alexnet-train"], found["Service alexnet-train"]
+    (script,) = container(job)["args"]
+    if resumed:
+        (tmp_path / "last.pt").touch()
+    script = script.replace("/runs/imagenet", str(tmp_path))
+    program, *arguments = called("sh", "-euc", script, JOB_COMPLETION_INDEX="1")
+    assert program == "torchrun"
+    options = parse_args(arguments)
+    assert (options.nnodes, options.node_rank) == (str(job["spec"]["completions"]), 1)
+    assert options.master_addr == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
+    assert options.master_port == service["spec"]["ports"][0]["port"]
+    assert (options.module, options.training_script) == (True, "alexnet_fast")
+    ours = [argument for argument in options.training_script_args if argument != "--"]
+    assert ours[0] == "train"
+    assert parse(ours)["resume"] is resumed

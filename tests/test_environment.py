@@ -1,0 +1,258 @@
+"""What is recorded of the machine, and what is said where it cannot do what is asked. Only what our code asks of the
+system and of torch is replaced here."""
+
+import ctypes
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import alexnet_fast
+from alexnet_fast.cli import main
+from alexnet_fast.environment import COMMIT_VARIABLE, cores, environment, limit_threads
+from alexnet_fast.training.machine import processes_here
+
+
+def run(*arguments: str | Path) -> tuple[int, str]:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_library(name: str) -> Any:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", no_library)
+
+
+def give_gpus(monkeypatch: pytest.MonkeyPatch, gpus: int, cuda: str | None = "13.0") -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+
+
+def give_driver(monkeypatch: pytest.MonkeyPatch, cuda: int) -> None:
+    """libcuda of a driver for that CUDA: 12020 is 12.2. The kernel module is 535.104.05."""
+
+    def query(pointer: Any) -> int:
+        pointer._obj.value = cuda
+        return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(cuDriverGetVersion=query))
+    text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  535.104.05  Release Build\nGCC version:  gcc 12\n"
+    read = Path.read_text
+    monkeypatch.setattr(
+        Path,
+        "read_text",
+        lambda self, **kw: text if self == Path("/proc/driver/nvidia/version") else read(self, **kw),
+    )
+
+
+def test_version_verbose_prints_what_is_installed() -> None:
+    code, output = run("--version", "--verbose")
+    assert code == 0
+    lines = output.splitlines()
+    assert lines[0] == f"alexnet-fast, version {alexnet_fast.__version__}"
+    assert f"python: {platform.python_version()}" in lines
+    for name in ("torch", "nvidia-dali-cuda120", "jinja2"):
+        assert f"  {name}=={version(name)}" in lines
+    assert run("--verbose")[0] == 2
+    assert run("--verbose", "demo")[0] == 2
+
+
+def test_the_driver_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert json.loads(json.dumps(environment()))["packages"]["numpy"] == version("numpy")
+    give_driver(monkeypatch, 12020)
+    assert environment()["driver"] == "535.104.05"
+
+
+def test_the_commit_is_the_checkout_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the package in a repository of its own, changed, then outside of one."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    package = tmp_path / "alexnet_fast"
+    package.mkdir()
+    for name in ("__init__.py", "environment.py"):
+        shutil.copy(Path(alexnet_fast.__file__).with_name(name), package)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"], ["tag", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    made = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+
+    def told(**variables: str) -> str:
+        code = "from alexnet_fast.environment import commit; print(commit())"
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1", **variables}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    assert told() == made
+    (package / "__init__.py").write_text("__version__ = '2'\n")
+    assert told() == f"{made}-dirty"
+    shutil.rmtree(tmp_path / ".git")
+    assert told(**{COMMIT_VARIABLE: "c0ffee"}) == "c0ffee"
+
+
+QUOTA, PERIOD = "cpu,cpuacct/cpu.cfs_quota_us", "cpu,cpuacct/cpu.cfs_period_us"
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "expected"),
+    [
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 8),
+        ("0::/\n", {"cpu.max": "250000 100000\n"}, 3),
+        ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "6400000 100000\n"}, 8),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "400000 100000\n"}, 4),
+        ("4:memory:/x\n3:cpu,cpuacct:/docker/1\n", {QUOTA: "200000\n", PERIOD: "100000\n"}, 2),
+        ("3:cpu,cpuacct:/\n", {QUOTA: "-1\n", PERIOD: "100000\n"}, 8),
+        ("", {}, 8),
+    ],
+)
+def test_cores_are_those_of_the_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cgroup: str, files: dict[str, str], expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    for name, text in {"proc/self/cgroup": cgroup, **{f"sys/fs/cgroup/{n}": t for n, t in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cores(tmp_path) == expected
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    limit_threads(tmp_path)
+    assert os.environ.pop("OMP_NUM_THREADS", "8") == str(expected)
+
+
+def test_cores_without_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS, which has no affinity either."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 10)
+    assert cores(tmp_path) == 10
+
+
+def refused(*arguments: str | Path) -> str:
+    code, output = run(*arguments)
+    assert code == 2
+    assert output.startswith("Error: ")
+    return output.removeprefix("Error: ").rstrip("\n")
+
+
+def test_a_torch_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_gpus(monkeypatch, 0, cuda=None)
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
+    assert refused("train", "--gpus", "2") == (
+        "--gpus 2 asks for 2 GPUs: torch 2.13.0+cpu is built without CUDA. On Linux pip's default is the build with "
+        "it; see pytorch.org/get-started. On the CPU: --gpus 0."
+    )
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_gpus(monkeypatch, 0)
+    assert refused("train", "--gpus", "1") == (
+        "--gpus 1 asks for 1 GPU: there is no NVIDIA driver (no libcuda.so.1). Install it, or give the container the "
+        "GPUs: docker run --gpus all, with NVIDIA's container toolkit. On the CPU: --gpus 0."
+    )
+
+
+def test_a_driver_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_gpus(monkeypatch, 0)
+    give_driver(monkeypatch, 12020)
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cu130")
+    assert refused("train", "--gpus", "1") == (
+        "--gpus 1 asks for 1 GPU: the NVIDIA driver 535.104.05 runs CUDA 12.2 at most, torch 2.13.0+cu130 needs "
+        "CUDA 13.0. Update the driver, or install torch's build for CUDA 12: pytorch.org/get-started. "
+        "On the CPU: --gpus 0."
+    )
+
+
+def test_gpus_that_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_gpus(monkeypatch, 0)
+    give_driver(monkeypatch, 13000)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert refused("train", "--gpus", "1") == (
+        "--gpus 1 asks for 1 GPU: torch finds none (CUDA_VISIBLE_DEVICES is ''), though there is a driver. "
+        "Look at nvidia-smi. On the CPU: --gpus 0."
+    )
+
+
+def test_fewer_gpus_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_gpus(monkeypatch, 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    message = "--gpus 2 asks for 2 GPUs, torch finds 1. Use --gpus 1, or look at nvidia-smi."
+    assert refused("train", "--gpus", "2") == message
+
+
+def test_fewer_gpus_than_processes_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two machines with four processes each: what counts is this machine's."""
+    give_gpus(monkeypatch, 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    of_torchrun = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
+    for name, value in of_torchrun.items():
+        monkeypatch.setenv(name, value)
+    message = "torchrun started 4 processes here, one a GPU, torch finds 2. Use --nproc-per-node 2, "
+    assert message in run("train")[1]
+    assert message in refused("train", "--gpus", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert "nowhere is not a shard set" in run("train", "--shards", "nowhere")[1]  # the GPUs are no hindrance any more
+    assert processes_here(8) == 2
+
+
+def test_train_takes_all_gpus_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_gpus(monkeypatch, 2)
+    assert run("train", "--shards", "nowhere")[1].splitlines()[0] == "--gpus 2"
+    give_gpus(monkeypatch, 0, cuda=None)
+    assert run("train", "--shards", "nowhere")[1].startswith(
+        f"--gpus 0: torch {torch.__version__} is built without CUDA."
+    )
+
+
+def test_compile_without_a_compiler(monkeypatch: pytest.MonkeyPatch, jpeg_shards: Path, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    start = ("train", "--shards", jpeg_shards, "--run", tmp_path / "run", "--compile")
+    assert refused(*start, "--gpus", "0") == (
+        "--compile needs a C++ compiler (g++, clang++, c++), and finds none. Install one (Debian: apt-get install "
+        "g++), or leave --compile out."
+    )
+    give_gpus(monkeypatch, 1)
+    monkeypatch.setenv("CC", "icx")
+    assert refused(*start, "--gpus", "1").startswith("--compile needs a C compiler (icx), and finds none. ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_jpegs_without_dali(
+    monkeypatch: pytest.MonkeyPatch, jpeg_shards: Path, raw_shards: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)  # as if it were not installed
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    start = ("train", "--gpus", "0", "--epochs", "1", "--batch", "30", "--set", "hidden=32")
+    assert refused(*start, "--shards", jpeg_shards, "--run", tmp_path / "run") == (
+        "DALI, which decodes the JPEGs of training, is not installed. There are wheels for glibc's Linux on x86_64 and "
+        "aarch64 (this is riscv64): pip install nvidia-dali-cuda120. Elsewhere use the Docker image, or shard with "
+        "--encoding raw, which needs no decoder."
+    )
+    assert not (tmp_path / "run").exists()
+    code, output = run(*start, "--shards", raw_shards, "--run", tmp_path / "run", "--arch", "bn")
+    assert code == 0, output
+
+
+@pytest.mark.parametrize("system", ["Windows", "Darwin"])
+def test_other_systems(monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    monkeypatch.setattr(platform, "system", lambda: system)
+    assert refused("train") == (
+        "alexnet-fast runs on Linux, for which NVIDIA's DALI has wheels. Elsewhere use its Docker image or, on "
+        "Windows, WSL 2 (wsl --install)."
+    )
+    assert run("--help")[0] == run("--version")[0] == 0
