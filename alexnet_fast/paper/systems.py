@@ -1,0 +1,226 @@
+"""The networks of the paper, each as changes of its recipe, and its claims about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from alexnet_fast.config import REMOVABLE, TrainConfig, make_config
+from alexnet_fast.errors import InputError
+from alexnet_fast.paper import measures
+from alexnet_fast.paper.measures import BASE, Measure
+
+RECIPE = "paper"
+PRETRAINED, TUNED, SIX = "sixconv-big", "sixconv-tuned", "sixconv"
+TUNED_EPOCHS = 54 / 90
+"""Notes of 146-2012-2011: 54 epochs of fine-tuning; the published net has 90."""
+TUNED_CONV1_FREEZE = 7 / 54
+"""The same notes: conv1 frozen by epoch 7."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """`settings` change the recipe. `big`: learnt from the second shard set. `start`: the network whose weights of the
+    same seed it starts from, at a tenth of the rate, with a new last layer."""
+
+    what: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    big: bool = False
+    start: str = ""
+
+
+NETWORKS = {
+    BASE: Network("the published net"),
+    "no-dropout": Network("no dropout", {"dropout": 0.0}),
+    "no-crops": Network("no random crops and mirror images", {"crops": False}),
+    **{f"no-{layer}": Network(f"{layer} left out", {"without": layer}) for layer in REMOVABLE},
+    "half": Network("one GPU's half net", {"arch": "half"}),
+    "no-lrn": Network("no local response normalisation", {"lrn": "none"}),
+    "no-overlap": Network("pools of 2x2", {"pool": 2}),
+    "no-colour": Network("no PCA colour", {"colour_std": 0.0}),
+    "tanh": Network("tanh in place of ReLU", {"activation": "tanh"}),
+    SIX: Network("a sixth convolution", {"arch": "sixconv"}),
+    PRETRAINED: Network("the same on the big release, behind a linear bottleneck", {"arch": "sixconv"}, big=True),
+    TUNED: Network("that, fine-tuned", {"arch": "sixconv"}, start=PRETRAINED),
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`paper`: its number, top-1 / top-5 in points of per cent. `networks`: which it takes, and at least how many seeds
+    of each. `takes`: shard sets other than --shards. `decides`: False of a plain number, which belongs to its data."""
+
+    name: str
+    text: str
+    paper: str
+    networks: dict[str, int]
+    measure: Measure
+    takes: str = ""
+    decides: bool = True
+
+
+def _without(layer: str) -> Claim:
+    paper = "about 2 (top-1; any of the middle layers)"
+    return Claim(
+        f"no-{layer}", f"{layer} lowers the error", paper, _both(f"no-{layer}"), measures.difference(f"no-{layer}")
+    )
+
+
+def _both(network: str) -> dict[str, int]:
+    return {BASE: 1, network: 1}
+
+
+FIVE = {BASE: 5}
+SEVEN = {BASE: 5, TUNED: 2}
+CLAIMS = [
+    Claim(
+        "one-cnn",
+        "error of one CNN",
+        "40.7 / 18.2 (2012 val), 37.5 / 17.0 (2010 test)",
+        {BASE: 1},
+        measures.error(BASE),
+        decides=False,
+    ),
+    Claim("views", "10 views lower the error", "1.5 / 1.3 (2010 test)", {BASE: 1}, measures.views),
+    Claim(
+        "no-dropout",
+        "dropout narrows the gap",
+        '"substantial overfitting" without',
+        _both("no-dropout"),
+        measures.gap("no-dropout"),
+    ),
+    Claim(
+        "no-crops",
+        "crops and flips narrow the gap",
+        '"substantial overfitting" without',
+        _both("no-crops"),
+        measures.gap("no-crops"),
+    ),
+    Claim(
+        "five-cnns",
+        "error of five CNNs",
+        "38.1 / 16.4 (2012 val)",
+        FIVE,
+        measures.error_of_average(FIVE),
+        decides=False,
+    ),
+    Claim("averaging", "averaging five lowers the error", "2.6 / 1.8 (2012 val)", FIVE, measures.averaging(FIVE)),
+    *[_without(layer) for layer in ("conv4", "conv3", "conv5", "conv2", "fc7", "fc6")],
+    Claim("half", "two towers beat the half net", "1.7 / 1.2 (2010 test)", _both("half"), measures.difference("half")),
+    Claim("no-lrn", "LRN lowers the error", "1.4 / 1.2 (2012 val)", _both("no-lrn"), measures.difference("no-lrn")),
+    Claim(
+        "no-overlap",
+        "overlapping pools lower the error",
+        "0.4 / 0.3 (2012 val)",
+        _both("no-overlap"),
+        measures.difference("no-overlap"),
+    ),
+    Claim(
+        "no-colour",
+        "PCA colour lowers the error",
+        "more than 1 (top-1)",
+        _both("no-colour"),
+        measures.difference("no-colour"),
+    ),
+    Claim(
+        "tanh",
+        "ReLU needs fewer epochs than tanh",
+        "6 times fewer to 25 % training error (CIFAR-10)",
+        _both("tanh"),
+        measures.slower("tanh"),
+    ),
+    Claim(
+        "fall-2009",
+        "error of six convolutions, all classes",
+        "67.4 / 40.9 (Fall 2009)",
+        {SIX: 1},
+        measures.error(SIX),
+        "as --shards: Fall 2009, made with --split half",
+        decides=False,
+    ),
+    Claim("sixconv", "a sixth convolution lowers the error", "not stated", _both(SIX), measures.difference(BASE, SIX)),
+    Claim(
+        "tuned",
+        "error of one CNN, pre-trained",
+        "39.0 / 16.6 (2012 val)",
+        {TUNED: 1},
+        measures.error(TUNED),
+        "--big: Fall 2011",
+        decides=False,
+    ),
+    Claim(
+        "pretraining",
+        "pre-training and a sixth convolution lower the error",
+        "1.7 / 1.6 (2012 val)",
+        {BASE: 1, TUNED: 1},
+        measures.difference(BASE, TUNED),
+        "--big: Fall 2011",
+    ),
+    Claim(
+        "pretraining-alone",
+        "pre-training lowers the error",
+        "not stated",
+        {SIX: 1, TUNED: 1},
+        measures.difference(SIX, TUNED),
+        "--big: Fall 2011",
+    ),
+    Claim(
+        "seven-cnns",
+        "error of seven CNNs, two pre-trained",
+        "36.7 / 15.4 (2012 val)",
+        SEVEN,
+        measures.error_of_average(SEVEN),
+        "--big: Fall 2011",
+        decides=False,
+    ),
+    Claim(
+        "joining",
+        "two pre-trained ones lower the error of five",
+        "1.4 / 1.0 (2012 val)",
+        SEVEN,
+        measures.joining(FIVE, SEVEN),
+        "--big: Fall 2011",
+    ),
+]
+"""In order of importance: a short budget leaves out the last ones first."""
+
+
+def choose(only: Sequence[str]) -> list[Claim]:
+    """The claims of these names; all with none. Raises InputError for other names."""
+    names = [claim.name for claim in CLAIMS]
+    if wrong := [name for name in only if name not in names]:
+        raise InputError(f"--only {wrong[0]}: expected some of {','.join(names)}.")
+    return [claim for claim in CLAIMS if not only or claim.name in only]
+
+
+def configure(
+    network: str, seed: int, shards: str, big: str | None, given: dict[str, Any], start: str = ""
+) -> TrainConfig:
+    """The recipe with `given` settings, then the network's own. `start`: the checkpoint of its predecessor."""
+    recipe, this = make_config(RECIPE, **given), NETWORKS[network]
+    config = replace(recipe, shards=shards, seed=seed, **this.settings)
+    if this.big:
+        assert big is not None
+        config = replace(config, shards=big, bottleneck=recipe.hidden // 2)  # 146-2011: 2 x 1024 after 4096
+    if this.start:
+        config = replace(
+            config,
+            init=start,
+            lr=recipe.lr / 10,  # 146-2012-2011: .001 of .01, conv1 at a tenth of it until it is frozen
+            epochs=max(round(recipe.epochs * TUNED_EPOCHS), 1),
+            conv1_slow=0.0,
+            conv1_freeze=TUNED_CONV1_FREEZE,
+        )
+    return config
+
+
+def plan(claims: Sequence[Claim], seeds: int) -> list[tuple[str, int]]:
+    """The runs, a network and a seed each: the first seed of all of them, then the second, ...; claims in their order,
+    and before a network the one that it starts from."""
+    most: dict[str, int] = {}
+    for claim in claims:
+        for network, least in claim.networks.items():
+            for name in filter(None, (NETWORKS[network].start, network)):
+                most[name] = max(most.get(name, 0), least, seeds)
+    return [(name, seed) for seed in range(max(most.values())) for name in most if seed < most[name]]
