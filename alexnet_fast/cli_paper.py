@@ -59,10 +59,9 @@ def paper_command(
     from alexnet_fast.paper import systems
 
     chosen = systems.choose(only.split(",") if only else [])
+    width = max(shutil.get_terminal_size((130, 24)).columns, 80)
     if list_only:
-        from alexnet_fast.paper.table import as_list
-
-        click.echo(as_list())
+        click.echo(systems.as_list(width))
         return
     if shards is None:
         raise click.UsageError("Missing option '--shards'.")
@@ -93,3 +92,4 @@ def paper_command(
     if outcome.stopped:
         say("Stopped; what is done is kept. Go on with the same command.")
         sys.exit(130)
+    sys.exit(1 if outcome.failed else 0)

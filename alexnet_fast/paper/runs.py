@@ -114,10 +114,12 @@ def _check_same(run: Run) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`left_out`: runs that were asked for and are not there, and why. `stopped`: by Ctrl-C, so more are to come."""
+    """`left_out`: runs that were asked for and are not there, and why. `failed`: training could not go on in one.
+    `stopped`: by Ctrl-C, so more are to come."""
 
     left_out: dict[str, str]
-    stopped: bool
+    failed: bool = False
+    stopped: bool = False
 
 
 def run_all(
@@ -136,6 +138,7 @@ def run_all(
     """
     started = monotonic()
     left_out: dict[str, str] = {}
+    failed = False
     todo: list[Run] = []
     for network, seed in plan(claims, seeds):
         needs_big = NETWORKS[network].big or NETWORKS[network].start
@@ -161,16 +164,16 @@ def run_all(
         try:
             finished = run.trained or train(run, gpus)
         except TrainingError as error:
-            left_out[run.name] = str(error)
+            left_out[run.name], failed = str(error), True
             continue
         if not finished:
-            return Outcome(left_out, stopped=True)
+            return Outcome(left_out, failed, stopped=True)
         if not run.done:
             scores.score(run.folder, min(gpus, 1))
         if clock:
             clock.learn(needed, perf_counter() - begun)
         keep(left_out)
-    return Outcome(left_out, stopped=False)
+    return Outcome(left_out, failed)
 
 
 def train(run: Run, gpus: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ def over_images(parts: Sequence[Array]) -> Estimate:
     """The sum of the means of independent samples, a value an image in each; the normal interval."""
     value = sum(float(part.mean()) for part in parts)
     half = Z95 * math.sqrt(sum(float(part.var(ddof=1)) / len(part) for part in parts))
-    return Estimate(value, value - half, value + half, "images, 1 seed")
+    return Estimate(value, value - half, value + half, "images")
 
 
 def paired(seeds: Sequence[Sequence[Array]]) -> Estimate:
@@ -54,7 +54,7 @@ def paired(seeds: Sequence[Sequence[Array]]) -> Estimate:
     `seeds`: of each, the independent samples that `over_images` takes.
     """
     if len(seeds) == 1:
-        return over_images(seeds[0])
+        return replace(over_images(seeds[0]), over="1 seed, images")
     return over_seeds([sum(float(part.mean()) for part in parts) for parts in seeds])
 
 
@@ -64,7 +64,7 @@ def share(seeds: Sequence[Array]) -> Estimate:
     if len(values) > 1:
         return over_seeds(values)
     low, high = wilson(values[0], len(seeds[0]))
-    return Estimate(values[0], low, high, "images, 1 seed")
+    return Estimate(values[0], low, high, "images")
 
 
 def ratio(values: Sequence[float]) -> Estimate:

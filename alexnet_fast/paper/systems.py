@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from alexnet_fast.config import REMOVABLE, TrainConfig, make_config
+from alexnet_fast.console import drawn
 from alexnet_fast.errors import InputError
 from alexnet_fast.paper import measures
 from alexnet_fast.paper.measures import BASE, Measure
@@ -77,12 +78,12 @@ CLAIMS = [
     Claim(
         "one-cnn",
         "error of one CNN",
-        "40.7 / 18.2 (2012 val), 37.5 / 17.0 (2010 test)",
+        "40.7 / 18.2 (2012), 37.5 / 17.0 (2010)",
         {BASE: 1},
         measures.error(BASE),
         decides=False,
     ),
-    Claim("views", "10 views lower the error", "1.5 / 1.3 (2010 test)", {BASE: 1}, measures.views),
+    Claim("views", "10 views lower the error", "1.5 / 1.3 (2010)", {BASE: 1}, measures.views),
     Claim(
         "no-dropout",
         "dropout narrows the gap",
@@ -100,19 +101,19 @@ CLAIMS = [
     Claim(
         "five-cnns",
         "error of five CNNs",
-        "38.1 / 16.4 (2012 val)",
+        "38.1 / 16.4 (2012)",
         FIVE,
         measures.error_of_average(FIVE),
         decides=False,
     ),
-    Claim("averaging", "averaging five lowers the error", "2.6 / 1.8 (2012 val)", FIVE, measures.averaging(FIVE)),
+    Claim("averaging", "averaging five lowers the error", "2.6 / 1.8 (2012)", FIVE, measures.averaging(FIVE)),
     *[_without(layer) for layer in ("conv4", "conv3", "conv5", "conv2", "fc7", "fc6")],
-    Claim("half", "two towers beat the half net", "1.7 / 1.2 (2010 test)", _both("half"), measures.difference("half")),
-    Claim("no-lrn", "LRN lowers the error", "1.4 / 1.2 (2012 val)", _both("no-lrn"), measures.difference("no-lrn")),
+    Claim("half", "two towers beat the half net", "1.7 / 1.2 (2010)", _both("half"), measures.difference("half")),
+    Claim("no-lrn", "LRN lowers the error", "1.4 / 1.2 (2012)", _both("no-lrn"), measures.difference("no-lrn")),
     Claim(
         "no-overlap",
         "overlapping pools lower the error",
-        "0.4 / 0.3 (2012 val)",
+        "0.4 / 0.3 (2012)",
         _both("no-overlap"),
         measures.difference("no-overlap"),
     ),
@@ -143,7 +144,7 @@ CLAIMS = [
     Claim(
         "tuned",
         "error of one CNN, pre-trained",
-        "39.0 / 16.6 (2012 val)",
+        "39.0 / 16.6 (2012)",
         {TUNED: 1},
         measures.error(TUNED),
         "--big: Fall 2011",
@@ -152,7 +153,7 @@ CLAIMS = [
     Claim(
         "pretraining",
         "pre-training and a sixth convolution lower the error",
-        "1.7 / 1.6 (2012 val)",
+        "1.7 / 1.6 (2012)",
         {BASE: 1, TUNED: 1},
         measures.difference(BASE, TUNED),
         "--big: Fall 2011",
@@ -168,7 +169,7 @@ CLAIMS = [
     Claim(
         "seven-cnns",
         "error of seven CNNs, two pre-trained",
-        "36.7 / 15.4 (2012 val)",
+        "36.7 / 15.4 (2012)",
         SEVEN,
         measures.error_of_average(SEVEN),
         "--big: Fall 2011",
@@ -177,7 +178,7 @@ CLAIMS = [
     Claim(
         "joining",
         "two pre-trained ones lower the error of five",
-        "1.4 / 1.0 (2012 val)",
+        "1.4 / 1.0 (2012)",
         SEVEN,
         measures.joining(FIVE, SEVEN),
         "--big: Fall 2011",
@@ -224,3 +225,31 @@ def plan(claims: Sequence[Claim], seeds: int) -> list[tuple[str, int]]:
             for name in filter(None, (NETWORKS[network].start, network)):
                 most[name] = max(most.get(name, 0), least, seeds)
     return [(name, seed) for seed in range(max(most.values())) for name in most if seed < most[name]]
+
+
+def as_list(width: int) -> str:
+    """Every claim with the paper's number and what it takes, and the networks."""
+    claims = [
+        [
+            claim.name,
+            claim.text,
+            claim.paper,
+            ", ".join(f"{name} x{least}" if least > 1 else name for name, least in claim.networks.items()),
+            claim.takes,
+        ]
+        for claim in CLAIMS
+    ]
+    networks = [[name, network.what, _shown(network)] for name, network in NETWORKS.items()]
+    return "\n\n".join(
+        [
+            drawn(["--only", "claim", "paper", "networks x seeds", "shard sets"], claims, width),
+            drawn(["network", "what", f"changes of the recipe {RECIPE}"], networks, width),
+        ]
+    )
+
+
+def _shown(network: Network) -> str:
+    changes = [f"{name}={str(value).lower()}" for name, value in network.settings.items()]
+    changes += ["bottleneck, half of hidden wide"] * network.big
+    changes += [f"init={network.start}, lr / 10, conv1 slowed and frozen"] * bool(network.start)
+    return ", ".join(changes)

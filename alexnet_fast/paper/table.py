@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from alexnet_fast.config import RECIPES
+from alexnet_fast.console import drawn
 from alexnet_fast.paper.measures import Found
 from alexnet_fast.paper.runs import Experiment
 from alexnet_fast.paper.statistics import Estimate
@@ -124,13 +122,9 @@ def as_markdown(experiment: Experiment, found: Found, left_out: dict[str, str]) 
 
 
 def as_text(found: Found, left_out: dict[str, str], width: int) -> str:
-    table = Table(*HEAD)
-    for row in rows(found):
-        table.add_row(*row.cells())
-    console = Console(file=io.StringIO(), width=width)
-    console.print(table, markup=False)
+    shown = [row.cells() for row in rows(found)]
     lines = [f"left out: {name}: {why}" for name, why in left_out.items()]
-    return "\n".join([console.file.getvalue().rstrip(), *lines])  # type: ignore[attr-defined]
+    return "\n".join([*([drawn(HEAD, shown, width)] if shown else ["no claim's networks are there yet"]), *lines])
 
 
 def as_dict(experiment: Experiment, found: Found, left_out: dict[str, str]) -> dict[str, Any]:
@@ -153,16 +147,3 @@ def as_dict(experiment: Experiment, found: Found, left_out: dict[str, str]) -> d
 
 def _grid(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *body])
-
-
-def as_list() -> str:
-    """Every claim with the paper's number and what it takes."""
-    table = Table("--only", "claim", "paper", "networks x seeds", "takes")
-    for claim in CLAIMS:
-        networks = ", ".join(f"{name} x{least}" if least > 1 else name for name, least in claim.networks.items())
-        table.add_row(claim.name, claim.text, claim.paper, networks, claim.takes)
-    console = Console(file=io.StringIO(), width=150)
-    console.print(table, markup=False)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    whats = "\n".join(f"  {name:14} {network.what}" for name, network in NETWORKS.items())
-    return f"{text}\nNetworks:\n{whats}"
