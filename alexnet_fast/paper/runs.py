@@ -95,8 +95,8 @@ def check(experiment: Experiment, gpus: int) -> None:
     for location in filter(None, (experiment.shards, experiment.big)):
         if "val" not in ShardSet(location, base.cache, base.cache_bytes or None):
             raise InputError(f"{location} has no val split to judge networks by. Shard with --val-fraction 0.1.")
-    for network in NETWORKS:
-        for run in experiment.runs(network):
+    for name, network in NETWORKS.items():
+        for run in experiment.runs(name) if experiment.big or not network.big else ():
             if (run.folder / "last.pt").is_file():
                 _check_same(run)
 
@@ -105,7 +105,7 @@ def _check_same(run: Run) -> None:
     old = checkpoint.load(run.folder / "last.pt")["config"]
     for name, value in run.config.as_dict().items():
         filled_in = value == FILLED_IN.get(name)
-        if name not in SAME_RESULT and old[name] != value and not filled_in:
+        if name not in SAME_RESULT and old.get(name, value) != value and not filled_in:
             raise InputError(
                 f"{run.folder} was trained with {name}={old[name]}, not {value}: networks are only compared with the "
                 "same settings. Take another --out, or those settings."
