@@ -170,7 +170,7 @@ def run_all(
             return Outcome(left_out, failed, stopped=True)
         if not run.done:
             scores.score(run.folder, min(gpus, 1))
-        if clock:
+        if clock and needed:  # there was training to do
             clock.learn(needed, perf_counter() - begun)
         keep(left_out)
     return Outcome(left_out, failed)
