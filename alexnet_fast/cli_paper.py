@@ -85,9 +85,7 @@ def paper_command(
         return table.write(out, experiment, left_out)
 
     outcome = runs.run_all(experiment, chosen, seeds=seeds, gpus=gpus, budget=budget, say=say, keep=keep)
-    text = table.as_text(
-        experiment.found(), outcome.left_out, width=max(shutil.get_terminal_size((130, 24)).columns, 80)
-    )
+    text = table.as_text(experiment.found(), outcome.left_out, width)
     show(f"{text}\n{out / 'paper.md'}", keep(outcome.left_out), json_file)
     if outcome.stopped:
         say("Stopped; what is done is kept. Go on with the same command.")

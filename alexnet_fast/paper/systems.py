@@ -41,9 +41,15 @@ NETWORKS = {
     "no-overlap": Network("pools of 2x2", {"pool": 2}),
     "no-colour": Network("no PCA colour", {"colour_std": 0.0}),
     "tanh": Network("tanh in place of ReLU", {"activation": "tanh"}),
-    SIX: Network("a sixth convolution", {"arch": "sixconv"}),
-    PRETRAINED: Network("the same on the big release, behind a linear bottleneck", {"arch": "sixconv"}, big=True),
-    TUNED: Network("that, fine-tuned", {"arch": "sixconv"}, start=PRETRAINED),
+    SIX: Network("six convolutions", {"arch": "sixconv"}),
+    PRETRAINED: Network(
+        "six convolutions, on the big release, behind a linear bottleneck", {"arch": "sixconv"}, big=True
+    ),
+    TUNED: Network(
+        "six convolutions, pre-trained on the big release, fine-tuned at lr / 10 for 0.6 of the epochs",
+        {"arch": "sixconv"},
+        start=PRETRAINED,
+    ),
 }
 
 
@@ -61,127 +67,75 @@ class Claim:
     decides: bool = True
 
 
-def _without(layer: str) -> Claim:
-    paper = "about 2 (top-1; any of the middle layers)"
-    return Claim(
-        f"no-{layer}", f"{layer} lowers the error", paper, _both(f"no-{layer}"), measures.difference(f"no-{layer}")
-    )
+def _better(name: str, text: str, paper: str, than: str, network: str, takes: str = "") -> Claim:
+    """That the error of `network` is lower than that of another."""
+    measure = measures.difference(than, network)
+    networks = {name: 1 for name in NETWORKS if name in (than, network)}
+    return Claim(name, f"{text} the error", paper, networks, measure, takes)
 
 
-def _both(network: str) -> dict[str, int]:
-    return {BASE: 1, network: 1}
+def _lowers(network: str, text: str, paper: str) -> Claim:
+    """That the base network's error is lower than that of `network`, which lacks something."""
+    return _better(network, text, paper, than=network, network=BASE)
+
+
+def _narrows(network: str, text: str) -> Claim:
+    """That the gap to the training images is narrower than without what `network` lacks."""
+    paper = '"substantial overfitting" without'
+    return Claim(network, f"{text} the gap", paper, {BASE: 1, network: 1}, measures.gap(network))
+
+
+def _number(name: str, text: str, paper: str, networks: dict[str, int], takes: str = "") -> Claim:
+    """The error of one network, or of the average of several."""
+    one = next(iter(networks)) if sum(networks.values()) == 1 else None
+    measure = measures.error(one) if one else measures.error_of_average(networks)
+    return Claim(name, f"error of {text}", paper, networks, measure, takes, decides=False)
 
 
 FIVE = {BASE: 5}
 SEVEN = {BASE: 5, TUNED: 2}
+BIG = "--big: Fall 2011"
 CLAIMS = [
-    Claim(
-        "one-cnn",
-        "error of one CNN",
-        "40.7 / 18.2 (2012), 37.5 / 17.0 (2010)",
-        {BASE: 1},
-        measures.error(BASE),
-        decides=False,
-    ),
+    _number("one-cnn", "one CNN", "40.7 / 18.2 (2012), 37.5 / 17.0 (2010)", {BASE: 1}),
     Claim("views", "10 views lower the error", "1.5 / 1.3 (2010)", {BASE: 1}, measures.views),
-    Claim(
-        "no-dropout",
-        "dropout narrows the gap",
-        '"substantial overfitting" without',
-        _both("no-dropout"),
-        measures.gap("no-dropout"),
-    ),
-    Claim(
-        "no-crops",
-        "crops and flips narrow the gap",
-        '"substantial overfitting" without',
-        _both("no-crops"),
-        measures.gap("no-crops"),
-    ),
-    Claim(
-        "five-cnns",
-        "error of five CNNs",
-        "38.1 / 16.4 (2012)",
-        FIVE,
-        measures.error_of_average(FIVE),
-        decides=False,
-    ),
+    _narrows("no-dropout", "dropout narrows"),
+    _narrows("no-crops", "crops and flips narrow"),
+    _number("five-cnns", "five CNNs", "38.1 / 16.4 (2012)", FIVE),
     Claim("averaging", "averaging five lowers the error", "2.6 / 1.8 (2012)", FIVE, measures.averaging(FIVE)),
-    *[_without(layer) for layer in ("conv4", "conv3", "conv5", "conv2", "fc7", "fc6")],
-    Claim("half", "two towers beat the half net", "1.7 / 1.2 (2010)", _both("half"), measures.difference("half")),
-    Claim("no-lrn", "LRN lowers the error", "1.4 / 1.2 (2012)", _both("no-lrn"), measures.difference("no-lrn")),
-    Claim(
-        "no-overlap",
-        "overlapping pools lower the error",
-        "0.4 / 0.3 (2012)",
-        _both("no-overlap"),
-        measures.difference("no-overlap"),
-    ),
-    Claim(
-        "no-colour",
-        "PCA colour lowers the error",
-        "more than 1 (top-1)",
-        _both("no-colour"),
-        measures.difference("no-colour"),
-    ),
+    *[
+        _lowers(f"no-{layer}", f"{layer} lowers", "about 2 (top-1; any of the middle layers)")
+        for layer in ("conv4", "conv3", "conv5", "conv2", "fc7", "fc6")
+    ],
+    _lowers("half", "two towers, not the half net, lower", "1.7 / 1.2 (2010)"),
+    _lowers("no-lrn", "LRN lowers", "1.4 / 1.2 (2012)"),
+    _lowers("no-overlap", "overlapping pools lower", "0.4 / 0.3 (2012)"),
+    _lowers("no-colour", "PCA colour lowers", "more than 1 (top-1)"),
     Claim(
         "tanh",
         "ReLU needs fewer epochs than tanh",
         "6 times fewer to 25 % training error (CIFAR-10)",
-        _both("tanh"),
+        {BASE: 1, "tanh": 1},
         measures.slower("tanh"),
     ),
-    Claim(
+    _number(
         "fall-2009",
-        "error of six convolutions, all classes",
+        "six convolutions, all classes",
         "67.4 / 40.9 (Fall 2009)",
         {SIX: 1},
-        measures.error(SIX),
         "as --shards: Fall 2009, made with --split half",
-        decides=False,
     ),
-    Claim("sixconv", "a sixth convolution lowers the error", "not stated", _both(SIX), measures.difference(BASE, SIX)),
-    Claim(
-        "tuned",
-        "error of one CNN, pre-trained",
-        "39.0 / 16.6 (2012)",
-        {TUNED: 1},
-        measures.error(TUNED),
-        "--big: Fall 2011",
-        decides=False,
-    ),
-    Claim(
-        "pretraining",
-        "pre-training and a sixth convolution lower the error",
-        "1.7 / 1.6 (2012)",
-        {BASE: 1, TUNED: 1},
-        measures.difference(BASE, TUNED),
-        "--big: Fall 2011",
-    ),
-    Claim(
-        "pretraining-alone",
-        "pre-training lowers the error",
-        "not stated",
-        {SIX: 1, TUNED: 1},
-        measures.difference(SIX, TUNED),
-        "--big: Fall 2011",
-    ),
-    Claim(
-        "seven-cnns",
-        "error of seven CNNs, two pre-trained",
-        "36.7 / 15.4 (2012)",
-        SEVEN,
-        measures.error_of_average(SEVEN),
-        "--big: Fall 2011",
-        decides=False,
-    ),
+    _better("sixconv", "a sixth convolution lowers", "not stated", than=BASE, network=SIX),
+    _number("tuned", "one CNN, pre-trained", "39.0 / 16.6 (2012)", {TUNED: 1}, BIG),
+    _better("pretraining", "pre-training and a sixth convolution lower", "1.7 / 1.6 (2012)", BASE, TUNED, BIG),
+    _better("pretraining-alone", "pre-training lowers", "not stated", SIX, TUNED, BIG),
+    _number("seven-cnns", "seven CNNs, two pre-trained", "36.7 / 15.4 (2012)", SEVEN, BIG),
     Claim(
         "joining",
         "two pre-trained ones lower the error of five",
         "1.4 / 1.0 (2012)",
         SEVEN,
         measures.joining(FIVE, SEVEN),
-        "--big: Fall 2011",
+        BIG,
     ),
 ]
 """In order of importance: a short budget leaves out the last ones first."""

@@ -94,14 +94,20 @@ def changes(experiment: Experiment) -> dict[str, Any]:
 
 
 def setup(experiment: Experiment) -> str:
-    manifest = ShardSet(experiment.shards).manifest
-    images = {name: sum(tar.samples for tar in tars) for name, tars in manifest.splits.items()}
+    """The data and the settings, in words."""
+    config = experiment.run("base", 0).config
+    named = {"Data": experiment.shards} | ({"To pre-train on": experiment.big} if experiment.big else {})
+    lines = []
+    for what, location in named.items():
+        manifest = ShardSet(location, config.cache, config.cache_bytes or None).manifest
+        images = {name: sum(tar.samples for tar in tars) for name, tars in manifest.splits.items()}
+        lines.append(
+            f"{what}: {location}, {len(manifest.classes):,} classes, {images['train']:,} training and "
+            f"{images['val']:,} validation images of {manifest.size} px, of which the networks take "
+            f"{config.crop or manifest.size * 7 // 8}."
+        )
     changed = ", ".join(f"{name} {value}" for name, value in changes(experiment).items()) or "nothing"
-    return (
-        f"Data: {experiment.shards}, {len(manifest.classes):,} classes, {images['train']:,} training and "
-        f"{images['val']:,} validation images of {manifest.size} px. "
-        f"Recipe: {RECIPE}; changed for all networks: {changed}."
-    )
+    return "\n".join([*lines, f"Recipe: {RECIPE}; changed for all networks: {changed}."])
 
 
 def write(out: Path, experiment: Experiment, left_out: dict[str, str]) -> dict[str, Any]:
