@@ -81,7 +81,7 @@ class Quiet(Progress):
 
 def drawn(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
     """A table of text, `width` columns wide at most: long cells are wrapped."""
-    table = Table(*head, box=SIMPLE_HEAD)
+    table = Table(*map(escape, head), box=SIMPLE_HEAD)
     for row in rows:
         table.add_row(*map(escape, row))
     console = Console(width=width, color_system=None, highlight=False)

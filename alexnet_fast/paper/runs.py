@@ -16,7 +16,7 @@ from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.loading.plan import steps_per_epoch
 from alexnet_fast.paper import scores
-from alexnet_fast.paper.measures import Found
+from alexnet_fast.paper.measures import BASE, Found
 from alexnet_fast.paper.systems import NETWORKS, Claim, configure, plan
 from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training import checkpoint, distributed, loop, placement, runs
@@ -90,7 +90,7 @@ def check(experiment: Experiment, gpus: int) -> None:
     if distributed.started_by_torchrun():
         raise InputError("paper starts its processes itself: call it without torchrun, with --gpus N.")
     distributed.check_gpus(gpus)
-    base = experiment.run("base", 0).config
+    base = experiment.run(BASE, 0).config
     placement.check_processes(base, distributed.processes(gpus))
     for location in filter(None, (experiment.shards, experiment.big)):
         if "val" not in ShardSet(location, base.cache, base.cache_bytes or None):

@@ -12,7 +12,7 @@ import numpy as np
 
 from alexnet_fast.config import RECIPES
 from alexnet_fast.console import drawn
-from alexnet_fast.paper.measures import Found
+from alexnet_fast.paper.measures import BASE, Found
 from alexnet_fast.paper.runs import Experiment
 from alexnet_fast.paper.statistics import Estimate
 from alexnet_fast.paper.systems import CLAIMS, NETWORKS, RECIPE, Claim
@@ -89,13 +89,13 @@ def network_cells(found: Found) -> list[list[str]]:
 def changes(experiment: Experiment) -> dict[str, Any]:
     """Settings of the base network other than the recipe's."""
     recipe = RECIPES[RECIPE].as_dict()
-    config = experiment.run("base", 0).config.as_dict()
+    config = experiment.run(BASE, 0).config.as_dict()
     return {name: value for name, value in config.items() if value != recipe[name] and name not in UNCHANGED}
 
 
 def setup(experiment: Experiment) -> str:
     """The data and the settings, in words."""
-    config = experiment.run("base", 0).config
+    config = experiment.run(BASE, 0).config
     named = {"Data": experiment.shards} | ({"To pre-train on": experiment.big} if experiment.big else {})
     lines = []
     for what, location in named.items():
