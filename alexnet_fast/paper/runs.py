@@ -150,6 +150,8 @@ def run_all(
     if clock:
         _tell_plan(todo, clock, budget or 0.0, say)
     for number, run in enumerate(todo, 1):
+        if run.done:  # by another process, meanwhile
+            continue
         before = NETWORKS[run.network].start
         if before and not experiment.run(before, run.seed).trained:
             left_out[run.name] = f"{before} seed {run.seed}, which it starts from, is not there"
