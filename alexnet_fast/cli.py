@@ -39,7 +39,7 @@ def main(debug: bool) -> None:
     """Train AlexNet on ImageNet-style data, as fast as the hardware allows."""
 
 
-MACHINE = {"threads", "cache", "cache_bytes", "parallel"}
+MACHINE = {"threads", "cache", "cache_bytes", "parallel", "log_every", "tensorboard", "layer_scales"}
 """Settings that change no result, so a resumed run may have others."""
 # Of sharding/sources.py, which is not imported for --help.
 LAYOUTS = ["folders", "ilsvrc", "kaggle", "whole", "parquet", "webdataset"]
@@ -215,18 +215,19 @@ def train(
     if resume and (changed := sorted({*given, *(["recipe"] if recipe else [])} - MACHINE)):
         raise InputError(
             f"--resume takes the run's own settings, so leave out {', '.join(changed)}. "
-            "Only --threads, --parallel and the cache may differ."
+            "Only --threads, --parallel, the cache and what is logged may differ."
         )
     config = make_config(recipe or "paper", **given)
 
     from alexnet_fast.shardset import ShardSet
-    from alexnet_fast.training import distributed, loop, placement, runs
+    from alexnet_fast.training import distributed, log, loop, placement, runs
 
     distributed.check_gpus(min(gpus, 1) if distributed.started_by_torchrun() else gpus)
     folder = run or runs.default_folder(config)
     if resume:
         config = runs.reopen(folder, **given)
     placement.check_processes(config, distributed.processes(gpus))
+    log.check_tensorboard(config.tensorboard)
     ShardSet(config.shards, config.cache, config.cache_bytes or None)
     if not resume and _is_first():
         runs.create(folder, config)

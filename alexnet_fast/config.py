@@ -119,6 +119,10 @@ class TrainConfig:
     """Most bytes of tars in it; 0: no limit."""
     log_every: int = 20
     """Steps between two lines of the log."""
+    tensorboard: bool = False
+    """Also log for TensorBoard, in the run's folder tensorboard."""
+    layer_scales: bool = False
+    """Also log each layer's norms of gradient and weights, and the size of its update relative to them."""
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():

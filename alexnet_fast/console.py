@@ -6,14 +6,17 @@ import time
 from collections.abc import Callable, Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_SECONDS = 10.0
 """Between two lines where there is no terminal."""
+REDRAW_SECONDS = 0.25
+"""Between two drawings of the live line whose text is the same."""
 
 
 class Progress:
@@ -24,26 +27,45 @@ class Progress:
         self._started = self._printed = time.monotonic()
         self._console = Console(stderr=True)
         self._live = Live(console=self._console, transient=True, auto_refresh=False)
+        self._text, self._drawn = "starting", 0.0
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
             self._live.start()
+            self._draw(self._first)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     def update(self, done: int, text: str) -> None:
-        now = time.monotonic()
-        rate = (done - self._first) / max(now - self._started, 1e-9)
-        eta = f"{_clock((self._total - done) / rate)} left" if rate and done < self._total else ""
+        self._text = text
         if self._console.is_terminal:
-            line = Table.grid(padding=(0, 1))
-            line.add_row(self._title, ProgressBar(self._total, done, width=20), text, eta)
-            self._live.update(line, refresh=True)
-        elif now - self._printed >= PLAIN_SECONDS or done >= self._total:
-            self._printed = now
-            self.say(f"{self._title} {100 * done // self._total:3d} %  {text}  {eta}".rstrip())
+            self._draw(done)
+        elif time.monotonic() - self._printed >= PLAIN_SECONDS or done >= self._total:
+            self._printed = time.monotonic()
+            self.say(f"{self._title} {100 * done // self._total:3d} %  {text}  {self._left(done)}".rstrip())
+
+    def advance(self, done: int) -> None:
+        """As `update` with the text as it is; cheap enough for every step."""
+        if self._console.is_terminal and time.monotonic() - self._drawn >= REDRAW_SECONDS:
+            self._draw(done)
+
+    def _draw(self, done: int) -> None:
+        """One line where it fits; else the text below the bar."""
+        self._drawn = time.monotonic()
+        bar = Table.grid(padding=(0, 1))
+        what, left = ProgressBar(self._total, done, width=20), self._left(done)
+        if len(f"{self._title} {self._text} {left} ") + 20 <= self._console.width:
+            bar.add_row(self._title, what, self._text, left)
+            self._live.update(bar, refresh=True)
+        else:
+            bar.add_row(self._title, what, left)
+            self._live.update(Group(bar, Text(self._text)), refresh=True)
+
+    def _left(self, done: int) -> str:
+        rate = (done - self._first) / max(time.monotonic() - self._started, 1e-9)
+        return f"{_clock((self._total - done) / rate)} left" if rate and done < self._total else ""
 
     def expect(self, total: int) -> None:
         """The work begins now, and is of so many things: listing them is not in their rate."""
@@ -73,6 +95,9 @@ class Quiet(Progress):
         return self
 
     def update(self, done: int, text: str) -> None:
+        pass
+
+    def advance(self, done: int) -> None:
         pass
 
     def say(self, text: str) -> None:

@@ -14,12 +14,14 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
 import resource
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -40,6 +42,9 @@ NPY_HEADER = 128
 INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("label", "<i4"), ("crc32", "<u4")])
 """A sample: place of its tar in the manifest's list, first byte and number of bytes of its image member, class index
 (UNLABELLED where there is none), crc32 of those bytes."""
+
+PATIENCE = 5.0
+"""Seconds after which a read that has not ended counts as one that does not."""
 
 UNLABELLED = -1
 """The label of images whose class nobody published, as in the test set of ILSVRC-2012."""
@@ -192,12 +197,16 @@ class Tars(Protocol):
     def hold_all(self) -> None:
         """Raises InputError when they cannot all be mapped at once."""
 
+    def missing(self, shards: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> str:
+        """The path or URL of the first of those that cannot be read just now; empty when all can."""
+
 
 class LocalTars:
     """Tars in a folder, all mapped at opening."""
 
     def __init__(self, folder: Path, tars: list[Tar]) -> None:
-        self._mapped = {shard: map_tar(folder / tar.file, tar.bytes) for shard, tar in enumerate(tars)}
+        self._paths = [folder / tar.file for tar in tars]
+        self._mapped = {shard: map_tar(self._paths[shard], tar.bytes) for shard, tar in enumerate(tars)}
 
     def map(self, shards: Sequence[int]) -> Mapping[int, NDArray[np.uint8]]:
         return self._mapped
@@ -215,6 +224,23 @@ class LocalTars:
 
     def hold_all(self) -> None:
         pass
+
+    def missing(self, shards: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> str:
+        """Reads them in a thread, which a disk or server that does not answer holds up."""
+        reading = ""
+
+        def read() -> None:
+            nonlocal reading
+            for shard, offset, size in zip(shards, offsets, sizes, strict=True):
+                reading = str(self._paths[shard])
+                with self._paths[shard].open("rb") as file:
+                    os.pread(file.fileno(), size, offset)
+            reading = ""
+
+        thread = Thread(target=read, daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
+        return reading
 
 
 class Split:
@@ -307,6 +333,10 @@ class Split:
     def expect(self, samples: NDArray[np.int64]) -> None:
         """Samples that will be read next, in this order: a remote set fetches their tars ahead."""
         self._tars.expect(self.index["shard"][samples].tolist())
+
+    def missing(self, samples: NDArray[np.int64]) -> str:
+        """The path or URL of the first tar of those samples that cannot be read just now; empty when all can."""
+        return self._tars.missing(*self._places(samples))
 
     def hold_all(self) -> None:
         """For reading in any order. Raises InputError when the cache of a remote set cannot hold the whole split."""

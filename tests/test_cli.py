@@ -290,7 +290,7 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
     assert_refused("--resume needs --run: the folder of the run to go on with.", *resume)
     assert_refused(
         "--resume takes the run's own settings, so leave out batch, epochs. "
-        "Only --threads, --parallel and the cache may differ.",
+        "Only --threads, --parallel, the cache and what is logged may differ.",
         *(*resume, "--run", "run", "--epochs", "2", "--threads", "1", "--set", "batch=8"),
     )
     for _ in range(2):  # no such folder, then an empty one

@@ -98,6 +98,10 @@ def test_torchvision_layout_gives_the_same_logits(arch: str, crop: int, tmp_path
         found = theirs((torch.from_numpy(pixels).float() / 255 - mean) / std)
     assert_same(found, logits(path, pixels))
     assert {file.name for file in tmp_path.iterdir()} == {"net.pt", "out.pth", "out.json"}
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+    code, output = run("import", tmp_path / "out.pth", tmp_path / "again.pt", "--classes", tmp_path / "classes.txt")
+    assert code == 2
+    assert "was exported by alexnet-fast" in output
 
 
 def test_what_torchvision_has_no_place_for(tmp_path: Path) -> None:

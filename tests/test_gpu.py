@@ -1,4 +1,4 @@
-"""What needs an NVIDIA GPU: `tools/test -m gpu`."""
+"""What needs an NVIDIA GPU: `tools/test -m gpu -n 0`."""
 
 import json
 from pathlib import Path
@@ -13,6 +13,7 @@ from alexnet_fast.loading.plan import training_rows
 from alexnet_fast.model.alexnet import bn
 from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training import distributed, loop, runs
+from alexnet_fast.training.finite import Finite
 from alexnet_fast.training.metrics import Window
 from alexnet_fast.training.optim import make_optimizer
 
@@ -44,11 +45,14 @@ def test_the_step_never_waits_for_the_gpu(jpeg_shards: Path) -> None:
     state = loop.State(model, make_optimizer(model, config), torch.amp.GradScaler("cuda", enabled=False))
     first, second, *_ = batches(jpeg_shards, device)
     window = Window(distributed.Topology(0, 1, device), Loader.__new__(Loader))
+    finite = Finite(model, state.optimizer, config, alone=True)
     loop.train_step(model, state, first, config, 1.0)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        window.add(*loop.train_step(model, state, second, config, 1.0), 16)
+        sums = loop.train_step(model, state, second, config, 1.0)
+        finite.look(sums[0], 2, second)
+        window.add(*sums, 16)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

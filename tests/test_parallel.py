@@ -23,7 +23,8 @@ from tools import parallel_bytes, scaling
 ALONE = Topology(0, 1, torch.device("cpu"))
 STEPS = 8
 """Of every run here: 2 epochs of 60 images in steps of 15, which 2 processes share as 7 and 8."""
-SETTINGS = {"epochs": 2, "batch": 16, "lr": 0.001, "precision": "fp32", "log_every": 1, "hidden": 66, "crop": 64}
+SETTINGS = {"epochs": 2, "batch": 16, "lr": 0.001, "precision": "fp32", "hidden": 66, "crop": 64}
+SETTINGS |= {"log_every": 1, "layer_scales": True}
 
 
 def settings(shards: Path, **overrides: Any) -> TrainConfig:
@@ -109,12 +110,15 @@ def folder(jpeg_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_same(run: Path, reference: Path) -> None:
-    """Losses and validation accuracy of every step and epoch, then weights and momentum, to float tolerance."""
+    """Losses, layer scales, validation accuracy, then weights and momentum, to float tolerance."""
     (ours, ours_of), (theirs, theirs_of) = ((log(path), checkpoint.load(path / "last.pt")) for path in (run, reference))
     assert [line["loss"] for line in ours if "loss" in line] == pytest.approx(
         [line["loss"] for line in theirs if "loss" in line], rel=1e-4
     )
     assert len([line for line in ours if "loss" in line]) == STEPS
+    for kind in ("gradient_norm", "weight_norm", "update_ratio"):
+        for line, other in zip(ours, theirs, strict=True):
+            assert line.get(kind, {}) == pytest.approx(other.get(kind, {}), rel=1e-2)
     assert [line.get("val_top1") for line in ours] == [line.get("val_top1") for line in theirs]
     torch.testing.assert_close(ours_of["model"], theirs_of["model"], rtol=1e-3, atol=1e-5)
     ours_state, theirs_state = (state["optimizer"]["state"] for state in (ours_of, theirs_of))

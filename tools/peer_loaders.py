@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FREED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-"""Environment of every process: glibc keeps freed memory. Our loader sets this itself; so every peer has it."""
+"""Environment of a process whose glibc keeps freed memory. Our loader sets this itself."""
 
 PACKAGES = (
     "torch",
@@ -53,7 +53,8 @@ REPEATS = 1000
 class Job:
     """`files`: folder with images/<class>/*.jpg, jpeg.beton, raw.beton. `images`, `seconds`: at least that much is
     clocked, after `warm_up` batches. `order`: random, window (of `window` tars) or
-    sequential; ours knows the first two, DALI the first and last."""
+    sequential; ours knows the first two, DALI the first and last. `keep_freed`: glibc keeps freed memory, as our
+    loader makes it do by itself; otherwise the peer has it as it comes."""
 
     loader: str
     dtype: str
@@ -66,6 +67,7 @@ class Job:
     warm_up: int = 1
     order: str = "random"
     window: int = 16
+    keep_freed: bool = False
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -400,7 +402,8 @@ def why_not(packages: list[str]) -> str:
 def run(action: str, job: Job | None = None, python: str = sys.executable) -> dict[str, Any]:
     """In a process of its own. Raises RuntimeError with the last line of what it complained about."""
     command = [python, __file__, action, *([json.dumps(asdict(job))] if job else [])]
-    done = subprocess.run(command, env={**os.environ, **FREED}, capture_output=True, text=True)
+    extra = FREED if job and job.keep_freed else {}
+    done = subprocess.run(command, env={**os.environ, **extra}, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"status {done.returncode}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -1,7 +1,7 @@
 """Our loader beside stock DALI, FFCV, torchvision, webdataset and plain JPEG decoding: the same images, in turns.
 
     PYTHONPATH=. python tools/peers.py SHARDS_JPEG SHARDS_RAW [--python OTHER_INTERPRETER] [--turns 5] [--threads 2]
-                                       [--batch 256] [--out tools/records/DATE_peers_HARDWARE]
+                                       [--batch 256] [--keep-freed] [--out tools/records/DATE_peers_HARDWARE]
 
 Two shard sets of the same photographs with a split `train`. Every measurement is a process of its own, see
 tools/peer_loaders.py. A peer that this interpreter cannot import runs under OTHER_INTERPRETER; one that neither can
@@ -67,6 +67,11 @@ TARGETS = [
     ("raw -> float32", "raw -> float32", DALI, 1.4),
 ]
 """Our case, the peer's case, the peer, at least so many times as fast."""
+
+MEMORY = {
+    True: "glibc keeps freed memory for all of them.",
+    False: "The peers run as they come; our loader makes glibc keep freed memory by itself.",
+}
 
 Rates = dict[str, dict[str, list[float]]]
 """Images a second by case, loader, turn."""
@@ -240,7 +245,7 @@ def report(record: dict[str, Any], rates: Rates) -> str:
         f"Every measurement is a process of its own. Batches to warm up: {record['warm_up']}; then the clock runs over "
         f"at least {record['images']:,} images and {record['seconds']:g} s, in which no loader is started anew. "
         f"Turns: {record['turns']}, the cases in turn; median [low-high]; a ratio is the median of the turns' ratios.",
-        "Our floats have PCA colour, the peers' have none. glibc keeps freed memory for all. Of stock DALI the fastest "
+        f"Our floats have PCA colour, the peers' have none. {MEMORY[record['keep_freed']]} Of stock DALI the fastest "
         "variant counts.",
         "",
         *table(rates),
@@ -266,6 +271,7 @@ def report(record: dict[str, Any], rates: Rates) -> str:
 @click.option("--images", default=5000, show_default=True, help="To clock at least, each time.")
 @click.option("--seconds", default=3.0, show_default=True, help="To clock at least, each time.")
 @click.option("--warm-up", default=1, show_default=True, help="Batches before the clock starts.")
+@click.option("--keep-freed", is_flag=True, help="Make glibc keep freed memory for the peers too.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the record.")
 def main(
     jpeg: Path,
@@ -277,12 +283,20 @@ def main(
     images: int,
     seconds: float,
     warm_up: int,
+    keep_freed: bool,
     out: Path | None,
 ) -> None:
     interpreters = Interpreters(other)
     sets = {"jpeg": jpeg.resolve(), "raw": raw.resolve()}
     jpegs = ShardSet(sets["jpeg"])
-    how = {"threads": threads, "batch": batch, "images": images, "seconds": seconds, "warm_up": warm_up}
+    how: dict[str, Any] = {
+        "threads": threads,
+        "batch": batch,
+        "images": images,
+        "seconds": seconds,
+        "warm_up": warm_up,
+        "keep_freed": keep_freed,
+    }
     with tempfile.TemporaryDirectory() as name:
         extract(jpegs, Path(name))
         ffcv = interpreters.of("FFCV")
@@ -290,7 +304,7 @@ def main(
             run("beton", Job("FFCV", "uint8", str(shards), name, threads), ffcv or "")
         jobs = {
             case: {
-                loader: Job(loader, spec.dtype, str(sets[spec.encoding]), name, **how)  # type: ignore[arg-type]
+                loader: Job(loader, spec.dtype, str(sets[spec.encoding]), name, **how)
                 for loaders in spec.columns.values()
                 for loader in loaders
             }

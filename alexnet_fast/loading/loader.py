@@ -79,6 +79,8 @@ class Loader:
         self._max_batch = max_batch
         self._mean = torch.tensor(pixels.mean, dtype=torch.float32)
         self._colour_axes = torch.tensor(pixels.deviations)[:, None] * torch.tensor(pixels.components)
+        self._at = ("starting", np.zeros(0, np.int64))
+        """The stage it is in, and the samples of that."""
 
     @classmethod
     def training(
@@ -155,6 +157,13 @@ class Loader:
     def damaged(self) -> dict[int, str]:
         return self._sentry.found
 
+    def waits_for(self) -> str:
+        """In words, for another thread while no batch comes: the stage, and the file or URL that cannot be read."""
+        stage, samples = self._at
+        missing = self._split.missing(samples)
+        files = f"{missing} does not come" if missing else "all their files can be read"
+        return f"the loader is {stage} {len(samples):,} images; {files}"
+
     def __iter__(self) -> Iterator[Batch]:
         if self._device.type == "cpu":
             keep_freed_memory()
@@ -180,9 +189,11 @@ class Loader:
                 if not under_way:
                     return
                 work = under_way.popleft()
+                self._at = "decoding", work.rows.samples
                 jpegs = self._decoded(decoder) if work.jpegs and decoder else None
                 if (rows := next(coming, None)) is not None:  # the threads go on during the pass over the pixels
                     under_way.append(self._submit(rows, decoder, reader))
+                self._at = "copying", work.rows.samples
                 with one_thread():
                     images = self._joined(work, jpegs)
                 batch = Batch(images, work.labels.to(self._device, non_blocking=True), work.rows)
@@ -197,6 +208,7 @@ class Loader:
         return _ahead(expected, PAGES_AHEAD, lambda rows: self._split.ask_for(rows.samples))
 
     def _submit(self, rows: Rows, decoder: JpegDecoder | None, reader: RawReader) -> _UnderWay:
+        self._at = "reading", rows.samples
         rows, labels = self._sentry.sound(rows)
         order = arranged(rows, self._split.raw)
         rows = _taken(rows, order)

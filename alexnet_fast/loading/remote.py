@@ -218,6 +218,11 @@ class TarCache:
         self._start()
         return {name: self._mapped[name] for name in uses}
 
+    def missing(self, names: Iterable[str]) -> str:
+        """The URL of the first of these tars that is not here yet; empty when all are."""
+        with self._changed:
+            return next((f"{self._remote.url}/{name}" for name in names if name not in self._mapped), "")
+
     def _wait_for(self, uses: Counter[str]) -> None:
         self._needed = uses.keys()
         for name in uses:
@@ -413,6 +418,9 @@ class SplitTars:
 
     def hold_all(self) -> None:
         self._cache.hold(self._names, self._split)
+
+    def missing(self, shards: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> str:
+        return self._cache.missing(self._names[shard] for shard in shards)
 
 
 def cache_folder(given: str | Path | None) -> Path:

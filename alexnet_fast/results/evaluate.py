@@ -13,6 +13,7 @@ from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import evaluation_rows
 from alexnet_fast.shardset import Pixels, Split
 from alexnet_fast.training.distributed import Topology, sum_over_processes
+from alexnet_fast.training.stalls import watched
 
 BATCH = 256
 
@@ -100,7 +101,8 @@ class Scores:
         side = crops.pop() if views == 1 and len(crops) == 1 else split.size
         batch = BATCH if views == 1 else BATCH // 8
         rows = evaluation_rows(len(split), batch, margin=split.size - side, rank=topology.rank, world=topology.world)
-        self._members, self._views, self._dtype, self._device = members, views, dtype, topology.device
+        self._members, self._views, self._dtype, self._topology = members, views, dtype, topology
+        self._device = topology.device
         self._loader = Loader(
             split,
             Pixels(members[0].mean, split.pixels.covariance, split.pixels.deviations, split.pixels.components),
@@ -120,7 +122,7 @@ class Scores:
         return self._loader.damaged
 
     def __iter__(self) -> Iterator[tuple[Batch, Tensor]]:
-        for batch in self._loader:
+        for batch in watched(self._loader, self._topology):
             with (
                 torch.inference_mode(),
                 torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),

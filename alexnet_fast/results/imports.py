@@ -51,7 +51,16 @@ def import_weights(path: Path, out: Path, classes: Classes | None, mean: Path | 
 
 
 def from_torchvision(path: Path, classes: Classes, mean: Path | None) -> tuple[dict[str, Any], str]:
-    """torchvision's state dict (alexnet-owt-*.pth): it becomes `onetower`, whose conv1 divides by 255 * std."""
+    """torchvision's state dict (alexnet-owt-*.pth): it becomes `onetower`, whose conv1 divides by 255 * std.
+
+    Our own export has that layout too, but sees other pixels: it is refused by the file that `export` put beside it.
+    """
+    beside = path.with_suffix(".json")
+    if beside.is_file() and "mean_of_255" in beside.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(
+            f"{path} was exported by alexnet-fast ({beside} says so) and does not see torchvision's pixels. Name the "
+            "run it came from instead, or export that as .safetensors."
+        )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on a damaged file

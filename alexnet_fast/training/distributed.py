@@ -70,9 +70,11 @@ def run(worker: Callable[..., Any], gpus: int, *args: Any) -> Any:
     }
     try:
         mp.start_processes(_spawned, (worker, gpus, args, results), nprocs=gpus, start_method="spawn")
-    except mp.ProcessExitedException:
+    except mp.ProcessExitedException as error:
         if results.empty():
-            raise
+            raise TrainingError(
+                f"{error}; what it said is above. A kill may be the system's, out of memory."
+            ) from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -161,6 +163,17 @@ def any_stopped(stopped: bool, topology: Topology) -> bool:
     if topology.device.type == "cuda":
         return False
     return bool(sum_over_processes(torch.tensor([float(stopped)]), topology).item())
+
+
+def store_for_a_thread() -> dist.Store:
+    """The store that all processes share, by a connection of its own."""
+    store: dist.Store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
+    return store
+
+
+def is_of_peers(error: RuntimeError) -> bool:
+    """Whether a collective failed, as it does when another process is gone: gloo's errors are known by their text."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def share_buffers(model: nn.Module, topology: Topology) -> None:

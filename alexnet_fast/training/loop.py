@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.console import Progress, Quiet
-from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.errors import InputError
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import Window, steps_per_epoch, training_rows
 from alexnet_fast.model.alexnet import AlexNet, build
@@ -32,8 +32,13 @@ from alexnet_fast.training.distributed import (
     stop_signals,
     without_sync,
 )
+from alexnet_fast.training.finite import Finite, check_weights
+from alexnet_fast.training.log import Log
 from alexnet_fast.training.optim import make_optimizer, set_learning_rates
 from alexnet_fast.training.placement import place
+from alexnet_fast.training.ranks import Ranks
+from alexnet_fast.training.scales import Scales
+from alexnet_fast.training.stalls import watched
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """What the network computes in, by the setting `precision`."""
@@ -87,11 +92,11 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     dtype = DTYPES[config.precision]
 
     state = begin(config, len(classes), topology.device)
-    log = run / "log.jsonl"
+    log = Log(run, steps, config.tensorboard)
     if resume:
         _restore(state, run)
         if topology.first:
-            metrics.cut(log, state.epoch * steps + state.step, state.epoch)
+            log.cut(state.epoch * steps + state.step, state.epoch)
     elif config.init:
         checkpoint.start_from(state.model, Path(config.init), classes, conv_only=config.init_layers == "conv")
     if config.compile:
@@ -106,8 +111,12 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             "Give a larger --batch."
         )
 
+    finite = Finite(state.model, state.optimizer, config, alone=config.parallel == "data" or topology.world == 1)
+    scales = Scales(state.model, state.optimizer, topology, config)
+
     def save(name: str, everything: bool) -> None:
         model, optimizer = placed.whole()
+        check_weights(model)
         if topology.first:
             whole = replace(state, model=model, optimizer=optimizer)
             what = _snapshot(whole) if everything else {"model": model.state_dict()}
@@ -149,8 +158,8 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     window = metrics.Window(topology, loader)
     top1: float | None = None
     told: list[str] = []
-    with stop_signals() as stopped, progress:
-        for batch in loader:
+    with stop_signals() as stopped, progress, log, Ranks(topology):
+        for batch in watched(loader, topology):
             window.begin()
             # --- the step: nothing here waits for the device
             state.epoch, state.step = batch.rows.epoch, batch.rows.step
@@ -158,23 +167,29 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             set_learning_rates(state.optimizer, config, done / steps, state.top1s)
             torch.manual_seed(step_seed(config.seed, done, placed.dropout_rank))
             share = len(batch.labels) * data.world * steps / len(split)
+            end_of_epoch = state.step + 1 == steps
+            is_logged = (done + 1) % config.log_every == 0 or end_of_epoch
+            scales.begin(is_logged)
             sums = train_step(placed.wrapped, state, batch, config, share)
+            finite.look(sums[0], done + 1, batch)
             if placed.counts:
                 window.add(*sums, len(batch.labels))
             state.step += 1
-            end_of_epoch = state.step == steps
+            progress.advance(done + 1)
 
             # --- now and then: log, evaluate, save
             stop = any_stopped(stopped(), topology)
-            if (done + 1) % config.log_every == 0 or end_of_epoch or stop:
+            if is_logged or stop:
                 line, stop = window.read(stopped())
+                finite.check(batch)
                 for name in list(loader.damaged.values())[len(told) :]:
                     told.append(name)
                     note = f"damaged, so its neighbour is seen instead: {name}"
                     progress.say(note) if topology.first else print(note, file=sys.stderr)
-                _check_loss(line["loss"], done + 1, len(classes), progress)
+                _say_if_stuck(line["loss"], done + 1, len(classes), progress)
+                measured = scales.read()
                 if topology.first:
-                    metrics.append(log, {"step": done + 1, "epoch": state.epoch, **line, "damaged": len(told)})
+                    log.add({"step": done + 1, "epoch": state.epoch, **line, "damaged": len(told), **measured})
                 progress.update(done + 1, _describe(line, state.epoch, config.epochs))
             started = perf_counter()
             if end_of_epoch:
@@ -194,7 +209,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
                     top1 = accuracy.top1
                     scores = {"epoch": state.epoch, "val_top1": accuracy.top1, "val_top5": accuracy.top5}
                     if topology.first:
-                        metrics.append(log, scores)
+                        log.add(scores)
                     progress.say(
                         f"epoch {state.epoch:3d}  val top-1 {accuracy.top1:5.2f} %  top-5 {accuracy.top5:5.2f} %  "
                         f"train loss {line['loss']:.3f}  {line['images_per_second']:,.0f} images/s"
@@ -208,7 +223,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             window.pause(perf_counter() - started)
             if stop:
                 break
-    barrier(topology)
+        barrier(topology)
     finished = state.epoch == config.epochs
     return Result(str(run), state.epoch, max(state.top1s, default=None), top1, *window.totals(), finished=finished)
 
@@ -294,13 +309,7 @@ def _restore(state: State, run: Path) -> None:
     state.epoch, state.step, state.top1s = saved["epoch"], saved["step"], saved["top1s"]
 
 
-def _check_loss(loss: float, step: int, classes: int, progress: Progress) -> None:
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"the loss is not finite (step {step}). Most often the learning rate is too high: try --lr a third of "
-            "this run's, more warm-up (--set warmup_epochs=5), or --set precision=fp32. "
-            "last.pt, if there is one, is from before."
-        )
+def _say_if_stuck(loss: float, step: int, classes: int, progress: Progress) -> None:
     if step >= STUCK_STEPS and loss > math.log(classes) - 0.01:
         progress.say(
             f"step {step}: the loss is still {loss:.3f}, that of guessing (ln {classes}). Likely causes: a learning "

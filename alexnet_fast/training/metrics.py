@@ -1,4 +1,4 @@
-"""What a run records: the environment once, then a JSON line a logged step or evaluation; and how it is measured."""
+"""What a run records: its environment once, and the numbers of a log line, measured here."""
 
 from __future__ import annotations
 
@@ -58,31 +58,6 @@ def peak_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def append(path: Path, line: dict[str, Any]) -> None:
-    rounded = {key: round(value, 5) if isinstance(value, float) else value for key, value in line.items()}
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(rounded) + "\n")
-
-
-def cut(path: Path, step: int, epoch: int) -> None:
-    """Takes out of a log what came after `step` and `epoch`: a killed run may have logged past its checkpoint."""
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if _is_before(line, step, epoch)]
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _is_before(line: str, step: int, epoch: int) -> bool:
-    try:
-        entry = json.loads(line)
-    except ValueError:  # the last line of a killed run may be half a line
-        return False
-    return bool(entry["step"] <= step if "step" in entry else entry["epoch"] <= epoch)
 
 
 def write_json(path: Path, body: dict[str, Any]) -> None:

@@ -29,8 +29,8 @@ def create(run: Path, config: TrainConfig) -> None:
 
 
 def reopen(run: Path, threads: int | None = None, **machine: Any) -> TrainConfig:
-    """The configuration of the run's last checkpoint; threads, the cache and `parallel` may differ, nothing that
-    changes the result may."""
+    """The configuration of the run's last checkpoint; threads, the cache, `parallel` and what is logged may
+    differ, nothing that changes the result may."""
     if not (run / "last.pt").is_file():
         raise InputError(f"{run} has no last.pt to resume from. Start it without --resume.")
     config = TrainConfig(**checkpoint.load(run / "last.pt")["config"])

@@ -1,0 +1,117 @@
+"""The documents: links lead somewhere, commands parse, options and settings are there."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import click
+import pytest
+from click.exceptions import Exit
+from click.shell_completion import BashComplete
+
+import alexnet_fast
+from alexnet_fast.cli import main, parse_settings
+from alexnet_fast.config import TrainConfig
+from alexnet_fast.shardset import FORMAT
+from tools import api_docs
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [path for folder in (".", "shards", "tools") for path in sorted((ROOT / folder).glob("*.md"))]
+OPTIONS = {name for command in [main, *main.commands.values()] for param in command.params for name in param.opts}
+
+
+def code_of(page: Path) -> Iterator[str]:
+    """Lines of shell blocks, continued ones joined, and code spans."""
+    text = page.read_text(encoding="utf-8")
+    for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S):
+        yield from block.replace("\\\n", " ").splitlines()
+    yield from re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+
+
+def parsed(line: str) -> None:
+    """Raises click's UsageError where a command line of ours does not parse."""
+    _, *arguments = shlex.split(line, comments=True)
+    arguments = [word for word in arguments if word != "..."]
+    settings = [value for name, value in pairwise(arguments) if name == "--set"]
+    parse_settings(tuple(value for value in settings if value != "help"))
+    context = main.make_context("alexnet-fast", arguments)
+    name, command, rest = main.resolve_command(context, arguments)
+    assert command is not None
+    command.make_context(name, rest, parent=context)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        name, _, heading = target.partition("#")
+        linked = page.parent / name if name else page
+        assert linked.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.M)
+            assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_our_commands_parse(page: Path) -> None:
+    for line in code_of(page):
+        words = line.split()
+        if words[:1] == ["alexnet-fast"] and len(words) > 1 and line != FORMAT:
+            try:
+                parsed(line)
+            except Exit:  # --help and the like end there
+                pass
+            except click.UsageError as error:
+                pytest.fail(f"{line}: {error.format_message()}")
+        elif words and re.match("--.", words[0]):
+            assert words[0] in OPTIONS, line
+        elif words and re.fullmatch(r"(\./)?tools/\S+", words[0]):
+            assert (ROOT / words[0]).exists(), line
+
+
+def test_the_readme_has_commands() -> None:
+    """Or the test above would pass on whatever it cannot read."""
+    lines = [line for line in code_of(ROOT / "README.md") if line.startswith("alexnet-fast ")]
+    assert len(lines) >= 15
+    with pytest.raises(click.UsageError):
+        parsed("alexnet-fast train --gpu 2")
+    with pytest.raises(click.UsageError):
+        parsed("alexnet-fast trian --gpus 2")
+
+
+def test_settings_named_in_the_readme_are_there() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"--set (\w+)=", text)
+    assert len(named) >= 3
+    assert set(named) <= set(TrainConfig().as_dict())
+
+
+def test_every_file_of_the_package_is_in_the_table() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("in reading order") :]
+    for path in sorted((ROOT / "alexnet_fast").rglob("*.py")):
+        if path.name not in ("__init__.py", "__main__.py") and path.parent.name != "layouts":
+            assert f"]({path.relative_to(ROOT).as_posix()})" in table, path
+
+
+@pytest.mark.filterwarnings("ignore:Error parsing type annotation:UserWarning")
+def test_every_module_and_its_docstring_have_a_page(tmp_path: Path) -> None:
+    api_docs.write(tmp_path)
+    package = Path(alexnet_fast.__file__).parent
+    modules = [path.relative_to(package.parent) for path in package.rglob("*.py") if path.name != "__main__.py"]
+    for module in modules:
+        page = tmp_path / (module.parent if module.name == "__init__.py" else module).with_suffix(".html")
+        assert page.exists(), module
+    assert "where the run is, so that a resumed run draws the same masks" in " ".join(
+        (tmp_path / "alexnet_fast" / "training" / "loop.html").read_text().split()
+    )
+
+
+def test_the_shell_completes() -> None:
+    shell = BashComplete(main, {}, "alexnet-fast", "_ALEXNET_FAST_COMPLETE")
+    assert {item.value for item in shell.get_completions([], "e")} == {"eval", "export"}
+    assert [item.value for item in shell.get_completions(["train"], "--par")] == ["--parallel"]
+    assert [item.value for item in shell.get_completions(["train", "--recipe"], "")] == ["paper", "fast", "large"]
