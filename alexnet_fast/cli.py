@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
-from alexnet_fast import __version__, cli_results
-from alexnet_fast.cli_options import BytesType, cache_options, json_option, path_type, show
-from alexnet_fast.config import CHOICES, RECIPES, TrainConfig, make_config
+from alexnet_fast import __version__, cli_paper, cli_results
+from alexnet_fast.cli_options import BytesType, cache_options, json_option, parse_settings, path_type, show
+from alexnet_fast.config import CHOICES, RECIPES, make_config
 from alexnet_fast.environment import cores, environment, limit_threads
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.training import signals
@@ -314,7 +314,7 @@ def demo(out: Path, epochs: int, json_file: str | None) -> None:
     show(text, result, json_file)
 
 
-for command in cli_results.COMMANDS:
+for command in (*cli_results.COMMANDS, cli_paper.paper_command):
     main.add_command(command)
 
 
@@ -339,22 +339,6 @@ def _environment_text() -> str:
     body["gpus"] = ", ".join(body["gpus"])
     facts = [f"{name}: {value or 'none'}" for name, value in body.items() if name not in ("alexnet_fast", "command")]
     return "\n".join([*facts, "packages:", *versions])
-
-
-def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
-    """`NAME=VALUE` strings -> values of the types that TrainConfig states. Raises InputError."""
-    kinds = {name: type(value) for name, value in TrainConfig().as_dict().items() if name != "recipe"}
-    values: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or name not in kinds:
-            raise InputError(f"--set {setting}: expected NAME=VALUE with one of the names {', '.join(kinds)}.")
-        try:
-            values[name] = {"true": True, "false": False}[text.lower()] if kinds[name] is bool else kinds[name](text)
-        except (ValueError, KeyError) as error:
-            expected = {bool: "true or false", int: "a whole number", float: "a number"}[kinds[name]]
-            raise InputError(f"--set {setting}: {name} takes {expected}.") from error
-    return values
 
 
 def _settings_help(recipe: str) -> str:

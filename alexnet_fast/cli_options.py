@@ -1,4 +1,4 @@
-"""What the commands of cli.py and cli_results.py share: options, and how a result is shown."""
+"""What the commands share: options, settings, and how a result is shown."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from alexnet_fast.config import TrainConfig
+from alexnet_fast.errors import InputError
 
 json_option = click.option(
     "--json", "json_file", metavar="FILE", help="Also write the result as JSON; - for standard output."
@@ -43,3 +46,19 @@ def show(text: str, result: dict[str, Any], json_file: str | None) -> None:
         click.echo(json.dumps(result))
     elif json_file:
         Path(json_file).write_text(json.dumps(result) + "\n", encoding="utf-8")
+
+
+def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
+    """`NAME=VALUE` strings -> values of the types that TrainConfig states. Raises InputError."""
+    kinds = {name: type(value) for name, value in TrainConfig().as_dict().items() if name != "recipe"}
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or name not in kinds:
+            raise InputError(f"--set {setting}: expected NAME=VALUE with one of the names {', '.join(kinds)}.")
+        try:
+            values[name] = {"true": True, "false": False}[text.lower()] if kinds[name] is bool else kinds[name](text)
+        except (ValueError, KeyError) as error:
+            expected = {bool: "true or false", int: "a whole number", float: "a number"}[kinds[name]]
+            raise InputError(f"--set {setting}: {name} takes {expected}.") from error
+    return values

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -100,6 +102,17 @@ class Quiet(Progress):
 
     def say(self, text: str) -> None:
         pass
+
+
+def drawn(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
+    """A table of text, `width` columns wide at most: long cells are wrapped."""
+    table = Table(*map(escape, head), box=SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console = Console(width=width, color_system=None, highlight=False)
+    with console.capture() as text:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in text.get().strip("\n").splitlines())
 
 
 def _clock(seconds: float) -> str:

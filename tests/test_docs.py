@@ -12,7 +12,8 @@ from click.exceptions import Exit
 from click.shell_completion import BashComplete
 
 import alexnet_fast
-from alexnet_fast.cli import main, parse_settings
+from alexnet_fast.cli import main
+from alexnet_fast.cli_options import parse_settings
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.shardset import FORMAT
 from tools import api_docs

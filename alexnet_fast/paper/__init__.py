@@ -1,0 +1,1 @@
+"""The paper's claims, tried on other data: `alexnet-fast paper`."""

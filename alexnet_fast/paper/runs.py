@@ -1,0 +1,239 @@
+"""`alexnet-fast paper`: a run folder a network and seed, trained and scored one after another, and the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import Any
+
+import torch
+
+from alexnet_fast.bench.run import synthetic
+from alexnet_fast.config import TrainConfig
+from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.loading.plan import steps_per_epoch
+from alexnet_fast.paper import scores
+from alexnet_fast.paper.measures import BASE, Found
+from alexnet_fast.paper.systems import NETWORKS, Claim, configure, plan
+from alexnet_fast.shardset import ShardSet
+from alexnet_fast.training import checkpoint, distributed, loop, machine, placement, runs
+from alexnet_fast.training.distributed import Topology
+
+SAME_RESULT = {"threads", "cache", "cache_bytes", "parallel", "init"}
+"""Settings in which the runs of a folder may differ from those asked for: of the machine, and where a file lies."""
+FILLED_IN = {"crop": 0, "precision": "auto"}
+"""Values for which training puts others, that fit the shards and the machine."""
+TIMED_STEPS = 3
+BESIDES = 1.2
+"""Seconds of a run for each that its steps take: the loader, evaluation, checkpoints, scoring. A first guess."""
+
+
+@dataclass(frozen=True)
+class Run:
+    network: str
+    seed: int
+    folder: Path
+    config: TrainConfig
+
+    @property
+    def name(self) -> str:
+        return f"{self.network} seed {self.seed}"
+
+    @property
+    def done(self) -> bool:
+        """Trained and, unless it is there to start others from, scored."""
+        return self.trained and (NETWORKS[self.network].big or (self.folder / scores.FILE).is_file())
+
+    @property
+    def trained(self) -> bool:
+        last = self.folder / "last.pt"
+        return last.is_file() and checkpoint.load(last)["epoch"] == self.config.epochs
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Where the runs are, and with which settings: `given` to all networks. `big`: the second shard set."""
+
+    out: Path
+    shards: str
+    big: str | None
+    given: dict[str, Any]
+
+    def run(self, network: str, seed: int) -> Run:
+        start = NETWORKS[network].start
+        before = str(self._folder(start, seed) / "last.pt") if start else ""
+        config = configure(network, seed, self.shards, self.big or "", self.given, before)
+        return Run(network, seed, self._folder(network, seed), config)
+
+    def _folder(self, network: str, seed: int) -> Path:
+        return self.out / f"{network}-{seed}"
+
+    def found(self) -> Found:
+        """The scores of all runs that are done, asked for now or before."""
+        return {
+            name: of
+            for name, network in NETWORKS.items()
+            if not network.big and (of := {run.seed: scores.load(run.folder) for run in self.runs(name) if run.done})
+        }
+
+    def runs(self, network: str) -> Iterator[Run]:
+        """Those that have a folder, finished or not, by seed."""
+        seeds = (path.name.removeprefix(f"{network}-") for path in self.out.glob(f"{network}-*"))
+        yield from (self.run(network, seed) for seed in sorted(int(seed) for seed in seeds if seed.isdecimal()))
+
+
+def check(experiment: Experiment, gpus: int) -> None:
+    """Before the first run. Raises InputError for shard sets, settings or old runs that do not fit."""
+    if machine.started_by_torchrun():
+        raise InputError("paper starts its processes itself: call it without torchrun, with --gpus N.")
+    machine.check_gpus(gpus)
+    base = experiment.run(BASE, 0).config
+    placement.check_processes(base, max(gpus, 1))
+    for location in filter(None, (experiment.shards, experiment.big)):
+        if "val" not in ShardSet(location, base.cache, base.cache_bytes or None):
+            raise InputError(f"{location} has no val split to judge networks by. Shard with --val-fraction 0.1.")
+    for name, network in NETWORKS.items():
+        for run in experiment.runs(name) if experiment.big or not network.big else ():
+            if (run.folder / "last.pt").is_file():
+                _check_same(run)
+
+
+def _check_same(run: Run) -> None:
+    old = checkpoint.load(run.folder / "last.pt")["config"]
+    for name, value in run.config.as_dict().items():
+        filled_in = value == FILLED_IN.get(name)
+        if name not in SAME_RESULT and old.get(name, value) != value and not filled_in:
+            raise InputError(
+                f"{run.folder} was trained with {name}={old[name]}, not {value}: networks are only compared with the "
+                "same settings. Take another --out, or those settings."
+            )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`left_out`: runs that were asked for and are not there, and why. `failed`: training could not go on in one.
+    `stopped`: by Ctrl-C, so more are to come."""
+
+    left_out: dict[str, str]
+    failed: bool = False
+    stopped: bool = False
+
+
+def run_all(
+    experiment: Experiment,
+    claims: list[Claim],
+    *,
+    seeds: int,
+    gpus: int,
+    budget: float | None,
+    say: Callable[[str], None],
+    keep: Callable[[dict[str, str]], object],
+) -> Outcome:
+    """Trains and scores what is not there yet. `budget`: seconds from now; a run that would end later is left out.
+
+    `keep` is called after each run, with what was left out so far.
+    """
+    started = monotonic()
+    left_out: dict[str, str] = {}
+    failed = False
+    todo: list[Run] = []
+    for network, seed in plan(claims, seeds):
+        needs_big = NETWORKS[network].big or NETWORKS[network].start
+        if needs_big and experiment.big is None:
+            left_out[f"{network} seed {seed}"] = "needs --big SHARDS, to pre-train on"
+        elif not (run := experiment.run(network, seed)).done:
+            todo.append(run)
+    clock = Clock(gpus) if budget is not None else None
+    if clock:
+        _tell_plan(todo, clock, budget or 0.0, say)
+    for number, run in enumerate(todo, 1):
+        if run.done:  # by another process, meanwhile
+            continue
+        before = NETWORKS[run.network].start
+        if before and not experiment.run(before, run.seed).trained:
+            left_out[run.name] = f"{before} seed {run.seed}, which it starts from, is not there"
+            continue
+        left = (budget or 0.0) - (monotonic() - started)
+        if clock and (needed := clock.seconds(run)) > left:
+            left_out[run.name] = f"would take about {duration(needed)}, {duration(max(left, 0))} of the budget are left"
+            continue
+        say(f"{number}/{len(todo)}  {run.name}: {NETWORKS[run.network].what}")
+        begun = perf_counter()
+        needed = clock.seconds(run) if clock else 0.0
+        try:
+            finished = run.trained or train(run, gpus)
+        except TrainingError as error:
+            left_out[run.name], failed = str(error), True
+            continue
+        if not finished:
+            return Outcome(left_out, failed, stopped=True)
+        if not run.done:
+            scores.score(run.folder, min(gpus, 1))
+        if clock and needed:  # there was training to do
+            clock.learn(needed, perf_counter() - begun)
+        keep(left_out)
+    return Outcome(left_out, failed)
+
+
+def train(run: Run, gpus: int) -> bool:
+    """Begins the run, or goes on with it; whether it was not stopped."""
+    return bool(distributed.run(runs.train_in, gpus, run.folder, run.config.as_dict(), True).finished)
+
+
+class Clock:
+    """How long runs will take: by a few steps of each network, corrected by the runs that were made since."""
+
+    def __init__(self, gpus: int) -> None:
+        self._gpus = gpus
+        self._steps: dict[str, float] = {}
+        self._guessed = self._took = 0.0
+
+    def seconds(self, run: Run) -> float:
+        """Of what is not done of it yet."""
+        if run.network not in self._steps:
+            self._steps[run.network] = step_seconds(run.config, self._gpus)
+        last = run.folder / "last.pt"
+        epochs = run.config.epochs - (checkpoint.load(last)["epoch"] if last.is_file() else 0)
+        images = len(ShardSet(run.config.shards, run.config.cache, run.config.cache_bytes or None).split("train"))
+        factor = self._took / self._guessed if self._guessed else BESIDES
+        return self._steps[run.network] * steps_per_epoch(images, run.config.batch) * epochs * factor
+
+    def learn(self, said: float, took: float) -> None:
+        """A run for which `seconds` said so has taken so long."""
+        factor = self._took / self._guessed if self._guessed else BESIDES
+        self._guessed += said / factor
+        self._took += took
+
+
+def step_seconds(config: TrainConfig, gpus: int) -> float:
+    """A training step of one process on one made-up batch: the shortest of a few."""
+    device = torch.device("cuda", 0) if gpus else torch.device("cpu")
+    manifest = ShardSet(config.shards, config.cache, config.cache_bytes or None).manifest
+    config = loop.resolve(config, manifest.size, Topology(0, max(gpus, 1), device))
+    config = replace(config, batch=max(config.batch // max(gpus, 1), 1), init="")
+    state = loop.begin(config, len(manifest.classes), device)
+    batches = synthetic(config, len(manifest.classes), loop.DTYPES[config.precision], device)
+    times = []
+    for batch in islice(batches, TIMED_STEPS + 1):
+        begun = perf_counter()
+        loss, _ = loop.train_step(state.model, state, batch, config, 1.0)
+        loss.item()  # waits for the device
+        times.append(perf_counter() - begun)
+    return min(times[1:])
+
+
+def duration(seconds: float) -> str:
+    minutes = max(round(seconds / 60), 1)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _tell_plan(todo: list[Run], clock: Clock, budget: float, say: Callable[[str], None]) -> None:
+    fits, total = [], 0.0
+    for run in todo:
+        if total + (needed := clock.seconds(run)) <= budget:
+            fits.append(run)
+            total += needed
+    say(f"of {len(todo)} runs about {len(fits)} fit into {duration(budget)}: {', '.join(run.name for run in fits)}")

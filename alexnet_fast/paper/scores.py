@@ -1,0 +1,73 @@
+"""What a trained network is worth: computed once, kept in its run folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet_fast.environment import cores
+from alexnet_fast.loading.loader import Loader
+from alexnet_fast.loading.plan import evaluation_rows
+from alexnet_fast.paper.measures import Scores
+from alexnet_fast.results import record
+from alexnet_fast.results.evaluate import BATCH
+from alexnet_fast.results.files import save_npz
+from alexnet_fast.results.guesses import Guesses, guess_split
+from alexnet_fast.results.insight import drawn
+from alexnet_fast.results.networks import Network, open_network
+from alexnet_fast.shardset import UNLABELLED, ShardSet
+
+FILE = "scores.npz"
+
+
+def score(run: Path, gpus: int) -> None:
+    """Scores a finished run, the network as it was at the end: none is chosen by the images it is judged on."""
+    network = open_network(run / "last.pt", gpus)
+    one, ten = guess_split([network]), guess_split([network], views=10, keep=True)
+    save_npz(
+        run / FILE,
+        right1=_right(one),
+        right10=_right(ten),
+        train_right=_right_in_training(network, most=len(one.labels)),
+        probabilities=ten.probabilities,
+        labels=ten.judged,
+    )
+
+
+def load(run: Path) -> Scores:
+    with np.load(run / FILE) as arrays:
+        _, top1 = record.read(run).training_top1()
+        return Scores(**arrays, errors=100 - np.array(top1))
+
+
+def _right(guesses: Guesses) -> NDArray[np.bool_]:
+    right = guesses.best == guesses.judged[:, None]
+    return np.stack([right[:, 0], right.any(1)], 1)
+
+
+def _right_in_training(network: Network, most: int) -> NDArray[np.bool_]:
+    """Of all training images, or of `most` always the same ones: central crop, no augmentation; none damaged."""
+    config = network.config
+    split = ShardSet(config.shards, config.cache, config.cache_bytes or None).split("train")
+    samples = drawn(len(split), most)
+    rows = evaluation_rows(len(samples), BATCH, margin=split.size - network.crop)
+    loader = Loader(
+        split,
+        network.pixels,
+        (replace(row, samples=samples[row.samples]) for row in rows),
+        max_batch=BATCH,
+        crop=network.crop,
+        device=network.device,
+        threads=cores(),
+        strict=True,
+    )
+    right = []
+    for batch in loader:
+        with torch.inference_mode():
+            best = network.model(batch.images).argmax(1)
+        right.append((best == batch.labels)[batch.labels != UNLABELLED].cpu().numpy())
+    return np.concatenate(right)

@@ -1,0 +1,209 @@
+"""The networks of the paper, each as changes of its recipe, and its claims about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from alexnet_fast.config import REMOVABLE, TrainConfig, make_config
+from alexnet_fast.console import drawn
+from alexnet_fast.errors import InputError
+from alexnet_fast.paper import measures
+from alexnet_fast.paper.measures import BASE, Measure
+
+RECIPE = "paper"
+PRETRAINED, TUNED, SIX = "sixconv-big", "sixconv-tuned", "sixconv"
+TUNED_EPOCHS = 54 / 90
+"""Notes of 146-2012-2011: 54 epochs of fine-tuning; the published net has 90."""
+TUNED_CONV1_FREEZE = 7 / 54
+"""The same notes: conv1 frozen by epoch 7."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """`settings` change the recipe. `big`: learnt from the second shard set. `start`: the network whose weights of the
+    same seed it starts from, at a tenth of the rate, with a new last layer."""
+
+    what: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    big: bool = False
+    start: str = ""
+
+
+NETWORKS = {
+    BASE: Network("the published net"),
+    "no-dropout": Network("no dropout", {"dropout": 0.0}),
+    "no-crops": Network("no random crops and mirror images", {"crops": False}),
+    **{f"no-{layer}": Network(f"{layer} left out", {"without": layer}) for layer in REMOVABLE},
+    "half": Network("one GPU's half net", {"arch": "half"}),
+    "no-lrn": Network("no local response normalisation", {"lrn": "none"}),
+    "no-overlap": Network("pools of 2x2", {"pool": 2}),
+    "no-colour": Network("no PCA colour", {"colour_std": 0.0}),
+    "tanh": Network("tanh in place of ReLU", {"activation": "tanh"}),
+    SIX: Network("six convolutions", {"arch": "sixconv"}),
+    PRETRAINED: Network(
+        "six convolutions, on the big release, behind a linear bottleneck", {"arch": "sixconv"}, big=True
+    ),
+    TUNED: Network(
+        "six convolutions, pre-trained on the big release, fine-tuned at lr / 10 for 0.6 of the epochs",
+        {"arch": "sixconv"},
+        start=PRETRAINED,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`paper`: its number, top-1 / top-5 in points of per cent. `networks`: which it takes, and at least how many seeds
+    of each. `takes`: shard sets other than --shards. `decides`: False of a plain number, which belongs to its data."""
+
+    name: str
+    text: str
+    paper: str
+    networks: dict[str, int]
+    measure: Measure
+    takes: str = ""
+    decides: bool = True
+
+
+def _better(name: str, text: str, paper: str, than: str, network: str, takes: str = "") -> Claim:
+    """That the error of `network` is lower than that of another."""
+    measure = measures.difference(than, network)
+    networks = {name: 1 for name in NETWORKS if name in (than, network)}
+    return Claim(name, f"{text} the error", paper, networks, measure, takes)
+
+
+def _lowers(network: str, text: str, paper: str) -> Claim:
+    """That the base network's error is lower than that of `network`, which lacks something."""
+    return _better(network, text, paper, than=network, network=BASE)
+
+
+def _narrows(network: str, text: str) -> Claim:
+    """That the gap to the training images is narrower than without what `network` lacks."""
+    paper = '"substantial overfitting" without'
+    return Claim(network, f"{text} the gap", paper, {BASE: 1, network: 1}, measures.gap(network))
+
+
+def _number(name: str, text: str, paper: str, networks: dict[str, int], takes: str = "") -> Claim:
+    """The error of one network, or of the average of several."""
+    one = next(iter(networks)) if sum(networks.values()) == 1 else None
+    measure = measures.error(one) if one else measures.error_of_average(networks)
+    return Claim(name, f"error of {text}", paper, networks, measure, takes, decides=False)
+
+
+FIVE = {BASE: 5}
+SEVEN = {BASE: 5, TUNED: 2}
+BIG = "--big: Fall 2011"
+CLAIMS = [
+    _number("one-cnn", "one CNN", "40.7 / 18.2 (2012), 37.5 / 17.0 (2010)", {BASE: 1}),
+    Claim("views", "10 views lower the error", "1.5 / 1.3 (2010)", {BASE: 1}, measures.views),
+    _narrows("no-dropout", "dropout narrows"),
+    _narrows("no-crops", "crops and flips narrow"),
+    _number("five-cnns", "five CNNs", "38.1 / 16.4 (2012)", FIVE),
+    Claim("averaging", "averaging five lowers the error", "2.6 / 1.8 (2012)", FIVE, measures.averaging(FIVE)),
+    *[
+        _lowers(f"no-{layer}", f"{layer} lowers", "about 2 (top-1; any of the middle layers)")
+        for layer in ("conv4", "conv3", "conv5", "conv2", "fc7", "fc6")
+    ],
+    _lowers("half", "two towers, not the half net, lower", "1.7 / 1.2 (2010)"),
+    _lowers("no-lrn", "LRN lowers", "1.4 / 1.2 (2012)"),
+    _lowers("no-overlap", "overlapping pools lower", "0.4 / 0.3 (2012)"),
+    _lowers("no-colour", "PCA colour lowers", "more than 1 (top-1)"),
+    Claim(
+        "tanh",
+        "ReLU needs fewer epochs than tanh",
+        "6 times fewer to 25 % training error (CIFAR-10)",
+        {BASE: 1, "tanh": 1},
+        measures.slower("tanh"),
+    ),
+    _number(
+        "fall-2009",
+        "six convolutions, all classes",
+        "67.4 / 40.9 (Fall 2009)",
+        {SIX: 1},
+        "as --shards: Fall 2009, made with --split half",
+    ),
+    _better("sixconv", "a sixth convolution lowers", "not stated", than=BASE, network=SIX),
+    _number("tuned", "one CNN, pre-trained", "39.0 / 16.6 (2012)", {TUNED: 1}, BIG),
+    _better("pretraining", "pre-training and a sixth convolution lower", "1.7 / 1.6 (2012)", BASE, TUNED, BIG),
+    _better("pretraining-alone", "pre-training lowers", "not stated", SIX, TUNED, BIG),
+    _number("seven-cnns", "seven CNNs, two pre-trained", "36.7 / 15.4 (2012)", SEVEN, BIG),
+    Claim(
+        "joining",
+        "two pre-trained ones lower the error of five",
+        "1.4 / 1.0 (2012)",
+        SEVEN,
+        measures.joining(FIVE, SEVEN),
+        BIG,
+    ),
+]
+"""In order of importance: a short budget leaves out the last ones first."""
+
+
+def choose(only: Sequence[str]) -> list[Claim]:
+    """The claims of these names; all with none. Raises InputError for other names."""
+    names = [claim.name for claim in CLAIMS]
+    if wrong := [name for name in only if name not in names]:
+        raise InputError(f"--only {wrong[0]}: expected some of {','.join(names)}.")
+    return [claim for claim in CLAIMS if not only or claim.name in only]
+
+
+def configure(
+    network: str, seed: int, shards: str, big: str | None, given: dict[str, Any], start: str = ""
+) -> TrainConfig:
+    """The recipe with `given` settings, then the network's own. `start`: the checkpoint of its predecessor."""
+    recipe, this = make_config(RECIPE, **given), NETWORKS[network]
+    config = replace(recipe, shards=shards, seed=seed, **this.settings)
+    if this.big:
+        assert big is not None
+        config = replace(config, shards=big, bottleneck=recipe.hidden // 2)  # 146-2011: 2 x 1024 after 4096
+    if this.start:
+        config = replace(
+            config,
+            init=start,
+            lr=recipe.lr / 10,  # 146-2012-2011: .001 of .01, conv1 at a tenth of it until it is frozen
+            epochs=max(round(recipe.epochs * TUNED_EPOCHS), 1),
+            conv1_slow=0.0,
+            conv1_freeze=TUNED_CONV1_FREEZE,
+        )
+    return config
+
+
+def plan(claims: Sequence[Claim], seeds: int) -> list[tuple[str, int]]:
+    """The runs, a network and a seed each: the first seed of all of them, then the second, ...; claims in their order,
+    and before a network the one that it starts from."""
+    most: dict[str, int] = {}
+    for claim in claims:
+        for network, least in claim.networks.items():
+            for name in filter(None, (NETWORKS[network].start, network)):
+                most[name] = max(most.get(name, 0), least, seeds)
+    return [(name, seed) for seed in range(max(most.values())) for name in most if seed < most[name]]
+
+
+def as_list(width: int) -> str:
+    """Every claim with the paper's number and what it takes, and the networks."""
+    claims = [
+        [
+            claim.name,
+            claim.text,
+            claim.paper,
+            ", ".join(f"{name} x{least}" if least > 1 else name for name, least in claim.networks.items()),
+            claim.takes,
+        ]
+        for claim in CLAIMS
+    ]
+    networks = [[name, network.what, _shown(network)] for name, network in NETWORKS.items()]
+    return "\n\n".join(
+        [
+            drawn(["--only", "claim", "paper", "networks x seeds", "shard sets"], claims, width),
+            drawn(["network", "what", f"changes of the recipe {RECIPE}"], networks, width),
+        ]
+    )
+
+
+def _shown(network: Network) -> str:
+    changes = [f"{name}={str(value).lower()}" for name, value in network.settings.items()]
+    changes += ["bottleneck, half of hidden wide"] * network.big
+    changes += [f"init={network.start}, lr / 10, conv1 slowed and frozen"] * bool(network.start)
+    return ", ".join(changes)
