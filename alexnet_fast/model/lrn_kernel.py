@@ -8,15 +8,13 @@ Without a compiler that knows OpenMP `library()` is None and the caller takes to
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
-import tempfile
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from alexnet_fast.compiled import load
 
 SOURCE = r"""
 #include <math.h>
@@ -80,18 +78,9 @@ NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled functions, or None where there is no compiler for them."""
-    compiler = shutil.which("cc")
-    if compiler is None:
+    loaded = load(SOURCE, "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
+    if loaded is None:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        source, binary = Path(folder) / "lrn.c", Path(folder) / "lrn.so"
-        source.write_text(SOURCE)
-        options = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
-        try:
-            subprocess.run([compiler, *options, "-o", binary, source, "-lm"], check=True, capture_output=True)
-            loaded = ctypes.CDLL(str(binary))
-        except (subprocess.CalledProcessError, OSError):
-            return None
     pointer, number, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
     shared = (pointer, pointer, ctypes.c_long, number, number, real, real, number)
     for name in NAMES.values():

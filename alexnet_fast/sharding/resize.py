@@ -15,9 +15,10 @@ from contextlib import suppress
 
 import numpy as np
 import simplejpeg
-import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+
+from alexnet_fast.sharding import resize_kernel
 
 MAX_PIXELS = 178_956_970
 """Larger images are refused: a small file can claim any size, and decoding it would take all memory. Pillow's limit."""
@@ -33,6 +34,9 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 
 RGB = NDArray[np.uint8]
 """(height, width, 3), 0-255."""
+
+if resize_kernel.library() is None:  # both now, before a pool's processes are forked
+    import torch
 
 
 def convert(data: bytes, *, size: int, encoding: str, quality: int, keep: bool) -> tuple[RGB, bytes]:
@@ -69,13 +73,19 @@ def to_square(data: bytes, size: int) -> RGB:
     height, width, _ = image.shape
     scale = size / min(height, width)
     height, width = max(round(height * scale), size), max(round(width * scale), size)
-    if (height, width) != image.shape[:2]:
-        # Batched first, permuted second: with these strides torch keeps the channels last, at half the time.
-        nchw = torch.from_numpy(np.ascontiguousarray(image))[None].permute(0, 3, 1, 2)
-        resized = torch.nn.functional.interpolate(nchw, (height, width), mode="bilinear", antialias=True)
-        image = resized[0].permute(1, 2, 0).numpy()
+    if resize_kernel.library():
+        return resize_kernel.square(image, height, width, size)
+    return square_with_torch(image, height, width, size)
+
+
+def square_with_torch(image: RGB, height: int, width: int, size: int) -> RGB:
+    """As `resize_kernel.square`, with the same result."""
+    # Batched first, permuted second: with these strides torch keeps the channels last, at half the time.
+    nchw = torch.from_numpy(np.ascontiguousarray(image))[None].permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(nchw, (height, width), mode="bilinear", antialias=True)
     top, left = (height - size) // 2, (width - size) // 2
-    return np.ascontiguousarray(image[top : top + size, left : left + size])
+    square = resized[0].permute(1, 2, 0).numpy()[top : top + size, left : left + size]
+    return np.ascontiguousarray(square)
 
 
 def decode(data: bytes, min_side: int) -> RGB:

@@ -1,0 +1,169 @@
+"""The central square of a shrunken image, and no pixel more: C, compiled for this processor at first use.
+
+The arithmetic is that of torch's antialiased uint8 interpolation, so that both write the same bytes: triangle weights
+as 16-bit integers, rows first, rounded to uint8 in between. Torch's own computes the whole width and takes 1.4 s to
+import. `cc` runs once a process, for half a second. Without a compiler, or a processor with AVX2, `library()` is None.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_fast.compiled import load
+
+SOURCE = r"""
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+/* Two 16-bit weights, for every pair of values. */
+static inline __m256i two(const int16_t *w) { int32_t pair; memcpy(&pair, w, 4); return _mm256_set1_epi32(pair); }
+
+/* Each output's first input and its weights. Their number is a multiple of 4, their scale 2^shift. */
+typedef struct { const int32_t *first; const int16_t *weights; int taps, shift; } Axis;
+
+/* Two rows of RGB at once, four outputs at a time. */
+static void shrink_rows(const uint8_t *in0, const uint8_t *in1, uint8_t *out0, uint8_t *out1, int size, Axis x) {
+    const __m256i left = _mm256_broadcastsi128_si256(_mm_setr_epi8( /* of two pixels, as 16 bits: r r g g b b */
+        0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
+    const __m256i right = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+        6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1));
+    const __m256i rgb = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+        0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
+    const __m256i half = _mm256_set1_epi32(1 << (x.shift - 1));
+    const __m128i shift = _mm_cvtsi32_si128(x.shift);
+    for (int i = 0; i < size; i += 4) {
+        __m256i sum[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            const int16_t *w = x.weights + (i + j) * x.taps;
+            long at = 3L * x.first[i + j];
+            sum[j] = half;
+            for (int k = 0; k < x.taps; k += 4, w += 4, at += 12) {
+                __m256i four = _mm256_inserti128_si256(
+                    _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(in0 + at))),
+                    _mm_loadu_si128((const __m128i *)(in1 + at)), 1);
+                sum[j] = _mm256_add_epi32(sum[j], _mm256_add_epi32(
+                    _mm256_madd_epi16(_mm256_shuffle_epi8(four, left), two(w)),
+                    _mm256_madd_epi16(_mm256_shuffle_epi8(four, right), two(w + 2))));
+            }
+            sum[j] = _mm256_sra_epi32(sum[j], shift);
+        }
+        __m256i bytes = _mm256_shuffle_epi8(
+            _mm256_packus_epi16(_mm256_packus_epi32(sum[0], sum[1]), _mm256_packus_epi32(sum[2], sum[3])), rgb);
+        _mm_storeu_si128((__m128i *)(out0 + 3 * i), _mm256_castsi256_si128(bytes));
+        _mm_storeu_si128((__m128i *)(out1 + 3 * i), _mm256_extracti128_si256(bytes, 1));
+    }
+}
+
+/* One row of `length` bytes from `taps` rows below each other, 16 at a time. */
+static void shrink_column(const uint8_t *in, long stride, uint8_t *out, int length, const int16_t *w, Axis y) {
+    const __m128i shift = _mm_cvtsi32_si128(y.shift);
+    for (int j = 0; j < length; j += 16) {
+        __m256i low = _mm256_set1_epi32(1 << (y.shift - 1)), high = low;
+        for (int k = 0; k < y.taps; k += 2) {
+            __m128i a = _mm_loadu_si128((const __m128i *)(in + k * stride + j));
+            __m128i b = _mm_loadu_si128((const __m128i *)(in + (k + 1) * stride + j));
+            low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)), two(w + k)));
+            high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b)), two(w + k)));
+        }
+        __m256i words = _mm256_packus_epi32(_mm256_sra_epi32(low, shift), _mm256_sra_epi32(high, shift));
+        words = _mm256_permute4x64_epi64(words, 0xd8);
+        __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+        _mm_storeu_si128((__m128i *)(out + j), bytes);
+    }
+}
+
+/* The `lines` of the image from `top` on are what the square needs. Vectors reach past the end of what they read and
+   write, so `out` has 16 bytes to spare; `rows` holds lines + 1 + y_taps rows of stride 3 * size + 16; `ends` two of
+   `end`, 3 * (width + x_taps) + 16, for those input rows that too little lies behind. */
+void square(const uint8_t *image, int width, int top, int lines, int size, uint8_t *rows, uint8_t *ends, uint8_t *out,
+            const int32_t *x_first, const int16_t *x_weights, int x_taps, int x_shift,
+            const int32_t *y_first, const int16_t *y_weights, int y_taps, int y_shift) {
+    Axis x = {x_first, x_weights, x_taps, x_shift}, y = {y_first, y_weights, y_taps, y_shift};
+    long row = 3L * width, stride = 3L * size + 16, end = row + 3L * x_taps + 16;
+    for (int i = 0; i < lines; i += 2) {
+        const uint8_t *in[2];
+        for (int j = 0; j < 2; j++) {
+            int last = i + j >= lines - 1;
+            in[j] = image + row * (top + (last ? lines - 1 : i + j));
+            if (last || width < 16) in[j] = memcpy(ends + end * j, in[j], row);
+        }
+        shrink_rows(in[0], in[1], rows + stride * i, rows + stride * (i + 1), size, x);
+    }
+    for (int i = 0; i < size; i++)
+        shrink_column(rows + stride * (y_first[i] - top), stride, out + 3L * size * i, 3 * size, y_weights + i * y_taps, y);
+}
+"""
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled function, or None where it cannot be compiled."""
+    loaded = load(SOURCE, "-O2")
+    if loaded is not None:
+        pointer, number = ctypes.c_void_p, ctypes.c_int
+        one_axis = (pointer, pointer, number, number)
+        loaded.square.argtypes = (pointer, *[number] * 4, *[pointer] * 3, *one_axis, *one_axis)
+        loaded.square.restype = None
+    return loaded
+
+
+def square(image: NDArray[np.uint8], height: int, width: int, size: int) -> NDArray[np.uint8]:
+    """The central (size, size, 3) of RGB `image` resized to (height, width), neither of them below `size`."""
+    kernel = library()
+    assert kernel is not None
+    image = np.ascontiguousarray(image)
+    x, y = axis(image.shape[1], width, size), axis(image.shape[0], height, size)
+    top = int(y.first[0])
+    lines = min(int(y.first[size - 1]) + y.taps, image.shape[0]) - top
+    rows = np.empty((lines + 1 + y.taps, 3 * size + 16), np.uint8)
+    ends = np.empty((2, 3 * (image.shape[1] + x.taps) + 16), np.uint8)
+    out = np.empty(3 * size * size + 16, np.uint8)
+    kernel.square(
+        *(image.ctypes.data, image.shape[1], top, lines, size, rows.ctypes.data, ends.ctypes.data, out.ctypes.data),
+        *(x.first.ctypes.data, x.weights.ctypes.data, x.taps, x.shift),
+        *(y.first.ctypes.data, y.weights.ctypes.data, y.taps, y.shift),
+    )
+    return out[: 3 * size * size].reshape(size, size, 3)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How one side is resized and cropped: of each output the first input and the weights (outputs, taps), which are
+    scaled by 2^shift. Outputs and taps are filled up to multiples of four."""
+
+    first: NDArray[np.int32]
+    weights: NDArray[np.int16]
+    shift: int
+
+    @property
+    def taps(self) -> int:
+        return self.weights.shape[1]
+
+
+@lru_cache(1024)
+def axis(old: int, new: int, size: int) -> Axis:
+    """The central `size` of `new` pixels from `old`, as torch's `_compute_index_ranges_int16_weights` has them
+    (aten/src/ATen/native/cpu/UpSampleKernel.cpp)."""
+    scale = old / new
+    reach = max(scale, 1.0)  # of the triangle to either side
+    centre = scale * (np.arange(new) + 0.5)
+    first = (centre - reach + 0.5).astype(np.int32).clip(min=0)
+    end = (centre + reach + 0.5).astype(np.int32).clip(max=old)
+    at = first[:, None] + np.arange(_up_to_four(int((end - first).max())))
+    weights = (1 - np.abs((at - centre[:, None] + 0.5) / reach)).clip(min=0) * (at < end[:, None])
+    weights /= weights.sum(axis=1, keepdims=True)
+    largest = weights.max()
+    shift = next((p for p in range(22) if int(0.5 + largest * 2 ** (p + 1)) >= 2**15), 22)
+    crop = (new - size) // 2 + np.arange(_up_to_four(size)).clip(max=size - 1)
+    return Axis(first[crop], (weights[crop] * 2**shift + 0.5).astype(np.int16), shift)
+
+
+def _up_to_four(count: int) -> int:
+    return -(-count // 4) * 4
