@@ -96,8 +96,10 @@ void square(const uint8_t *image, int width, int top, int lines, int size, uint8
         }
         shrink_rows(in[0], in[1], rows + stride * i, rows + stride * (i + 1), size, x);
     }
-    for (int i = 0; i < size; i++)
-        shrink_column(rows + stride * (y_first[i] - top), stride, out + 3L * size * i, 3 * size, y_weights + i * y_taps, y);
+    for (int i = 0; i < size; i++) {
+        const uint8_t *in = rows + stride * (y_first[i] - top);
+        shrink_column(in, stride, out + 3L * size * i, 3 * size, y_weights + i * y_taps, y);
+    }
 }
 """
 
@@ -121,7 +123,7 @@ def square(image: NDArray[np.uint8], height: int, width: int, size: int) -> NDAr
     image = np.ascontiguousarray(image)
     x, y = axis(image.shape[1], width, size), axis(image.shape[0], height, size)
     top = int(y.first[0])
-    lines = min(int(y.first[size - 1]) + y.taps, image.shape[0]) - top
+    lines = min(int(y.first[-1]) + y.taps, image.shape[0]) - top
     rows = np.empty((lines + 1 + y.taps, 3 * size + 16), np.uint8)
     ends = np.empty((2, 3 * (image.shape[1] + x.taps) + 16), np.uint8)
     out = np.empty(3 * size * size + 16, np.uint8)
@@ -144,7 +146,7 @@ class Axis:
 
     @property
     def taps(self) -> int:
-        return self.weights.shape[1]
+        return int(self.weights.shape[1])
 
 
 @lru_cache(1024)
