@@ -11,7 +11,7 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY alexnet_fast alexnet_fast
 RUN case "$(uname -m)" in x86_64) march=x86-64-v3 ;; *) march=armv8-a ;; esac \
-    && python -m alexnet_fast.model.lrn_compile "$march" \
+    && python -m alexnet_fast.compiled "$march" \
     && PIP_CONSTRAINT=/src/constraints.txt pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 # --- what pyproject.toml asks for

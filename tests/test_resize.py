@@ -2,7 +2,11 @@
 
 import gzip
 import io
+import platform
+import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet_fast.sharding import resize_kernel
 from alexnet_fast.sharding.resize import (
     MAX_PIXELS,
     MAX_SCANS,
@@ -20,6 +25,7 @@ from alexnet_fast.sharding.resize import (
     decode,
     encode,
     keepable,
+    square_with_torch,
     to_square,
 )
 
@@ -150,6 +156,49 @@ def test_same_square_as_pillow(data: bytes, expected: Image.Image) -> None:
     assert result.shape == (SIZE, SIZE, 3)
     assert result.dtype == np.uint8
     assert difference(result, by_pillow(expected)) < MEAN_TOLERANCE
+
+
+@pytest.fixture
+def compiled() -> None:
+    if shutil.which("cc") is None or platform.machine() != "x86_64":
+        pytest.skip("needs a C compiler and AVX2")
+    assert resize_kernel.library() is not None
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [
+        *((375, 500, 256), (500, 375, 256), (500, 500, 224), (257, 1000, 256), (1023, 1400, 256), (640, 480, 97)),
+        *((256, 256, 256), (256, 400, 256), (512, 512, 256), (700, 90, 3), (300, 200, 1)),
+        *((100, 60, 256), (1, 1, 96), (1, 8, 16), (8, 1, 5), (15, 16, 16), (2, 3, 7)),
+    ],
+)
+@pytest.mark.parametrize("levels", ["all", "extremes"])
+def test_the_compiled_square_is_torch_s(compiled: None, height: int, width: int, size: int, levels: str) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    if levels == "extremes":
+        image = np.where(image < 128, np.uint8(0), np.uint8(255))
+    scale = size / min(height, width)
+    resized = max(round(height * scale), size), max(round(width * scale), size)
+    for given in (image, image[..., ::-1]):  # whole in memory, and not
+        expected = square_with_torch(given, *resized, size)
+        assert np.array_equal(resize_kernel.square(given, *resized, size), expected)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_bytes_do_not_depend_on_a_compiler(compiled: None, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
+    data = file_of(OTHER, format)
+    square, stored = convert(data, size=SIZE, encoding="jpeg", quality=90, keep=False)
+    monkeypatch.setattr(resize_kernel, "library", lambda: None)
+    torch_s, stored_with_torch = convert(data, size=SIZE, encoding="jpeg", quality=90, keep=False)
+    assert np.array_equal(square, torch_s)
+    assert stored == stored_with_torch
+
+
+def test_torch_is_not_imported_where_a_compiler_is(compiled: None) -> None:
+    """It takes longer to import than all else."""
+    code = "import sys, alexnet_fast.sharding.resize; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def png_claiming(width: int, height: int) -> bytes:

@@ -5,6 +5,7 @@ python tools/api_docs.py [FOLDER]        build/api without one; takes pip instal
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from pkgutil import iter_modules
@@ -19,6 +20,7 @@ def write(folder: Path) -> None:
     for name in alexnet_fast.__all__:  # imported on first use only, which pdoc does not know
         setattr(alexnet_fast, name, getattr(alexnet_fast, name))
     parts = [part.name for part in iter_modules(alexnet_fast.__path__, "alexnet_fast.")]
+    os.environ["PDOC_ALLOW_EXEC"] = "1"  # a module compiles C when it is imported
     pdoc.pdoc("alexnet_fast", *(part for part in parts if not part.endswith("__main__")), output_directory=folder)
 
 

@@ -8,9 +8,6 @@ Without a compiler that knows OpenMP `library()` is None and the caller takes to
 from __future__ import annotations
 
 import ctypes
-import platform
-import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,26 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet_fast.model.lrn_compile import compile_lrn
+from alexnet_fast.compiled import load
 
-BUILT = Path(__file__).with_name("liblrn.so")
-"""Compiled before: in the image, which has no compiler."""
 NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled functions, or None where there is no compiler for them. The image's are for processors with AVX2."""
-    if BUILT.exists() and (platform.machine() != "x86_64" or torch.backends.cpu.get_cpu_capability() != "DEFAULT"):
-        loaded = ctypes.CDLL(str(BUILT))
-    else:
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                binary = Path(folder) / "lrn.so"
-                compile_lrn(binary, "native")
-                loaded = ctypes.CDLL(str(binary))
-        except (subprocess.CalledProcessError, OSError):
-            return None
+    """The compiled functions, or None where there is no compiler for them."""
+    loaded = load(Path(__file__).with_name("lrn.c"))
+    if loaded is None:
+        return None
     pointer, number, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
     shared = (pointer, pointer, ctypes.c_long, number, number, real, real, number)
     for name in NAMES.values():

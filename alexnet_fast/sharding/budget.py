@@ -58,7 +58,7 @@ def _jpeg_bytes(root: Path, images: Images, options: Options) -> float:
 
 
 def _jpeg_sizes(root: Path, images: Images, options: Options) -> Iterator[int]:
-    from alexnet_fast.sharding import resize  # imports torch: only where images are made
+    from alexnet_fast.sharding import resize  # may import torch: only where images are made
 
     for _, data in read_images(root, list(images)):
         try:

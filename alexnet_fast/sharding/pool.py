@@ -43,7 +43,7 @@ class Processes:
     def __init__(self, workers: int) -> None:
         self.slots = workers
         self._context: Any = get_context("forkserver")
-        self._context.set_forkserver_preload(["alexnet_fast.sharding.resize"])  # torch is imported once
+        self._context.set_forkserver_preload(["alexnet_fast.sharding.preload"])
         with _uninterrupted():
             forkserver.ensure_running()
         self._executors = [self._start() for _ in range(workers)]
@@ -163,11 +163,13 @@ def _start_worker() -> None:
 
 def _prepare_process() -> None:
     """One thread, as the cores have a process each; and no new pages for every image: 3 % of its time."""
-    import torch
-
     from alexnet_fast.loading.memory import keep_freed_memory
+    from alexnet_fast.sharding import resize_kernel
 
-    torch.set_num_threads(1)
+    if resize_kernel.library() is None:
+        import torch
+
+        torch.set_num_threads(1)
     keep_freed_memory()
 
 

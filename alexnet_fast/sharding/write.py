@@ -184,7 +184,7 @@ def write_tar(job: Job) -> int:
 
 def _convert(data: bytes, encoding: str, options: Options) -> tuple[NDArray[np.uint8], bytes]:
     """The pixels and the bytes to store, as `resize.convert` makes them."""
-    from alexnet_fast.sharding import resize  # imports torch: only where images are made
+    from alexnet_fast.sharding import resize  # may import torch: only where images are made
 
     pixels, stored = resize.convert(
         data, size=options.size, encoding=encoding, quality=options.quality, keep=options.keep
