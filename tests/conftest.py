@@ -61,6 +61,12 @@ def interrupted(step: Callable[..., Any], stop_after: int) -> Callable[..., Any]
     return count
 
 
+def pretend_file(monkeypatch: pytest.MonkeyPatch, path: str, text: str) -> None:
+    """Path.read_text finds `text` there, and all other files as they are."""
+    read = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self, **how: text if self == Path(path) else read(self, **how))
+
+
 def picture(seed: int, label: int = 0) -> NDArray[np.uint8]:
     """A photo-like image: a gradient, tinted by class, with noise; its size differs from seed to seed."""
     random = np.random.default_rng(seed)

@@ -21,6 +21,7 @@ import alexnet_fast
 from alexnet_fast.cli import main
 from alexnet_fast.environment import COMMIT_VARIABLE, cores, environment, limit_threads
 from alexnet_fast.training.machine import processes_here
+from tests.conftest import pretend_file
 
 
 def run(*arguments: str | Path) -> tuple[int, str]:
@@ -52,12 +53,7 @@ def give_driver(monkeypatch: pytest.MonkeyPatch, cuda: int) -> None:
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(cuDriverGetVersion=query))
     text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  535.104.05  Release Build\nGCC version:  gcc 12\n"
-    read = Path.read_text
-    monkeypatch.setattr(
-        Path,
-        "read_text",
-        lambda self, **kw: text if self == Path("/proc/driver/nvidia/version") else read(self, **kw),
-    )
+    pretend_file(monkeypatch, "/proc/driver/nvidia/version", text)
 
 
 def test_version_verbose_prints_what_is_installed() -> None:

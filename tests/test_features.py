@@ -14,7 +14,7 @@ from alexnet_fast import Loader, ShardSet
 from alexnet_fast.cli import main
 from alexnet_fast.results import features
 from alexnet_fast.results.networks import open_network
-from tests.conftest import read_npz, save_network
+from tests.conftest import pretend_file, read_npz, save_network
 from tests.test_damage import damaged_copy
 
 
@@ -135,7 +135,7 @@ def test_features_refuse(onetower: Path, raw_shards: Path, tmp_path: Path, monke
     assert refusal(*out, "--shards", raw_shards, "--layer", "fc9").startswith(
         "Error: the network has no layer fc9; it has: conv1, pool1, conv2, "
     )
-    monkeypatch.setattr("alexnet_fast.results.files.Path.read_text", lambda *a, **k: "MemAvailable:    1000 kB\n")
+    pretend_file(monkeypatch, "/proc/meminfo", "MemAvailable:    1000 kB\n")
     # 18 images of 64 maps of 20 x 20 numbers of 4 bytes
     assert refusal(*out, "--shards", raw_shards, "--layer", "conv1") == (
         "Error: the features of conv1 of 18 images take 0.00184 GB of memory, 0.00102 GB are free. "
