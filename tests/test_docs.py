@@ -21,6 +21,7 @@ from tools import api_docs
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [path for folder in (".", "shards", "tools") for path in sorted((ROOT / folder).glob("*.md"))]
 OPTIONS = {name for command in [main, *main.commands.values()] for param in command.params for name in param.opts}
+OF_DOCKER = {"--shm-size", "--user", "--read-only"}
 
 
 def code_of(page: Path) -> Iterator[str]:
@@ -70,7 +71,7 @@ def test_our_commands_parse(page: Path) -> None:
             except click.UsageError as error:
                 pytest.fail(f"{line}: {error.format_message()}")
         elif words and re.match("--.", words[0]):
-            assert words[0] in OPTIONS, line
+            assert words[0] in OPTIONS | OF_DOCKER, line
         elif words and re.fullmatch(r"(\./)?tools/\S+", words[0]):
             assert (ROOT / words[0]).exists(), line
 
@@ -104,11 +105,7 @@ def test_every_file_of_the_package_is_in_the_table() -> None:
 def test_every_module_and_its_docstring_have_a_page(tmp_path: Path) -> None:
     api_docs.write(tmp_path)
     package = Path(alexnet_fast.__file__).parent
-    modules = [
-        path.relative_to(package.parent)
-        for path in package.rglob("*.py")
-        if path.name not in ("__main__.py", "preload.py")
-    ]
+    modules = [path.relative_to(package.parent) for path in package.rglob("*.py") if path.name != "__main__.py"]
     for module in modules:
         page = tmp_path / (module.parent if module.name == "__init__.py" else module).with_suffix(".html")
         assert page.exists(), module
