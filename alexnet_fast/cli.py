@@ -17,7 +17,7 @@ from alexnet_fast import __version__, cli_paper, cli_results
 from alexnet_fast.cli_options import BytesType, cache_options, json_option, parse_settings, path_type, show
 from alexnet_fast.config import CHOICES, RECIPES, make_config
 from alexnet_fast.environment import cores, environment, limit_threads
-from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.errors import InputError, LostProcessError, TrainingError
 from alexnet_fast.training import signals
 
 
@@ -32,6 +32,9 @@ class Commands(click.Group):
                 raise
             if os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine, each of which may lack something
                 click.echo(f"Error: {error}", err=True)
+            if isinstance(error, LostProcessError):
+                sys.stderr.flush()
+                os._exit(1)  # at once: torch's threads may go on waiting for what the other one was to send
             ctx.exit(1 if isinstance(error, TrainingError) else 2)
 
 

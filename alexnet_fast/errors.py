@@ -11,3 +11,7 @@ class InputError(ValueError):
 
 class TrainingError(RuntimeError):
     """Training cannot go on (a loss that is not finite, say). Shown without a traceback; exit code 1."""
+
+
+class LostProcessError(TrainingError):
+    """Another process of this training, or its machine, has ended."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from alexnet_fast.config import TrainConfig
-from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.errors import InputError, LostProcessError, TrainingError
 from alexnet_fast.training import signals
 from alexnet_fast.training.machine import check_gpus, started_by_torchrun
 
@@ -107,7 +107,7 @@ def _work(worker: Callable[..., Any], gpus: int, rank: int, world: int, args: tu
     except RuntimeError as error:
         if is_of_peers(error):
             reason = str(error).splitlines()[0]
-            raise TrainingError(f"another process, or its machine, has ended: {reason}") from error
+            raise LostProcessError(f"another process, or its machine, has ended: {reason}") from error
         raise
     finally:
         dist.destroy_process_group()

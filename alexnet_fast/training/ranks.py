@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Any
 
-from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.errors import InputError, LostProcessError, TrainingError
 from alexnet_fast.training.distributed import Topology, is_of_peers, store_for_a_thread
 
 BEAT = 2.0
@@ -27,8 +27,8 @@ class Ranks:
     """`with Ranks(topology):` around the training. One process: nothing.
 
     Where a process is silent, or has failed while this one waits for it, says so and ends this process with exit
-    code 1: a wait inside a collective cannot be left otherwise. An error of a collective becomes a TrainingError that
-    names the process. The first process listens to all, the others to the first.
+    code 1: a wait inside a collective cannot be left otherwise. An error of a collective becomes a LostProcessError that
+    names it. The first process listens to all, the others to the first.
     """
 
     def __init__(self, topology: Topology) -> None:
@@ -56,7 +56,7 @@ class Ranks:
             return
         try:
             if isinstance(error, RuntimeError) and is_of_peers(error):
-                raise TrainingError(self._who_is_lost()) from error
+                raise LostProcessError(self._who_is_lost()) from error
             if isinstance(error, InputError | TrainingError | OSError):
                 with suppress(RuntimeError):  # the store may be gone too
                     self._store.compare_set("failed", "", f"rank {self._rank} failed: {error}")
