@@ -27,7 +27,7 @@ class Ranks:
     """`with Ranks(topology):` around the training. One process: nothing.
 
     Where a process is silent, or has failed while this one waits for it, says so and ends this process with exit
-    code 1: a wait inside a collective cannot be left otherwise. An error of a collective becomes a LostProcessError that
+    code 1: a wait inside a collective cannot be left otherwise. A collective's error becomes a LostProcessError that
     names it. The first process listens to all, the others to the first.
     """
 
