@@ -20,7 +20,8 @@ from click.testing import CliRunner
 import alexnet_fast
 from alexnet_fast.cli import main
 from alexnet_fast.environment import COMMIT_VARIABLE, cores, environment, limit_threads
-from alexnet_fast.training.machine import processes_here
+from alexnet_fast.errors import InputError
+from alexnet_fast.training.machine import check_gpus, processes_here
 from tests.conftest import pretend_file
 
 
@@ -202,13 +203,18 @@ def test_fewer_gpus_than_processes_of_torchrun(monkeypatch: pytest.MonkeyPatch) 
     assert message in run("train")[1]
     assert message in refused("train", "--gpus", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert "nowhere is not a shard set" in run("train", "--shards", "nowhere")[1]  # the GPUs are no hindrance any more
+    check_gpus(2)
     assert processes_here(8) == 2
 
 
 def test_train_takes_all_gpus_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     give_gpus(monkeypatch, 2)
-    assert run("train", "--shards", "nowhere")[1].splitlines()[0] == "--gpus 2"
+
+    def start(*_: Any, nprocs: int, **__: Any) -> None:
+        raise InputError(f"{nprocs} processes")
+
+    monkeypatch.setattr(torch.multiprocessing, "start_processes", start)
+    assert run("train", "--shards", "nowhere") == (2, "--gpus 2\nError: 2 processes\n")
     give_gpus(monkeypatch, 0, cuda=None)
     assert run("train", "--shards", "nowhere")[1].startswith(
         f"--gpus 0: torch {torch.__version__} is built without CUDA."

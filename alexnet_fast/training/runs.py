@@ -83,18 +83,18 @@ def _open(run: Path, given: dict[str, Any], resume: bool, topology: Topology) ->
         )
     config = make_config(**{"recipe": "paper", **given})
     _check(config, topology)
+    if ShardSet(config.shards, config.cache, config.cache_bytes or None).manifest.encoding != "raw":
+        check_dali()
     create(run, config)
     return config, False
 
 
 def _check(config: TrainConfig, topology: Topology) -> None:
-    """Raises InputError, before there is a folder, for what this machine or the shard set lacks."""
+    """Raises InputError for what this machine lacks."""
     check_processes(config, topology.world)
     check_tensorboard(config.tensorboard)
     if config.compile:
         machine.check_compiler(topology.device)
-    if ShardSet(config.shards, config.cache, config.cache_bytes or None).manifest.encoding != "raw":
-        check_dali()
 
 
 @contextmanager
