@@ -109,12 +109,13 @@ class Manifest:
         if body.pop("format", None) != FORMAT or body.pop("version", None) != FORMAT_VERSION:
             raise ValueError(f"not version {FORMAT_VERSION} of {FORMAT}")
         for name, kind in get_type_hints(cls).items():
-            if not _fits(body.get(name), kind) and name in body:
+            if not fits(body.get(name), kind) and name in body:
                 raise ValueError(f"its {name} is of the wrong type")
         body["splits"] = {name: [Tar(**tar) for tar in tars] for name, tars in body["splits"].items()}
         body["pixels"] = Pixels(**body["pixels"])
         manifest = cls(**body)
         _check(manifest)
+        manifest.to_json().encode()  # raises a ValueError of its own where a name is no text
         return manifest
 
 
@@ -127,9 +128,9 @@ def _check(manifest: Manifest) -> None:
         "encoding": manifest.encoding in (*MEMBER, MIXED),
         "raw_share": 0 <= (manifest.raw_share or 0) <= 1
         and (manifest.raw_share is None) == (manifest.encoding != MIXED),
-        "size": manifest.size > 0,
+        "size": 0 < manifest.size < 2**16,
         "classes": all({"id", "name"} <= entry.keys() for entry in manifest.classes),
-        "splits": all(tar.samples >= 0 and tar.bytes >= 0 for tar in tars)
+        "splits": all(0 <= tar.samples < 2**32 and 0 < tar.bytes < 2**63 for tar in tars)
         and all(name and not {"/", "\0"} & set(name) for name in names),
         "pixels": all(len(vector) == 3 for vector in (pixels.mean, pixels.deviations))
         and all([len(row) for row in matrix] == [3, 3, 3] for matrix in (pixels.covariance, pixels.components)),
@@ -139,18 +140,18 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"its {name} cannot be right")
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def fits(value: Any, kind: Any) -> bool:
     """Whether JSON's `value` is of the type `kind`: a damaged number, say, may still be JSON."""
     arguments = get_args(kind)
     if is_dataclass(kind):
         kinds = get_type_hints(kind)
-        return type(value) is dict and all(_fits(value[name], kinds[name]) for name in kinds.keys() & value.keys())
+        return type(value) is dict and all(fits(value[name], kinds[name]) for name in kinds.keys() & value.keys())
     if get_origin(kind) is list:
-        return type(value) is list and all(_fits(item, arguments[0]) for item in value)
+        return type(value) is list and all(fits(item, arguments[0]) for item in value)
     if get_origin(kind) is dict:
-        return type(value) is dict and all(_fits(item, arguments[1]) for item in value.values())
+        return type(value) is dict and all(fits(item, arguments[1]) for item in value.values())
     if arguments:
-        return any(_fits(value, one) for one in arguments)
+        return any(fits(value, one) for one in arguments)
     return type(value) in ((int, float) if kind is float else (kind,))
 
 

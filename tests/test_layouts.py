@@ -24,6 +24,7 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.sharding import archives
 from alexnet_fast.sharding.images import Images, Source
 from alexnet_fast.sharding.layouts import ilsvrc, parquet
+from alexnet_fast.sharding.layouts.matfile import read_structs
 from alexnet_fast.sharding.reading import read_images
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.shardset import FORMAT
@@ -658,7 +659,7 @@ REFUSED: list[tuple[str, Change, str]] = [
     (
         "ILSVRC-2012",
         lambda src: (src / KIT).write_bytes(gzip.compress(tar(devkit(2012) | {"x/data/meta.mat": b"damaged" * 100}))),
-        "meta.mat of {src}/ILSVRC2012_devkit_t12.tar.gz cannot be read (Unknown mat file type, version 101, 100). "
+        "meta.mat of {src}/ILSVRC2012_devkit_t12.tar.gz cannot be read (it is no MATLAB file of version 5). "
         "Download the development kit again.",
     ),
     (
@@ -838,20 +839,39 @@ def test_layout_whole_of_a_folder_without_tars(tmp_path: Path) -> None:
         find_images(tmp_path, "whole")
 
 
-@pytest.mark.parametrize(
-    ("form", "module", "message"),
-    [
-        ("parquet", "pyarrow.parquet", "takes PyArrow to read: pip install 'alexnet-fast[parquet]'"),
-        ("ILSVRC-2012", "scipy.io", "takes SciPy to read: pip install scipy"),
-    ],
-)
-def test_a_package_that_is_missing(
-    form: str, module: str, message: str, tmp_path: Path, photos: Photos, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(InputError) as error:
-        find_images(build(form, tmp_path, photos))
-    assert str(error.value).endswith(message)
+def test_parquet_without_its_package(tmp_path: Path, photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(InputError, match=r"takes PyArrow to read: pip install 'alexnet-fast\[parquet\]'$"):
+        find_images(make_parquet(tmp_path, photos))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_structs_of_a_matlab_file_are_those_that_scipy_writes(packed: bool) -> None:
+    """Of fields that ILSVRC's have too, one is an array and one is empty."""
+    fields = [(name, object) for name in ("ILSVRC2010_ID", "WNID", "words", "num_children", "children")]
+    rows = [(number, f"n{number:08d}", "Wörter, 雪", 0.5 * number, np.arange(number)) for number in range(300)]
+    file = io.BytesIO()
+    savemat(file, {"other": np.eye(3), "synsets": np.array(rows, fields)}, do_compression=packed)
+    found = read_structs(file.getvalue(), "synsets")
+    assert [tuple(row.values())[:4] for row in found] == [row[:4] for row in rows]
+    assert [row["children"] for row in found[:3]] == [None, 0.0, None]
+    with pytest.raises(ValueError, match="no structs other"):
+        read_structs(file.getvalue(), "other")
+
+
+def test_labels_beyond_all_classes_are_refused(tmp_path: Path, photos: Photos) -> None:
+    """Classes are counted in memory."""
+    members = {"0.jpg": photos[TRAIN[0]], "0.cls": b"999999999"}
+    write_files(tmp_path, {"train-0.tar": tar(members)})
+    with pytest.raises(InputError, match="the label 999,999,999; at most 1,000,000 classes"):
+        find_images(tmp_path)
+
+
+def test_labels_that_are_no_numbers_are_refused(tmp_path: Path, photos: Photos) -> None:
+    rows = table([(photos[TRAIN[0]], "a.jpg", 0)])
+    pq.write_table(rows.set_column(1, "label", pa.array(["cat"])), tmp_path / "train.parquet")
+    with pytest.raises(InputError, match="labels that are no whole numbers"):
+        find_images(tmp_path)
 
 
 def test_md5_sums(tmp_path: Path, photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:

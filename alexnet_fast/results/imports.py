@@ -14,7 +14,7 @@ from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
 from alexnet_fast.model.alexnet import build
 from alexnet_fast.results.caffemodel import read_layers, read_mean
-from alexnet_fast.shardset import ShardSet
+from alexnet_fast.shardset import Pixels, ShardSet, fits
 from alexnet_fast.training import checkpoint
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -117,8 +117,12 @@ def from_safetensors(path: Path, classes: Classes, mean: Path | None) -> tuple[d
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         config, classes, pixels, size = (json.loads(metadata[key]) for key in ("config", "classes", "pixels", "size"))
-        config = TrainConfig(**config)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        for value, kind in ((config, TrainConfig), (classes, Classes), (pixels, Pixels), (size, int)):
+            if not fits(value, kind):
+                raise TypeError(f"{value!r:.40} is no {kind}")
+        config, pixels = TrainConfig(**config), vars(Pixels(**pixels))
+        classes = [{"id": entry["id"], "name": entry["name"]} for entry in classes]
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is no whole file of alexnet-fast export: {error}.") from error
     return _state(path, weights, config, classes, pixels, size), f"arch {config.arch}, as it was exported"
 
@@ -160,9 +164,10 @@ def _state(
 ) -> dict[str, Any]:
     """The checkpoint's content. Raises InputError when the weights are not those of such a network."""
     outputs = [len(values) for values in weights.values() if isinstance(values, Tensor) and values.ndim == 2][-1:]
-    model = build(len(classes), config)
     try:
-        model.load_state_dict(weights)
+        with torch.device("meta"):  # takes no memory, whatever sizes a damaged file claims
+            model = build(len(classes), config)
+        model.load_state_dict({name: values.float() for name, values in weights.items()}, assign=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split()[:40])
         hint = (

@@ -16,6 +16,7 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BLOCK = tarfile.BLOCKSIZE
+_LONGEST_HEADER = 1 << 20
 
 
 class Member(NamedTuple):
@@ -50,7 +51,7 @@ def members(archive: Path, inside: Member | None = None) -> Iterator[Member]:
     try:
         with archive.open("rb") as file:
             end = inside.offset + inside.size if inside else file.seek(0, 2)
-            yield from _members(file, inside.offset if inside else 0, end, where)
+            yield from members_of(file, inside.offset if inside else 0, end, where)
     except OSError as error:
         raise InputError(f"{archive} cannot be read ({error.strerror or error}).") from error
 
@@ -86,20 +87,27 @@ def _lister(archive: Path, inside: Member | None, root: Path) -> Callable[[], li
     return lambda: entries(archive, root, inside)
 
 
-def _members(file: IO[bytes], start: int, end: int, where: str) -> Iterator[Member]:
-    """`tarfile` ends quietly at a damaged or cut header, and goes on past `end`: so where it ended is looked at."""
+def members_of(file: IO[bytes], start: int, end: int, where: str) -> Iterator[Member]:
+    """The same of the tar that is the bytes [start, end) of an open file; `where`: what to call it.
+
+    `tarfile` ends quietly at a damaged or cut header, and goes on past `end`: so where it ended is looked at.
+    """
     cut = f"{where} is truncated. Copy or download it again."
     _check_kind(file, start, end, where)
     file.seek(start)
     try:
-        with tarfile.TarFile(fileobj=file) as tar:
+        with tarfile.TarFile(fileobj=_Headers(file)) as tar:  # type: ignore[arg-type]
             for info in tar:
+                if info.size < 0:
+                    raise ValueError("a member of negative size")
                 if info.issparse():
                     raise InputError(f"{where} stores {info.name} with holes. Pack it again without --sparse.")
                 if info.isfile() and not info.name.rpartition("/")[2].startswith("."):
                     yield Member(info.name, info.offset_data, info.size)
             stopped = tar.offset
-    except tarfile.TarError as error:
+    except InputError:
+        raise
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(cut) from error
     file.seek(stopped)
     last = file.read(min(_BLOCK, max(end - stopped, 0)))
@@ -107,6 +115,20 @@ def _members(file: IO[bytes], start: int, end: int, where: str) -> Iterator[Memb
         raise InputError(cut)
     if any(last):
         raise InputError(f"{where} is damaged at byte {stopped:,}. Copy or download it again.")
+
+
+class _Headers:
+    """A file of which headers are read: a damaged one may claim a name that fills all memory."""
+
+    mode, name = "rb", ""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.seek, self.tell, self._file = file.seek, file.tell, file
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _LONGEST_HEADER:
+            raise ValueError(f"a header of {size:,} bytes")
+        return self._file.read(size)
 
 
 def _check_kind(file: IO[bytes], start: int, end: int, where: str) -> None:

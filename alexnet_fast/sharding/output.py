@@ -7,6 +7,7 @@ as one object.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -258,6 +259,20 @@ def _file_lock(output: Folders, name: str, kind: int) -> Iterator[None]:
     with (folder / name).open("w") as file:
         fcntl.flock(file, kind)
         yield
+
+
+def sealed(text: str) -> bytes:
+    """What a run leaves for the one that goes on with it, so that damage is noticed."""
+    data = text.encode()
+    return hashlib.sha256(data).hexdigest().encode() + b" " + data
+
+
+def unsealed(data: bytes) -> str:
+    """Raises ValueError when these are not the bytes that `sealed` made."""
+    digest, _, text = data.partition(b" ")
+    if digest != hashlib.sha256(text).hexdigest().encode():
+        raise ValueError("its sha256 is another")
+    return text.decode()
 
 
 def byte_text(number: float) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.images import Image, Images, Source
-from alexnet_fast.sharding.output import WORK, Output
+from alexnet_fast.sharding.output import WORK, Output, sealed, unsealed
 from alexnet_fast.shardset import MIXED, tar_name
 
 SAMPLES_PER_TAR = 1000
@@ -96,6 +96,10 @@ class Plan:
 
 
 def make_plan(source: Source, options: Options) -> Plan:
+    """Raises InputError when a class has a name that no manifest can hold."""
+    for name in (*source.classes, *source.names.values()):
+        if not _is_text(name):
+            raise InputError(f"the class name {name!a} in {source.root} is not UTF-8. Rename the class.")
     listing = hashlib.sha256("".join(images.fingerprint() for images in source.splits.values()).encode())
     return Plan(
         options=options,
@@ -111,7 +115,7 @@ def begin(plan: Plan, output: Output, raw_share: Callable[[], float]) -> Plan:
     was begun there. Raises InputError where that is another one."""
     if output.read(PLAN) is None:
         plan = replace(plan, raw_share=raw_share()) if plan.options.encoding == MIXED else plan
-        output.write(PLAN, plan.to_json().encode())
+        output.write(PLAN, sealed(plan.to_json()))
         return plan
     begun = begun_plan(output)
     if replace(begun, raw_share=None) != plan:
@@ -128,8 +132,8 @@ def begun_plan(output: Output) -> Plan:
     if text is None:
         raise InputError(f"{output} holds no unfinished shard set. Begin one with --src.")
     try:
-        return Plan.from_json(text.decode())
-    except (ValueError, KeyError, TypeError) as error:
+        return Plan.from_json(unsealed(text))
+    except (ValueError, KeyError, TypeError) as error:  # of other versions of this program, the last two
         raise InputError(f"{output}/{PLAN} is damaged ({error}). Delete {output}/{WORK} to start afresh.") from error
 
 
@@ -159,6 +163,14 @@ def _cut(images: Images, seed: int, place: int) -> list[NDArray[np.int64]]:
 def _evenly(share: float, count: int) -> NDArray[np.bool_]:
     """`share` of `count` places, so that every stretch of them has it. The order is random: so is what comes there."""
     return np.asarray(np.diff(np.floor(share * np.arange(count + 1))) > 0)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _tars(images: int) -> int:

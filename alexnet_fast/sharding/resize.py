@@ -146,7 +146,7 @@ def _trim(image: RGB) -> RGB:
 
 def _is_baseline(data: bytes) -> bool:
     at = 2
-    while data[at : at + 1] == b"\xff":  # a segment: ff, its kind, two bytes of length, content
+    while data[at : at + 1] == b"\xff" and at + 1 < len(data):  # a segment: ff, its kind, two of length, content
         kind = data[at + 1]
         if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):  # tables and a reserved kind
             return kind == 0xC0

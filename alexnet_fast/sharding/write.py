@@ -23,7 +23,7 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.interop import side_files
 from alexnet_fast.sharding.budget import estimate_raw_share
 from alexnet_fast.sharding.images import Source
-from alexnet_fast.sharding.output import WORK, Output, byte_text, locked, one_at_a_time
+from alexnet_fast.sharding.output import WORK, Output, byte_text, locked, one_at_a_time, sealed, unsealed
 from alexnet_fast.sharding.plan import PLAN, Job, Options, Plan, begin, begun_plan, jobs, make_plan
 from alexnet_fast.sharding.pool import Pool, run
 from alexnet_fast.sharding.reading import read_images
@@ -178,7 +178,7 @@ def write_tar(job: Job) -> int:
     finally:
         temporary.unlink(missing_ok=True)
     output.write(str(job).replace(".tar", ".idx"), (f"v1.2 {len(lines)}\n" + "".join(lines)).encode())
-    output.write(_record_name(job.split, job.number), record.to_json().encode())
+    output.write(_record_name(job.split, job.number), sealed(record.to_json()))
     return len(job.images)
 
 
@@ -309,7 +309,7 @@ def _read_record(output: Output, split: str, number: int) -> Record:
     """Raises InputError when the record, or the tar it speaks of, is damaged."""
     name = _record_name(split, number)
     try:
-        record = Record.from_json((output.read(name) or b"").decode())
+        record = Record.from_json(unsealed(output.read(name) or b""))
         problem = "" if output.size(record.tar.file) == record.tar.bytes else f"not {record.tar.bytes:,} bytes"
     except (ValueError, KeyError, TypeError) as error:
         problem = f"its record cannot be read ({error})"

@@ -7,19 +7,23 @@ in the order of names (pytorch/vision:torchvision/datasets/imagenet.py, mila-iqi
 
 from __future__ import annotations
 
+import gzip
 import io
-import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.sharding import archives
+from alexnet_fast.sharding.layouts.matfile import read_structs
 
 KITS = ("ILSVRC2012_devkit_t12", "ILSVRC2010_devkit-1.0", "devkit-1.0")
 """Folders, or with .tar.gz the archives; ILSVRC2012_devkit_t3 is another one, of the dog breeds."""
 
 _WANTED = {"meta.mat": "meta", "validation_ground_truth.txt": "val", "test_ground_truth.txt": "test"}
 """Ends of file names."""
+MOST_BYTES = 64 << 20
+"""That an archive may unpack to; ILSVRC-2012's takes 9 MB."""
 
 
 @dataclass(frozen=True)
@@ -80,33 +84,31 @@ def _folder(folder: Path) -> dict[str, bytes]:
 
 
 def _archive(path: Path) -> dict[str, bytes]:
-    files = {}
     try:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                kind = _kind(member.name)
-                content = tar.extractfile(member) if kind else None
-                if kind and content:
-                    files[kind] = content.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
+        with path.open("rb") as file:
+            is_packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if is_packed else path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}). Download the development kit again.") from error
-    return files
+    if len(data) > MOST_BYTES:
+        raise InputError(f"{path} has more than {MOST_BYTES:,} bytes. Download the development kit again.")
+    members = archives.members_of(io.BytesIO(data), 0, len(data), str(path))
+    return {kind: data[m.offset : m.offset + m.size] for m in members if (kind := _kind(m.path))}
 
 
 def _synsets(data: bytes, kit: Path) -> tuple[dict[int, str], dict[str, str]]:
+    wnids, names = {}, {}
     try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise InputError(f"{kit} takes SciPy to read: pip install scipy") from error
-    import numpy as np
-
-    try:
-        rows: Any = np.atleast_1d(loadmat(io.BytesIO(data), squeeze_me=True)["synsets"])
-        number = next(field for field in rows.dtype.names if field.startswith("ILSVRC"))
-        leaves = [row for row in rows if int(row["num_children"]) == 0]
-        wnids = {int(row[number]): str(row["WNID"]) for row in leaves}
-        names = {str(row["WNID"]): str(row["words"]) for row in leaves}
-    except Exception as error:  # loadmat meets damaged files with a dozen kinds of exceptions
+        for row in read_structs(data, "synsets"):
+            number = next(row[field] for field in row if field.startswith("ILSVRC"))
+            wnid, words = row["WNID"], row["words"]
+            if row["num_children"] != 0:
+                continue
+            if not isinstance(number, float) or not isinstance(wnid, str) or not isinstance(words, str):
+                raise ValueError("a synset lacks its id or its words")
+            wnids[int(number)], names[wnid] = wnid, words
+    except (ValueError, KeyError, OverflowError, StopIteration) as error:
         raise InputError(f"meta.mat of {kit} cannot be read ({error}). Download the development kit again.") from error
     return wnids, names
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.images import TABLE_ROW, Entry, Images, Listing, Source
-from alexnet_fast.sharding.layouts.splits import WNID, by_split, check_labels, unique_ids
+from alexnet_fast.sharding.layouts.splits import WNID, by_split, check_labels, count_classes, unique_ids
 from alexnet_fast.shardset import UNLABELLED
 
 _SUFFIX = re.compile(rf"_({WNID.pattern})(?=\.\w+$)")
@@ -54,7 +54,7 @@ def read(src: Path) -> Source:
     names = _class_names(parts["train"][0])
     groups = {split: [group for path in part for group in _groups(path, src)] for split, part in parts.items()}
     labels = [label for part in groups.values() for group in part for label in group.labels]
-    classes = _classes(groups["train"], names, max([len(names) - 1, *labels]) + 1)
+    classes = _classes(groups["train"], names, count_classes(src, labels, len(names)))
     for split, part in groups.items():
         check_labels(src, split, [label for group in part for label in group.labels], len(classes))
     called = {number: name for number, name in zip(classes, names, strict=False) if name != number}
@@ -93,17 +93,21 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 def _groups(path: Path, src: Path) -> Iterator[Group]:
     with _open(path) as file:
+        import pyarrow
+
         columns = file.schema_arrow
         image = columns.field("image").type if "image" in columns.names else None
         if image is None or {image.field(i).name for i in range(image.num_fields)} != {"bytes", "path"}:
             raise InputError(f"{path} has no column `image` of bytes and path. Expected a table like imagenet-1k's.")
+        if "label" in columns.names and not pyarrow.types.is_integer(columns.field("label").type):
+            raise InputError(f"{path} has labels that are no whole numbers. Expected a table like imagenet-1k's.")
         wanted = ["image.path", *(["label"] if "label" in columns.names else [])]
         for number, start in enumerate(_starts(file)):
             try:
                 table = file.read_row_group(number, columns=wanted)
+                paths = [row and row["path"] for row in table["image"].to_pylist()]
             except _ERRORS as error:
                 raise _damaged(path, error) from error
-            paths = [row["path"] for row in table["image"].to_pylist()]
             found = [_split_name(path, start + row, name) for row, name in enumerate(paths)]
             labels = table["label"].to_pylist() if "label" in columns.names else [UNLABELLED] * len(paths)
             labels = [UNLABELLED if label is None else int(label) for label in labels]

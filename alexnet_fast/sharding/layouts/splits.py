@@ -17,6 +17,8 @@ F = TypeVar("F")
 WNID = re.compile(r"n\d{8}")
 """A WordNet id, as ImageNet names its classes."""
 
+MOST_CLASSES = 1_000_000
+
 _WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -62,6 +64,15 @@ def unique_ids(names: Sequence[str | None]) -> list[str]:
     """The name of each class; its number where it has none, or another class has the same."""
     times = Counter(names)
     return [name if name and times[name] == 1 else str(label) for label, name in enumerate(names)]
+
+
+def count_classes(src: Path, labels: Iterable[int], named: int = 0) -> int:
+    """One more than the largest label, or `named` classes where that is more. Raises InputError for a label beyond
+    MOST_CLASSES, as one damaged byte makes it: what is counted by class takes memory for each."""
+    largest = max(labels, default=-1)
+    if largest >= MOST_CLASSES:
+        raise InputError(f"{src} has an image with the label {largest:,}; at most {MOST_CLASSES:,} classes can be.")
+    return max(named, largest + 1)
 
 
 def check_labels(src: Path, split: str, labels: Sequence[int], classes: int) -> None:

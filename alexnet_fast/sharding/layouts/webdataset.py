@@ -11,6 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from alexnet_fast.errors import InputError
@@ -19,7 +20,7 @@ from alexnet_fast.sharding.archives import Member
 from alexnet_fast.sharding.images import Entry, Source
 from alexnet_fast.sharding.layouts import folders
 from alexnet_fast.sharding.layouts.names import read_names
-from alexnet_fast.sharding.layouts.splits import WNID, by_split, check_labels, list_labelled, unique_ids
+from alexnet_fast.sharding.layouts.splits import WNID, by_split, check_labels, count_classes, list_labelled, unique_ids
 from alexnet_fast.shardset import FORMAT, MANIFEST
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -51,7 +52,7 @@ def read(src: Path) -> Source:
     splits = {split: [sample for path in part for sample in _samples(path, src)] for split, part in parts.items()}
     labels = {split: [sample.label for sample in part] for split, part in splits.items()}
     ids, names = _own_classes(src)
-    number = len(ids) or max(map(max, labels.values())) + 1
+    number = len(ids) or count_classes(src, chain(*labels.values()))
     for split in splits:
         check_labels(src, split, labels[split], number)
     classes = ids or _classes(splits["train"], number)

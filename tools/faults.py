@@ -1,0 +1,156 @@
+"""Kills `shard` and `train` by SIGKILL at random moments, goes on, and compares with a run that nothing disturbed.
+
+    python -m tools.faults [--kills 100] [--seed 0] [--out tools/records/DATE_faults_HARDWARE]
+
+A moment is drawn evenly from the time that an undisturbed run takes; the same output is gone on with, and killed
+again, until a run gets through. Then every file of a shard set must have the same bytes; of a training the weights,
+the optimizer's state and each logged loss and accuracy must be the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import click
+import torch
+
+from alexnet_fast.environment import environment
+from alexnet_fast.samples import draw_samples
+from alexnet_fast.training import checkpoint
+from alexnet_fast.training.metrics import write_json
+from tests.conftest import files
+from tests.test_crash import group_members
+
+SHARD = ["shard", "--size", "96", "--workers", "2", "--encoding", "jpeg"]
+TRAIN = ["train", "--gpus", "0", "--threads", "1", "--epochs", "6", "--batch", "16", "--precision", "fp32"]
+TRAIN += ["--set", "hidden=32", "--set", "log_every=1"]
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "alexnet_fast", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def killed(moment: float, *arguments: str | Path) -> bool:
+    """False when the command was through before; then it must have ended well."""
+    process = start(*arguments)
+    try:
+        _, errors = process.communicate(timeout=moment)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        until = time.monotonic() + 60
+        while group_members(process.pid):
+            assert time.monotonic() < until, "a worker was left behind"
+            time.sleep(0.02)
+        return True
+    assert process.returncode == 0, errors
+    return False
+
+
+def undisturbed(*arguments: str | Path) -> float:
+    """Its seconds."""
+    started = time.monotonic()
+    assert not killed(600, *arguments)
+    return time.monotonic() - started
+
+
+def kill_shard(images: Path, folder: Path, kills: int, random: Random) -> Counter[str]:
+    command: list[str | Path] = [*SHARD, "--src", images, "--out"]
+    seconds = undisturbed(*command, folder / "whole")
+    expected, counts = files(folder / "whole"), Counter[str]()
+    while counts["kills"] < kills:
+        out = folder / str(counts["outputs"])
+        while counts["kills"] < kills and killed(random.uniform(0, seconds), *command, out):
+            counts["kills"] += 1
+            state = (
+                "done" if (out / "manifest.json").exists() else "in work" if (out / ".work").exists() else "starting"
+            )
+            counts[f"while {state}"] += 1
+        undisturbed(*command, out)
+        counts["outputs"] += 1
+        counts["other bytes"] += files(out) != expected
+        shutil.rmtree(out)
+    return counts
+
+
+def kill_train(shards: Path, folder: Path, kills: int, random: Random) -> Counter[str]:
+    def command(run: Path) -> list[str | Path]:
+        """A run without a checkpoint is begun anew: there is nothing to go on from."""
+        if (run / "last.pt").exists():
+            return ["train", "--gpus", "0", "--threads", "1", "--run", run, "--resume"]
+        shutil.rmtree(run, ignore_errors=True)
+        return [*TRAIN, "--shards", shards, "--run", run]
+
+    seconds = undisturbed(*command(folder / "whole"))
+    expected, counts = what_was_learnt(folder / "whole"), Counter[str]()
+    while counts["kills"] < kills:
+        run = folder / str(counts["outputs"])
+        while counts["kills"] < kills and killed(random.uniform(0, seconds), *command(run)):
+            counts["kills"] += 1
+            counts["while training" if (run / "log.jsonl").exists() else "while starting"] += 1
+            counts["with a checkpoint to go on from"] += (run / "last.pt").exists()
+        undisturbed(*command(run))
+        counts["outputs"] += 1
+        counts["other losses or weights"] += not same(what_was_learnt(run), expected)
+        shutil.rmtree(run)
+    return counts
+
+
+def what_was_learnt(run: Path) -> list[Any]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    log = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+    saved = [checkpoint.load(run / name) for name in ("last.pt", "best.pt")]
+    return [
+        log,
+        *[{key: state.get(key) for key in ("model", "optimizer", "epoch", "step", "top1s")} for state in saved],
+    ]
+
+
+TIMES = ("images_per_second", "data_wait", "peak_gib")
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    if isinstance(ours, torch.Tensor):
+        return torch.equal(ours, theirs)
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(same(ours[key], theirs[key]) for key in ours)
+    if isinstance(ours, list | tuple):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    return bool(ours == theirs)
+
+
+@click.command()
+@click.option("--kills", default=100, show_default=True, help="Of each command.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the record.")
+def main(kills: int, seed: int, out: Path | None) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        draw_samples(folder / "images", train_per_class=8, val_per_class=2)
+        shards = folder / "shards"
+        undisturbed(*SHARD, "--src", folder / "images", "--out", shards)
+        counts = {}
+        for what, kill, source in (("train", kill_train, shards), ("shard", kill_shard, folder / "images")):
+            (folder / what).mkdir()
+            counts[what] = kill(source, folder / what, kills, Random(seed))
+            print(
+                f"{what}: {', '.join(f'{count:,} {name}' for name, count in sorted(counts[what].items()))}", flush=True
+            )
+    if out:
+        out.mkdir(parents=True)
+        write_json(out / "numbers.json", {"kills": kills, "seed": seed, **counts, **environment()})
+    sys.exit(any(count for one in counts.values() for name, count in one.items() if name.startswith("other")))
+
+
+if __name__ == "__main__":
+    main()
