@@ -1,6 +1,6 @@
 """Damaged files for everything that reads files: 10,000 each, for a nightly run.
 
-    python -m tools.fuzz [--inputs 10000] [--seed 0] [--only NAME] [--out tools/records/DATE_fuzz_HARDWARE]
+    python -m tools.fuzz [--inputs 10000] [--seed 0] [--only NAME] [--jobs N] [--out tools/records/DATE_fuzz_HARDWARE]
 
 A reader may read a damaged file or refuse it with the error that its docstring names. Anything else fails: another
 exception, a signal, more than 5 seconds of CPU or 60 of time, more memory than its limit, a file that is written or
