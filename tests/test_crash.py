@@ -24,7 +24,7 @@ KILL_AT_EVERY_FILE_OPERATION = """
 import os, random, signal, sys
 from concurrent.futures import Future
 from pathlib import Path
-from alexnet_fast.sharding import resize
+from alexnet_fast.sharding import preload
 from alexnet_fast.sharding.output import open_output
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
