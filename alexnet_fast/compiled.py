@@ -19,7 +19,7 @@ OPTIONS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared"
 
 def load(source: Path) -> ctypes.CDLL | None:
     """The library of a C file, or None where there is no compiler for it; `cc` takes under a second."""
-    built = source.with_suffix(".so")
+    built = _built(source)
     if built.exists() and _can_run_built():
         return ctypes.CDLL(str(built))
     try:
@@ -37,6 +37,10 @@ def compile_c(source: Path, binary: Path, processor: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
+def _built(source: Path) -> Path:
+    return source.with_name(f"lib{source.stem}.so")  # without `lib` Python takes it for a module
+
+
 def _can_run_built() -> bool:
     """Of x86-64, x86-64-v3 is taken: AVX2 and what came with it."""
     return platform.machine() != "x86_64" or " avx2 " in Path("/proc/cpuinfo").read_text()
@@ -44,4 +48,4 @@ def _can_run_built() -> bool:
 
 if __name__ == "__main__":
     for path in Path(__file__).parent.rglob("*.c"):
-        compile_c(path, path.with_suffix(".so"), sys.argv[1])
+        compile_c(path, _built(path), sys.argv[1])
