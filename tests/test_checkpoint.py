@@ -132,7 +132,7 @@ def test_foreign_files_are_refused_and_never_executed(tmp_path: Path) -> None:
         lambda: path.write_text("no checkpoint"),
     ):
         write()
-        with pytest.raises(InputError, match=r"^\S*x\.pt cannot be read as a checkpoint: it is damaged or another"):
+        with pytest.raises(InputError, match=r"x\.pt cannot be read as a checkpoint: it is damaged or another"):
             checkpoint.load(path)
     for foreign in ({"weight": torch.zeros(3)}, [1, 2], {"alexnet_fast": checkpoint.VERSION + 1}):
         torch.save(foreign, path)

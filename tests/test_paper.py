@@ -283,5 +283,5 @@ def test_the_list_names_every_claim() -> None:
         assert f"\n  {claim.name} " in shown
     for words in ("40.7 / 18.2", "36.7 / 15.4", "67.4 / 40.9", "37.5 / 17.0", "--split half", "without=conv4"):
         assert words in shown
-    result = CliRunner().invoke(main, ["paper", "--list"])
+    result = CliRunner().invoke(main, ["paper", "--list"], env={"COLUMNS": "130"})
     assert (result.exit_code, result.output.split()) == (0, systems.as_list(130).split())
