@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,6 +19,7 @@ from alexnet_fast.cli import main
 from alexnet_fast.config import make_config
 from alexnet_fast.results.record import read as read_record
 from alexnet_fast.sharding.layouts import folders
+from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training import runs
 from alexnet_fast.training.distributed import Topology
 from alexnet_fast.training.loop import train
@@ -139,3 +141,17 @@ def test_a_clock_that_jumps(jump: timedelta, raw_shards: Path, tmp_path: Path, m
     record = read_record(tmp_path / "run")
     assert (record.column("images_per_second") > 0).all()
     assert ((record.column("data_wait") >= 0) & (record.column("data_wait") <= 1)).all()
+
+
+@pytest.mark.parametrize("stamp", [0, 2**33], ids=["1970", "2242"])
+def test_a_cache_whose_files_are_of_another_time(stamp: int, jpeg_shards: Path, tmp_path: Path) -> None:
+    """The oldest go first: where a clock has jumped that may be the wrong ones, never too few or too many."""
+    fsspec.filesystem("memory").pipe({f"/set/{path.name}": path.read_bytes() for path in jpeg_shards.iterdir()})
+    limit = 2 * max(path.stat().st_size for path in jpeg_shards.glob("*.tar"))
+    shards = ShardSet("memory://set", cache=tmp_path, cache_bytes=limit)
+    split, local = shards.split("train"), ShardSet(jpeg_shards).split("train")
+    for sample in range(0, len(split), 5):
+        assert bytes(split.read(np.array([sample]))[0]) == bytes(local.read(np.array([sample]))[0])
+        cached = list(shards.folder.glob("*.tar"))
+        assert 0 < sum(path.stat().st_size for path in cached) <= limit
+        os.utime(cached[sample % len(cached)], (stamp, stamp))
