@@ -34,6 +34,11 @@ SHARD = ["shard", "--size", "96", "--workers", "2", "--encoding", "jpeg"]
 TRAIN = ["train", "--gpus", "0", "--threads", "1", "--epochs", "6", "--batch", "16", "--precision", "fp32"]
 TRAIN += ["--set", "hidden=32", "--set", "log_every=1"]
 
+FOREVER = 600.0
+"""Seconds in which a run ends by itself."""
+TIMES = ("images_per_second", "data_wait", "peak_gib")
+"""What a log says of the machine, not of the training."""
+
 
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "alexnet_fast", *map(str, arguments)]
@@ -60,7 +65,7 @@ def killed(moment: float, *arguments: str | Path) -> bool:
 def undisturbed(*arguments: str | Path) -> float:
     """Its seconds."""
     started = time.monotonic()
-    assert not killed(600, *arguments)
+    assert not killed(FOREVER, *arguments)
     return time.monotonic() - started
 
 
@@ -70,13 +75,12 @@ def kill_shard(images: Path, folder: Path, kills: int, random: Random) -> Counte
     expected, counts = files(folder / "whole"), Counter[str]()
     while counts["kills"] < kills:
         out = folder / str(counts["outputs"])
-        while counts["kills"] < kills and killed(random.uniform(0, seconds), *command, out):
+        while killed(random.uniform(0, seconds) if counts["kills"] < kills else FOREVER, *command, out):
             counts["kills"] += 1
             state = (
                 "done" if (out / "manifest.json").exists() else "in work" if (out / ".work").exists() else "starting"
             )
             counts[f"while {state}"] += 1
-        undisturbed(*command, out)
         counts["outputs"] += 1
         counts["other bytes"] += files(out) != expected
         shutil.rmtree(out)
@@ -95,11 +99,10 @@ def kill_train(shards: Path, folder: Path, kills: int, random: Random) -> Counte
     expected, counts = what_was_learnt(folder / "whole"), Counter[str]()
     while counts["kills"] < kills:
         run = folder / str(counts["outputs"])
-        while counts["kills"] < kills and killed(random.uniform(0, seconds), *command(run)):
+        while killed(random.uniform(0, seconds) if counts["kills"] < kills else FOREVER, *command(run)):
             counts["kills"] += 1
             counts["while training" if (run / "log.jsonl").exists() else "while starting"] += 1
             counts["with a checkpoint to go on from"] += (run / "last.pt").exists()
-        undisturbed(*command(run))
         counts["outputs"] += 1
         counts["other losses or weights"] += not same(what_was_learnt(run), expected)
         shutil.rmtree(run)
@@ -114,9 +117,6 @@ def what_was_learnt(run: Path) -> list[Any]:
         log,
         *[{key: state.get(key) for key in ("model", "optimizer", "epoch", "step", "top1s")} for state in saved],
     ]
-
-
-TIMES = ("images_per_second", "data_wait", "peak_gib")
 
 
 def same(ours: Any, theirs: Any) -> bool:
