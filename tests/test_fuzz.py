@@ -147,6 +147,14 @@ def test_no_code_of_a_checkpoint_is_run(form: str, tmp_path: Path) -> None:
     assert not made.exists()
 
 
+def test_what_is_not_weights_alone_is_refused(tmp_path: Path) -> None:
+    """Such as a whole training state."""
+    state = {"features.0.weight": torch.zeros(64, 3, 11, 11), "classifier.1.weight": torch.zeros(2, 2), "epoch": 3}
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(InputError, match="holds epoch, which is no tensor"):
+        from_torchvision(tmp_path / "net.pth", [{"id": "a", "name": "a"}], None)
+
+
 def test_a_claimed_size_takes_no_memory(tmp_path: Path) -> None:
     """A tensor of few bytes can have any shape: every number is the same one."""
     huge = torch.zeros(1).expand(10**12, 1)

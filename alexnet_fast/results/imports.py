@@ -163,11 +163,14 @@ def _state(
     path: Path, weights: dict[str, Tensor], config: TrainConfig, classes: Classes, pixels: dict[str, Any], size: int
 ) -> dict[str, Any]:
     """The checkpoint's content. Raises InputError when the weights are not those of such a network."""
-    outputs = [len(values) for values in weights.values() if isinstance(values, Tensor) and values.ndim == 2][-1:]
+    if odd := next((name for name, values in weights.items() if not isinstance(values, Tensor)), None):
+        raise InputError(f"{path} holds {odd}, which is no tensor: it is not the weights alone.")
+    outputs = [len(values) for values in weights.values() if values.ndim == 2][-1:]
+    whole = {name: values.float() if values.is_floating_point() else values for name, values in weights.items()}
     try:
         with torch.device("meta"):  # takes no memory, whatever sizes a damaged file claims
             model = build(len(classes), config)
-        model.load_state_dict({name: values.float() for name, values in weights.items()}, assign=True)
+        model.load_state_dict(whole, assign=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split()[:40])
         hint = (

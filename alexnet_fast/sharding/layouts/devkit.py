@@ -23,7 +23,7 @@ KITS = ("ILSVRC2012_devkit_t12", "ILSVRC2010_devkit-1.0", "devkit-1.0")
 _WANTED = {"meta.mat": "meta", "validation_ground_truth.txt": "val", "test_ground_truth.txt": "test"}
 """Ends of file names."""
 MOST_BYTES = 64 << 20
-"""That an archive may unpack to; ILSVRC-2012's takes 9 MB."""
+"""That an archive may unpack to."""
 
 
 @dataclass(frozen=True)

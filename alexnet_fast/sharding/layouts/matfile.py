@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 
 MOST_BYTES = 64 << 20
-"""That a compressed element may unpack to; those of ILSVRC take 4 MB."""
+"""That a compressed element may unpack to."""
 _NUMBERS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 9: "d", 12: "q", 13: "Q"}
 _TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16"}
 """By type: how numbers and characters are stored."""
