@@ -166,11 +166,10 @@ def _state(
     if odd := next((name for name, values in weights.items() if not isinstance(values, Tensor)), None):
         raise InputError(f"{path} holds {odd}, which is no tensor: it is not the weights alone.")
     outputs = [len(values) for values in weights.values() if values.ndim == 2][-1:]
-    whole = {name: values.float() if values.is_floating_point() else values for name, values in weights.items()}
     try:
         with torch.device("meta"):  # takes no memory, whatever sizes a damaged file claims
             model = build(len(classes), config)
-        model.load_state_dict(whole, assign=True)
+        model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split()[:40])
         hint = (
@@ -178,7 +177,7 @@ def _state(
         )
         raise InputError(f"{path} is not a network of arch {config.arch}.{hint} Torch says: {reason}") from error
     return {
-        "model": model.state_dict(),
+        "model": model.float().state_dict(),
         "config": config.as_dict(),
         "classes": classes,
         "pixels": pixels,
