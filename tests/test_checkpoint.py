@@ -136,7 +136,7 @@ def test_foreign_files_are_refused_and_never_executed(tmp_path: Path) -> None:
             checkpoint.load(path)
     for foreign in ({"weight": torch.zeros(3)}, [1, 2], {"alexnet_fast": checkpoint.VERSION + 1}):
         torch.save(foreign, path)
-        with pytest.raises(InputError, match=r"^\S*x\.pt is not a checkpoint of this version of alexnet-fast\.$"):
+        with pytest.raises(InputError, match=r"x\.pt is not a checkpoint of this version of alexnet-fast\.$"):
             checkpoint.load(path)
     assert not marker.exists()
     pickle.loads(pickle.dumps(Attack(marker)))

@@ -102,7 +102,10 @@ def read(folder: Path) -> Record:
         if not _is_number(config.get(name)) or config[name] < 1:
             raise InputError(f"{folder / 'config.json'} is damaged: its {name} cannot be right.")
     steps, evaluations, unread = _read_log(folder / "log.jsonl")
-    return Record(folder, config, _read_json(folder / "environment.json") or {}, steps, evaluations, unread)
+    environment = _read_json(folder / "environment.json") or {}
+    if not isinstance(environment.setdefault("packages", {}), dict):
+        raise InputError(f"{folder / 'environment.json'} is damaged: its packages are no JSON object.")
+    return Record(folder, config, environment, steps, evaluations, unread)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

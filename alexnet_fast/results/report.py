@@ -84,7 +84,7 @@ def _about_one(record: Record, left_out: list[str]) -> dict[str, Any]:
         "settings": _settings(record.config),
         "settings_note": "Those that differ from the recipe's are listed first, with the recipe's value.",
         "environment": list(_flat({**record.environment, "packages": {}}).items()),
-        "packages": list(record.environment.get("packages", {}).items()),
+        "packages": list(record.environment["packages"].items()),
     }
     if not record.steps:
         left_out.append("curves: no step is logged yet.")
