@@ -83,8 +83,6 @@ def joining(before: Mapping[str, int], after: Mapping[str, int]) -> Measure:
 
     return measure
 
-    return measure
-
 
 def difference(worse: str, better: str = BASE) -> Measure:
     """How much lower the error of `better` is than that of `worse`, 10 views."""
