@@ -64,8 +64,8 @@ def evaluate_command(
         raise InputError("--devkit goes with --submission.")
     given = None if weights in ("equal", "search") else _numbers(weights)
 
+    from alexnet_fast.files import check_target
     from alexnet_fast.results import challenge
-    from alexnet_fast.results.files import check_target
     from alexnet_fast.results.guesses import check_weights, guess_split, summary
     from alexnet_fast.results.networks import open_networks
 
@@ -219,8 +219,8 @@ def features_command(
     if bool(images) == bool(shards):
         raise InputError("features takes either images and folders, or --shards.")
 
+    from alexnet_fast.files import check_target
     from alexnet_fast.results import features
-    from alexnet_fast.results.files import check_target
     from alexnet_fast.results.networks import open_network
     from alexnet_fast.shardset import ShardSet
 
@@ -250,8 +250,8 @@ def export_command(checkpoint: Path, out: Path, json_file: str | None) -> None:
     .pth: torchvision's AlexNet (of onetower and bn). .safetensors: our own parameters. .onnx: mean subtraction inside,
     checked with onnxruntime.
     """
+    from alexnet_fast.files import check_target
     from alexnet_fast.results.export import FORMATS, export
-    from alexnet_fast.results.files import check_target
     from alexnet_fast.results.networks import open_network
 
     check_target(out, "FILE", tuple(FORMATS))
@@ -276,7 +276,7 @@ def import_command(
     if classes and shards:
         raise InputError("--classes and --shards both name the classes; give one of the two.")
 
-    from alexnet_fast.results.files import check_target
+    from alexnet_fast.files import check_target
     from alexnet_fast.results.imports import classes_of, import_weights, read_classes
 
     check_target(out, "CHECKPOINT", (".pt",))

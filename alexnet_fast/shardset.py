@@ -27,6 +27,7 @@ from typing import Any, Protocol, get_args, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
 
 FORMAT = "alexnet-fast shard set"
@@ -373,6 +374,11 @@ class ShardSet:
         except OSError as error:
             raise InputError(f"{path} cannot be read as a manifest ({error}). Make the shard set again.") from error
         self.manifest = parse_manifest(data, str(path))
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> ShardSet:
+        """That of a run."""
+        return cls(config.shards, config.cache, config.cache_bytes or None)
 
     def __contains__(self, split: str) -> bool:
         return split in self.manifest.splits

@@ -23,7 +23,7 @@ from alexnet_fast.results import evaluate as evaluation
 from alexnet_fast.training import checkpoint, loop, runs
 from alexnet_fast.training.distributed import Topology
 from alexnet_fast.training.log import Log
-from tests.conftest import interrupted
+from tests.conftest import Payload, interrupted
 
 CPU = Topology(0, 1, torch.device("cpu"))
 STEPS = 8
@@ -114,20 +114,12 @@ def test_damage_anywhere_is_found(whole: Path, tmp_path: Path) -> None:
             checkpoint.load(path)
 
 
-class Attack:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.marker),)
-
-
 def test_foreign_files_are_refused_and_never_executed(tmp_path: Path) -> None:
     path, marker = tmp_path / "x.pt", tmp_path / "executed"
     for write in (
-        lambda: path.write_bytes(pickle.dumps(Attack(marker))),
-        lambda: torch.save({"alexnet_fast": checkpoint.VERSION, "model": Attack(marker)}, path),
-        lambda: torch.save(Attack(marker), path, _use_new_zipfile_serialization=False),
+        lambda: path.write_bytes(pickle.dumps(Payload(marker))),
+        lambda: torch.save({"alexnet_fast": checkpoint.VERSION, "model": Payload(marker)}, path),
+        lambda: torch.save(Payload(marker), path, _use_new_zipfile_serialization=False),
         lambda: zipfile.ZipFile(path, "w").close(),
         lambda: path.write_text("no checkpoint"),
     ):
@@ -139,7 +131,7 @@ def test_foreign_files_are_refused_and_never_executed(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"x\.pt is not a checkpoint of this version of alexnet-fast\.$"):
             checkpoint.load(path)
     assert not marker.exists()
-    pickle.loads(pickle.dumps(Attack(marker)))
+    pickle.loads(pickle.dumps(Payload(marker)))
     assert marker.exists()  # it would have
 
 

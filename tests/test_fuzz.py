@@ -13,7 +13,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ import torch
 from alexnet_fast.errors import InputError
 from alexnet_fast.results.imports import from_torchvision
 from alexnet_fast.training import checkpoint
+from tests.conftest import Payload
 from tests.fuzzing.harness import Target, fuzz, sample
 
 INPUTS = 150
@@ -112,16 +112,6 @@ def test_whatever_a_reader_does_wrong_is_found(read: Callable[[Path], None], sai
     assert all(failure.startswith(said) for failure in outcome.failures.values()), outcome.failures
     assert sample(target, 0) != sample(target, 1)
     assert sample(target, 1) == sample(target, 1)
-
-
-class Payload:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.folder),)
 
 
 def zipped(data: bytes) -> bytes:

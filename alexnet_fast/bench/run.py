@@ -57,7 +57,7 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> Report:
     gpus = int(torch.cuda.is_available()) if gpus is None else gpus
     check_gpus(gpus)
     device = torch.device("cuda", 0) if gpus else torch.device("cpu")
-    shards = ShardSet(config.shards, config.cache, config.cache_bytes or None)
+    shards = ShardSet.of(config)
     split = shards.split("train")
     config = loop.resolve(config, split.size, Topology(0, 1, device))
     setup = Setup(

@@ -44,8 +44,10 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Trained and, unless it is there to start others from, scored."""
-        return self.trained and (NETWORKS[self.network].big or (self.folder / scores.FILE).is_file())
+        """Scored, which comes after training; where it is there to start others from, trained."""
+        if NETWORKS[self.network].big:
+            return self.trained
+        return (self.folder / "last.pt").is_file() and (self.folder / scores.FILE).is_file()
 
     @property
     def trained(self) -> bool:
@@ -157,12 +159,12 @@ def run_all(
             left_out[run.name] = f"{before} seed {run.seed}, which it starts from, is not there"
             continue
         left = (budget or 0.0) - (monotonic() - started)
-        if clock and (needed := clock.seconds(run)) > left:
+        needed = clock.seconds(run) if clock else 0.0
+        if clock and needed > left:
             left_out[run.name] = f"would take about {duration(needed)}, {duration(max(left, 0))} of the budget are left"
             continue
         say(f"{number}/{len(todo)}  {run.name}: {NETWORKS[run.network].what}")
         begun = perf_counter()
-        needed = clock.seconds(run) if clock else 0.0
         try:
             finished = run.trained or train(run, gpus)
         except TrainingError as error:
@@ -197,21 +199,23 @@ class Clock:
             self._steps[run.network] = step_seconds(run.config, self._gpus)
         last = run.folder / "last.pt"
         epochs = run.config.epochs - (checkpoint.load(last)["epoch"] if last.is_file() else 0)
-        images = len(ShardSet(run.config.shards, run.config.cache, run.config.cache_bytes or None).split("train"))
-        factor = self._took / self._guessed if self._guessed else BESIDES
-        return self._steps[run.network] * steps_per_epoch(images, run.config.batch) * epochs * factor
+        images = len(ShardSet.of(run.config).split("train"))
+        return self._steps[run.network] * steps_per_epoch(images, run.config.batch) * epochs * self._factor
 
     def learn(self, said: float, took: float) -> None:
         """A run for which `seconds` said so has taken so long."""
-        factor = self._took / self._guessed if self._guessed else BESIDES
-        self._guessed += said / factor
+        self._guessed += said / self._factor
         self._took += took
+
+    @property
+    def _factor(self) -> float:
+        return self._took / self._guessed if self._guessed else BESIDES
 
 
 def step_seconds(config: TrainConfig, gpus: int) -> float:
     """A training step of one process on one made-up batch: the shortest of a few."""
     device = torch.device("cuda", 0) if gpus else torch.device("cpu")
-    manifest = ShardSet(config.shards, config.cache, config.cache_bytes or None).manifest
+    manifest = ShardSet.of(config).manifest
     config = loop.resolve(config, manifest.size, Topology(0, max(gpus, 1), device))
     config = replace(config, batch=max(config.batch // max(gpus, 1), 1), init="")
     state = loop.begin(config, len(manifest.classes), device)

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet_fast.environment import cores
+from alexnet_fast.files import save_npz
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.plan import evaluation_rows
 from alexnet_fast.paper.measures import Scores
 from alexnet_fast.results import record
 from alexnet_fast.results.evaluate import BATCH
-from alexnet_fast.results.files import save_npz
 from alexnet_fast.results.guesses import Guesses, guess_split
 from alexnet_fast.results.insight import drawn
 from alexnet_fast.results.networks import Network, open_network
@@ -52,7 +52,7 @@ def _right(guesses: Guesses) -> NDArray[np.bool_]:
 def _right_in_training(network: Network, most: int) -> NDArray[np.bool_]:
     """Of all training images, or of `most` always the same ones: central crop, no augmentation; none damaged."""
     config = network.config
-    split = ShardSet(config.shards, config.cache, config.cache_bytes or None).split("train")
+    split = ShardSet.of(config).split("train")
     samples = drawn(len(split), most)
     rows = evaluation_rows(len(samples), BATCH, margin=split.size - network.crop)
     loader = Loader(

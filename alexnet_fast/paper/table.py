@@ -13,11 +13,11 @@ import numpy as np
 from alexnet_fast.config import RECIPES
 from alexnet_fast.console import drawn
 from alexnet_fast.environment import environment
+from alexnet_fast.files import written
 from alexnet_fast.paper.measures import BASE, Found
 from alexnet_fast.paper.runs import Experiment
 from alexnet_fast.paper.statistics import Estimate
 from alexnet_fast.paper.systems import CLAIMS, NETWORKS, RECIPE, Claim
-from alexnet_fast.results.files import written
 from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training.metrics import write_json
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.results.files import save_npz, written
+from alexnet_fast.files import save_npz, written
 from alexnet_fast.results.guesses import Guesses
 from alexnet_fast.sharding.layouts import devkit
 

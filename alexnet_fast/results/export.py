@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.files import written
 from alexnet_fast.model.alexnet import AlexNet, onetower
-from alexnet_fast.results.files import written
 from alexnet_fast.results.networks import Network
 
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
+from alexnet_fast.files import check_memory, save_npz
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.plan import evaluation_rows
 from alexnet_fast.model.alexnet import AlexNet
 from alexnet_fast.results.evaluate import views_of
-from alexnet_fast.results.files import check_memory, save_npz
 from alexnet_fast.results.images import BATCH, ImageFiles, find_images
 from alexnet_fast.results.networks import Network
 from alexnet_fast.shardset import UNLABELLED, Split

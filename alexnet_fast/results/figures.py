@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from alexnet_fast.results.files import written
+from alexnet_fast.files import written
 from alexnet_fast.results.insight import Seen, guess, open_subject
 from alexnet_fast.results.record import Record, labels, read
 

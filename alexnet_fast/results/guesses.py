@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from alexnet_fast.console import Progress
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
+from alexnet_fast.files import check_memory
 from alexnet_fast.results.counts import wilson
 from alexnet_fast.results.evaluate import Accuracy, Member, Scores
-from alexnet_fast.results.files import check_memory
 from alexnet_fast.results.networks import Network, check_classes, open_networks
 from alexnet_fast.shardset import UNLABELLED, ShardSet, Split
 from alexnet_fast.training.distributed import Topology

@@ -22,9 +22,9 @@ from PIL import Image
 from alexnet_fast import __version__
 from alexnet_fast.config import RECIPES
 from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.files import written
 from alexnet_fast.results import figures, insight
 from alexnet_fast.results.counts import confused
-from alexnet_fast.results.files import written
 from alexnet_fast.results.record import Record, labels, read
 from alexnet_fast.training import checkpoint
 

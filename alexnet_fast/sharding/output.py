@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.files import flush
 
 WORK = ".work"
 """The folder inside the output that holds the plan and a record a finished tar, until the manifest is written."""
@@ -93,12 +94,12 @@ class Folders:
             os.fsync(file.fileno())
         home = self._home(name)
         os.replace(temporary, home / name)
-        _sync_folder((home / name).parent)
+        flush((home / name).parent)
         if home != self.folders[0]:
             link = self.folders[0] / WORK / f"{name}.{uuid4().hex}.tmp"
             link.symlink_to(home / name)
             os.replace(link, self.folders[0] / name)
-            _sync_folder(self.folders[0])
+            flush(self.folders[0])
 
     def write(self, name: str, data: bytes) -> None:
         temporary = self.temporary(name)
@@ -277,12 +278,3 @@ def unsealed(data: bytes) -> str:
 
 def byte_text(number: float) -> str:
     return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.2f} MB"
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is on the disk only when the folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

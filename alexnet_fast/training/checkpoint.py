@@ -12,8 +12,8 @@ import torch
 
 from alexnet_fast.config import TrainConfig, config_from
 from alexnet_fast.errors import InputError
+from alexnet_fast.files import written
 from alexnet_fast.model.alexnet import AlexNet, build
-from alexnet_fast.results.files import written
 
 VERSION = 2
 """Of the layout: what is under which key."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.results.files import written
+from alexnet_fast.files import written
 
 
 def check_tensorboard(wanted: bool) -> None:

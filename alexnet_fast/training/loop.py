@@ -71,7 +71,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     if newest:
         saved_config = config_from(newest[1]["config"], newest[0])
         config = replace(saved_config, **{name: getattr(config, name) for name in FREE})
-    shards = ShardSet(config.shards, config.cache, config.cache_bytes or None)
+    shards = ShardSet.of(config)
     split, pixels, classes = shards.split("train"), shards.manifest.pixels, shards.manifest.classes
     if config.order == "random":
         split.hold_all()

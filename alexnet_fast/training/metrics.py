@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexnet_fast.files import written
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.results.files import written
 from alexnet_fast.training.distributed import Topology, sum_over_processes
 
 

@@ -83,7 +83,7 @@ def _open(run: Path, given: dict[str, Any], resume: bool, topology: Topology) ->
         )
     config = make_config(**{"recipe": "paper", **given})
     _check(config, topology)
-    if ShardSet(config.shards, config.cache, config.cache_bytes or None).manifest.encoding != "raw":
+    if ShardSet.of(config).manifest.encoding != "raw":
         check_dali()
     create(run, config)
     return config, False

@@ -1,4 +1,4 @@
-"""Writes results: whole under their final name, or not at all."""
+"""Writes files: whole under their final name, or not at all."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def written(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, path)
         with suppress(OSError):  # not every file system flushes folders
-            _flush(path.parent)
+            flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """To the disk: a file, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
