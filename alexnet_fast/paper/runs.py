@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from alexnet_fast.bench.run import synthetic
-from alexnet_fast.config import TrainConfig
+from alexnet_fast.config import FREE, TrainConfig
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.loading.plan import steps_per_epoch
 from alexnet_fast.paper import scores
@@ -22,8 +22,8 @@ from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training import checkpoint, distributed, loop, machine, placement, runs
 from alexnet_fast.training.distributed import Topology
 
-SAME_RESULT = {"threads", "cache", "cache_bytes", "parallel", "init"}
-"""Settings in which the runs of a folder may differ from those asked for: of the machine, and where a file lies."""
+SAME_RESULT = {*FREE, "init"} - {"shards"}
+"""Settings in which the runs of a folder may differ from those asked for: `init` is where a file lies."""
 FILLED_IN = {"crop": 0, "precision": "auto"}
 """Values for which training puts others, that fit the shards and the machine."""
 TIMED_STEPS = 3
