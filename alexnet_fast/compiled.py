@@ -33,7 +33,7 @@ def load(source: Path) -> ctypes.CDLL | None:
 
 def compile_c(source: Path, binary: Path, processor: str) -> None:
     """Raises FileNotFoundError without `cc`, CalledProcessError where it fails."""
-    command = ["cc", *OPTIONS, f"-march={processor}", "-o", str(binary), str(source), "-lm"]
+    command = ["cc", *OPTIONS, f"-march={processor}", "-o", str(binary), str(source), "-lm", "-ldl"]
     subprocess.run(command, check=True, capture_output=True)
 
 

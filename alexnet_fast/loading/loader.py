@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from time import perf_counter
@@ -15,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.loading.crops import KINDS, CropReader, Cut, library
 from alexnet_fast.loading.damage import Sentry
 from alexnet_fast.loading.memory import keep_freed_memory
 from alexnet_fast.loading.pixels import centre, one_thread
 from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
-from alexnet_fast.loading.raw import Copied, RawReader
 from alexnet_fast.shardset import Pixels, Split
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Loader:
     `wait_seconds` sums the time the consumer spent waiting in this iterator.
 
     Iterating raises TrainingError when more than 0.1 % of the split are damaged, InputError where there are JPEGs
-    and no DALI.
+    and nothing to decode them.
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class Loader:
         if self._device.type == "cpu":
             keep_freed_memory()
         decoder: JpegDecoder | None = None
-        if not self._split.raw.all():
+        if not self._split.raw.all() and needs_dali(self._device):
             check_dali()
             from alexnet_fast.loading.graph import JpegDecoder  # DALI takes a second to import
 
@@ -182,7 +183,9 @@ class Loader:
                 gpu=self._device.index or 0 if self._device.type == "cuda" else None,
                 prefetch=PREFETCH,
             )
-        reader = RawReader(crop=self._crop, threads=self._threads, pinned=self._device.type == "cuda")
+        reader = CropReader(
+            side=self._split.size, crop=self._crop, threads=self._threads, pinned=self._device.type == "cuda"
+        )
         coming = self._asked_ahead()
         under_way: deque[_UnderWay] = deque()
         try:
@@ -194,12 +197,14 @@ class Loader:
                     return
                 work = under_way.popleft()
                 self._at = "decoding", work.rows.samples
-                jpegs = self._decoded(decoder) if work.jpegs and decoder else None
+                with self._decoding():
+                    jpegs = decoder.result() if work.jpegs and decoder else None
+                    cut = work.cut.result() if work.cut else None
                 if (rows := next(coming, None)) is not None:  # the threads go on during the pass over the pixels
                     under_way.append(self._submit(rows, decoder, reader))
                 self._at = "copying", work.rows.samples
                 with one_thread():
-                    images = self._joined(work, jpegs)
+                    images = self._joined(work, jpegs, cut)
                 batch = Batch(images, work.labels.to(self._device, non_blocking=True), work.rows)
                 self.wait_seconds += perf_counter() - started
                 yield batch
@@ -211,40 +216,42 @@ class Loader:
         expected = _ahead(iter(self._rows), TARS_AHEAD, lambda rows: self._split.expect(rows.samples))
         return _ahead(expected, PAGES_AHEAD, lambda rows: self._split.ask_for(rows.samples))
 
-    def _submit(self, rows: Rows, decoder: JpegDecoder | None, reader: RawReader) -> _UnderWay:
+    def _submit(self, rows: Rows, decoder: JpegDecoder | None, reader: CropReader) -> _UnderWay:
         self._at = "reading", rows.samples
         rows, labels = self._sentry.sound(rows)
-        order = arranged(rows, self._split.raw)
+        decoded = ~self._split.raw[rows.samples] if decoder else np.zeros(len(rows.samples), bool)
+        order = arranged(rows, decoded)
         rows = _taken(rows, order)
-        jpegs = len(rows.samples) - int(self._split.raw[rows.samples].sum())
+        jpegs = int(decoded.sum())
         stored = self._split.read(rows.samples)
         offset = self._mean - torch.from_numpy(rows.colour) @ self._colour_axes
         if jpegs and decoder:
             margin = np.float32(max(self._split.size - self._crop, 1))
             decoder.submit(stored[:jpegs], rows.crop[:jpegs].astype(np.float32) / margin)
-        raw = None
+        cut = None
         if jpegs < len(stored):
-            dtype = self._dtype if self._device.type == "cpu" else torch.uint8
+            dtype = self._dtype if self._device.type == "cpu" and self._dtype in KINDS else torch.uint8
             upright = int((~rows.mirror[jpegs:]).sum())
-            raw = reader.submit(stored[jpegs:], rows.crop[jpegs:], upright, offset[jpegs:], dtype)
-        return _UnderWay(rows, torch.from_numpy(labels[order]), jpegs, offset, raw)
+            cut = reader.submit(stored[jpegs:], rows.crop[jpegs:], upright, offset[jpegs:], dtype)
+        return _UnderWay(rows, torch.from_numpy(labels[order]), jpegs, offset, cut)
 
-    def _decoded(self, decoder: JpegDecoder) -> torch.Tensor:
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
         try:
-            return decoder.result()
-        except RuntimeError as error:
+            yield
+        except (RuntimeError, ValueError) as error:
             raise TrainingError(
                 f"an image of the split {self._split.name} does not decode, though its bytes are what was written "
                 f"({str(error).splitlines()[0]}). alexnet-fast verify names it; make the shard set again."
             ) from error
 
-    def _joined(self, work: _UnderWay, jpegs: torch.Tensor | None) -> torch.Tensor:
+    def _joined(self, work: _UnderWay, jpegs: torch.Tensor | None, cut: torch.Tensor | None) -> torch.Tensor:
         """The batch in channels-last memory, (n, 3, crop, crop)."""
-        raw = work.raw.result().to(self._device, non_blocking=True) if work.raw else None
+        cut = None if cut is None else cut.to(self._device, non_blocking=True)
         upright = int((~work.rows.mirror[: work.jpegs]).sum())
-        if jpegs is None and raw is not None and raw.dtype == self._dtype:
-            images = raw
-        elif raw is None and jpegs is not None and self._dtype == torch.uint8:
+        if jpegs is None and cut is not None and cut.dtype == self._dtype:
+            images = cut
+        elif cut is None and jpegs is not None and self._dtype == torch.uint8:
             images = jpegs
             centre(jpegs, upright, work.offset, images)
         else:
@@ -252,37 +259,42 @@ class Loader:
             images = torch.empty(shape, dtype=self._dtype, device=self._device)
             if jpegs is not None:
                 centre(jpegs, upright, work.offset[: work.jpegs], images[: work.jpegs])
-            if raw is not None and raw.dtype == self._dtype:
-                images[work.jpegs :] = raw
-            elif raw is not None:  # mirrored already
-                centre(raw, len(raw), work.offset[work.jpegs :], images[work.jpegs :])
+            if cut is not None and cut.dtype == self._dtype:
+                images[work.jpegs :] = cut
+            elif cut is not None:  # mirrored already
+                centre(cut, len(cut), work.offset[work.jpegs :], images[work.jpegs :])
         return images.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
 class _UnderWay:
-    """The first `jpegs` of `rows` are with the decoder, the others with the reader."""
+    """The first `jpegs` of `rows` are with DALI's decoder, the others with the reader."""
 
     rows: Rows
     labels: torch.Tensor
     jpegs: int
     offset: torch.Tensor
-    raw: Copied | None
+    cut: Cut | None
+
+
+def needs_dali(device: torch.device) -> bool:
+    """Whether DALI is what decodes JPEGs there: on a GPU, and on a CPU where crops.c cannot be compiled."""
+    return device.type != "cpu" or library() is None
 
 
 def check_dali() -> None:
-    """Raises InputError where DALI, which decodes JPEGs, is not installed."""
+    """Raises InputError where DALI is not installed."""
     if find_spec("nvidia") is None or find_spec("nvidia.dali") is None:  # nvidia: other wheels may bring it
         raise InputError(
-            "DALI, which decodes the JPEGs of training, is not installed. There are wheels for glibc's Linux on x86_64 "
-            f"and aarch64 (this is {platform.machine()}): pip install nvidia-dali-cuda120. Elsewhere use the Docker "
-            "image, or shard with --encoding raw, which needs no decoder."
+            "DALI, which decodes the JPEGs of training on GPUs and where there is no C compiler, is not installed. There "
+            f"are wheels for glibc's Linux on x86_64 and aarch64 (this is {platform.machine()}): pip install "
+            "nvidia-dali-cuda120. Elsewhere use the Docker image, or shard with --encoding raw, which needs no decoder."
         )
 
 
-def arranged(rows: Rows, raw: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """An order of the rows: JPEGs first, and of each kind the mirrored last, so that mirroring flips one slice."""
-    return np.lexsort((rows.mirror, raw[rows.samples]))
+def arranged(rows: Rows, decoded: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """An order of the rows: those for DALI first, and of each kind the mirrored last, so that mirroring flips a slice."""
+    return np.lexsort((rows.mirror, ~decoded))
 
 
 def _taken(rows: Rows, order: NDArray[np.int64]) -> Rows:

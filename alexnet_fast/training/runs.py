@@ -16,7 +16,7 @@ from typing import Any
 from alexnet_fast.config import FREE, TrainConfig, config_from, make_config
 from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
-from alexnet_fast.loading.loader import check_dali
+from alexnet_fast.loading.loader import check_dali, needs_dali
 from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training import loop, machine, metrics
 from alexnet_fast.training.distributed import Topology, from_first
@@ -83,7 +83,7 @@ def _open(run: Path, given: dict[str, Any], resume: bool, topology: Topology) ->
         )
     config = make_config(**{"recipe": "paper", **given})
     _check(config, topology)
-    if ShardSet.of(config).manifest.encoding != "raw":
+    if ShardSet.of(config).manifest.encoding != "raw" and needs_dali(topology.device):
         check_dali()
     create(run, config)
     return config, False

@@ -1,0 +1,216 @@
+/* Of crops.py: stored samples to crops, each pixel touched once. A JPEG is decoded by libjpeg-turbo a few rows at a time,
+   which are mirrored, centred and written to the batch while they are in the first-level cache. */
+
+#include <dlfcn.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+/* libjpeg's structures as ABI version 6.2 has them (jpeglib.h), up to the last member used here. libjpeg itself compares
+   version and size when it creates a decompressor. */
+enum { ABI = 62, ABI_SIZE = 632, RGB = 2 };
+typedef struct Jpeg Jpeg;
+typedef struct {
+    void (*error_exit)(Jpeg *);
+    void (*emit_message)(Jpeg *, int level);
+    void (*output_message)(Jpeg *);
+    void (*format_message)(Jpeg *, char *buffer); /* of 200 bytes */
+    void *rest[17];
+} Errors;
+struct Jpeg {
+    Errors *errors;
+    void *memory, *progress, *client_data;
+    int is_decompressor, state;
+    void *source;
+    unsigned width, height;
+    int components, jpeg_colours, out_colours;
+    unsigned scale_num, scale_denom;
+    double gamma;
+    int buffered_image, raw_data_out, dct_method, do_fancy_upsampling, do_block_smoothing, quantize_colours;
+    int dither_mode, two_pass_quantize, desired_colours, enable_quantizers[3];
+    unsigned out_width, out_height;
+    int out_colour_components, out_components, rows_in_buffer, actual_colours;
+    void *colourmap;
+    unsigned out_row;
+    char rest[ABI_SIZE - 172];
+};
+typedef char abi_size_fits[sizeof(Jpeg) == ABI_SIZE ? 1 : -1];
+
+static struct {
+    Errors *(*std_error)(Errors *);
+    void (*create)(Jpeg *, int version, size_t size);
+    void (*destroy)(Jpeg *);
+    void (*mem_src)(Jpeg *, const uint8_t *, unsigned long);
+    int (*read_header)(Jpeg *, int);
+    int (*start)(Jpeg *);
+    unsigned (*skip)(Jpeg *, unsigned);
+    unsigned (*read)(Jpeg *, uint8_t **, unsigned);
+    void (*abort)(Jpeg *);
+} lib;
+
+/* `rows`: memory for a few rows of `row_bytes` of the decoded image. */
+typedef struct { Jpeg jpeg; Errors errors; jmp_buf failed; char message[200]; uint8_t *rows; long row_bytes; } Decoder;
+
+static void fail(Jpeg *jpeg) {
+    Decoder *decoder = (Decoder *)jpeg;
+    jpeg->errors->format_message(jpeg, decoder->message);
+    longjmp(decoder->failed, 1);
+}
+static void ignore(Jpeg *jpeg, int level) {}
+
+static int create(Decoder *decoder) {
+    memset(decoder, 0, sizeof *decoder);
+    decoder->jpeg.errors = lib.std_error(&decoder->errors);
+    decoder->errors.error_exit = fail;
+    decoder->errors.emit_message = ignore;
+    if (setjmp(decoder->failed)) return 0;
+    lib.create(&decoder->jpeg, ABI, sizeof(Jpeg));
+    return 1;
+}
+
+/* 1 where the library at this path has what is needed. */
+int open_libjpeg(const char *path) {
+    static const char *const names[] = {
+        "jpeg_std_error", "jpeg_CreateDecompress", "jpeg_destroy_decompress", "jpeg_mem_src", "jpeg_read_header",
+        "jpeg_start_decompress", "jpeg_skip_scanlines", "jpeg_read_scanlines", "jpeg_abort_decompress"};
+    void *library = dlopen(path, RTLD_NOW), **function = (void **)&lib;
+    for (unsigned i = 0; library && i < sizeof names / sizeof *names; i++)
+        if (!(function[i] = dlsym(library, names[i]))) return 0;
+    Decoder decoder;
+    if (!library || sizeof(void *) != 8 || !create(&decoder)) return 0;
+    lib.destroy(&decoder.jpeg);
+    return 1;
+}
+
+/* What all crops of a batch share. `kind` of the results: 0 uint8, 1 float32, 2 bfloat16. */
+typedef struct { int crop, kind; } Out;
+
+static void mirror(const uint8_t *in, uint8_t *out, int pixels) {
+    int i = 0;
+#ifdef __AVX2__
+    if (pixels > 5) { /* five pixels at a time; the 16th byte is written again by the next five */
+        const __m128i turn = _mm_setr_epi8(13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, 0);
+        for (; i + 6 <= pixels; i += 5)
+            _mm_storeu_si128((__m128i *)(out + 3 * i), _mm_shuffle_epi8(
+                _mm_loadu_si128((const __m128i *)(in + 3 * (pixels - 5 - i) - 1)), turn));
+    }
+#endif
+    for (; i < pixels; i++) memcpy(out + 3 * i, in + 3 * (pixels - 1 - i), 3);
+}
+
+static void put_float(const uint8_t *in, const float *offset, float *out, int values) {
+    int i = 0;
+#ifdef __AVX2__
+    if (((uintptr_t)out & 31) == 0) /* past the caches: a batch does not fit into them */
+        for (; i + 8 <= values; i += 8) {
+            __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(in + i)));
+            _mm256_stream_ps(out + i, _mm256_sub_ps(_mm256_cvtepi32_ps(wide), _mm256_loadu_ps(offset + i)));
+        }
+#endif
+    for (; i < values; i++) out[i] = (float)in[i] - offset[i];
+}
+
+static void put_bfloat(const uint8_t *in, const float *offset, uint16_t *out, int values) {
+    for (int i = 0; i < values; i++) { /* to the nearest, ties to even */
+        float centred = (float)in[i] - offset[i];
+        uint32_t bits;
+        memcpy(&bits, &centred, 4);
+        out[i] = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    }
+}
+
+/* One row of a crop, from the pixels `in` to row `row` of `out`. `offset`: the colour to subtract, once a pixel;
+   `turned`: where the row is mirrored, or NULL. */
+static void put_row(const uint8_t *in, Out how, const float *offset, uint8_t *turned, void *out, int row) {
+    int values = 3 * how.crop;
+    long at = (long)row * values;
+    if (turned) {
+        mirror(in, how.kind ? turned : (uint8_t *)out + at, how.crop);
+        in = turned;
+    }
+    if (how.kind == 1) put_float(in, offset, (float *)out + at, values);
+    else if (how.kind == 2) put_bfloat(in, offset, (uint16_t *)out + at, values);
+    else if (!turned) memcpy((uint8_t *)out + at, in, values);
+}
+
+/* The place of a crop in an image of another length than the set's: `place` is one of 0 to `margin`. */
+static int placed(int place, int margin, int free) {
+    return margin > 0 ? (int)((2L * place * free + margin) / (2L * margin)) : 0;
+}
+
+static int decode(Decoder *decoder, const uint8_t *data, long bytes, int margin, const int32_t *corner, Out how,
+                  const float *offset, uint8_t *turned, void *out) {
+    Jpeg *jpeg = &decoder->jpeg;
+    enum { ROWS = 4 };
+    if (setjmp(decoder->failed)) { lib.abort(jpeg); return 0; }
+    lib.mem_src(jpeg, data, bytes);
+    lib.read_header(jpeg, 1);
+    if ((int)jpeg->width < how.crop || (int)jpeg->height < how.crop || jpeg->width > 65500) {
+        strcpy(decoder->message, "it is smaller than the crop");
+        lib.abort(jpeg);
+        return 0;
+    }
+    jpeg->out_colours = RGB;
+    lib.start(jpeg);
+    int top = placed(corner[0], margin, jpeg->height - how.crop);
+    int left = placed(corner[1], margin, jpeg->width - how.crop);
+    long stride = (3L * jpeg->width + 127) & ~63L;
+    if (decoder->row_bytes < stride) {
+        free(decoder->rows);
+        decoder->rows = malloc(ROWS * stride + 64);
+        decoder->row_bytes = decoder->rows ? stride : 0;
+        if (!decoder->rows) { strcpy(decoder->message, "no memory is left"); lib.abort(jpeg); return 0; }
+    }
+    /* Not at multiples of 32: to those libjpeg-turbo writes past the caches, which costs a fifth of the time here. */
+    uint8_t *first = (uint8_t *)(((uintptr_t)decoder->rows + 63) & ~(uintptr_t)63) + 16, *rows[ROWS];
+    for (int i = 0; i < ROWS; i++) rows[i] = first + i * decoder->row_bytes;
+    if (top) lib.skip(jpeg, top);
+    for (int row = 0; row < how.crop;) {
+        int wanted = how.crop - row, got = lib.read(jpeg, rows, wanted < ROWS ? wanted : ROWS);
+        if (!got) { strcpy(decoder->message, "it ends too early"); lib.abort(jpeg); return 0; }
+        for (int i = 0; i < got; i++) put_row(rows[i] + 3 * left, how, offset, turned, out, row++);
+    }
+    lib.abort(jpeg); /* the rows below are of no use */
+    return 1;
+}
+
+/* `n` samples, RGB pixels (side, side, 3) where `bytes` is -1, else JPEGs, to `out` (n, crop, crop, 3): mirrored from the
+   `upright`th on, less `offset` (n, 3) where `kind` is not 0. `corners` (n, 2): top and left. Returns the first that does
+   not decode, and why in `message` (200 bytes), or -1. */
+int crops(int n, const uint8_t *const *stored, const int64_t *bytes, int side, const int32_t *corners, int upright,
+          const float *offset, int crop, int kind, uint8_t *out, char *message) {
+    static const int widths[] = {1, 4, 2};
+    Out how = {crop, kind};
+    int values = 3 * crop, failed = -1, has_decoder = 0;
+    uint8_t *turned = malloc(values + 64);
+    float *offsets = malloc(values * sizeof *offsets + 64);
+    Decoder decoder;
+    if (!turned || !offsets) { strcpy(message, "no memory is left"); failed = 0; n = 0; }
+    for (int i = 0; i < n && failed < 0; i++) {
+        for (int j = 0; kind && j < values; j++) offsets[j] = offset[3 * i + j % 3];
+        void *image = out + (long)i * crop * values * widths[kind];
+        uint8_t *turn = i < upright ? NULL : turned;
+        const int32_t *corner = corners + 2 * i;
+        if (bytes[i] < 0) {
+            const uint8_t *in = stored[i] + 3 * ((long)corner[0] * side + corner[1]);
+            for (int row = 0; row < crop; row++) put_row(in + 3L * row * side, how, offsets, turn, image, row);
+            continue;
+        }
+        if (!has_decoder && !(has_decoder = create(&decoder))) { strcpy(message, "no decoder"); failed = i; break; }
+        if (!decode(&decoder, stored[i], bytes[i], side - crop, corner, how, offsets, turn, image)) {
+            memcpy(message, decoder.message, sizeof decoder.message);
+            failed = i;
+        }
+    }
+    if (has_decoder) { lib.destroy(&decoder.jpeg); free(decoder.rows); }
+    free(turned);
+    free(offsets);
+#ifdef __AVX2__
+    _mm_sfence();
+#endif
+    return failed;
+}

@@ -1,0 +1,161 @@
+"""Stored samples to crops in the batch, by a few threads of the CPU: crops.c, compiled at first use.
+
+JPEGs are decoded by the libjpeg-turbo that Pillow brings, no row below the crop, and each row is mirrored, centred and
+written to the batch while it is in the cache; stored pixels are read where the tar is mapped. `cc` runs once a process,
+for under a second. Without a compiler only stored pixels are read here, by NumPy, and DALI decodes JPEGs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet_fast.compiled import load
+from alexnet_fast.loading.pixels import CHUNK, centre
+
+TASK = 16
+"""Images a thread takes at a time."""
+KINDS = {torch.uint8: 0, torch.float32: 1, torch.bfloat16: 2}
+"""What crops.c can write."""
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled function with a JPEG decoder, or None where one of them is not to be had."""
+    loaded = load(Path(__file__).with_name("crops.c"))
+    if loaded is None or not any(loaded.open_libjpeg(str(path).encode()) for path in _libjpegs()):
+        return None
+    pointer, number = ctypes.c_void_p, ctypes.c_int
+    loaded.crops.argtypes = (
+        number,
+        pointer,
+        pointer,
+        number,
+        pointer,
+        number,
+        pointer,
+        number,
+        number,
+        pointer,
+        pointer,
+    )
+    return loaded
+
+
+def _libjpegs() -> list[Path]:
+    """Pillow's libjpeg, wherever its wheel or a distribution keeps it: it is loaded. Others' come last."""
+    from PIL import _imaging  # noqa: F401
+
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return []
+    mapped = {Path(line.split(maxsplit=5)[5]) for line in lines if "/libjpeg" in line}
+    return sorted(mapped, key=lambda path: ("pillow" not in str(path).lower(), path))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A batch under way."""
+
+    images: torch.Tensor
+    tasks: list[Future[None]]
+
+    def result(self) -> torch.Tensor:
+        """Raises ValueError when a JPEG does not decode."""
+        for task in self.tasks:
+            task.result()
+        return self.images
+
+
+class CropReader:
+    """`side`: of the stored images; `crop`: of the crops, pixels. `pinned`: the batch is page-locked, for a copy to a
+    GPU that nothing waits for."""
+
+    def __init__(self, *, side: int, crop: int, threads: int, pinned: bool) -> None:
+        self._side, self._crop = side, crop
+        self._pinned = pinned
+        self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+    def submit(
+        self,
+        stored: list[NDArray[np.uint8]],
+        corners: NDArray[np.uint16],
+        upright: int,
+        offset: torch.Tensor,
+        dtype: torch.dtype,
+    ) -> Cut:
+        """`stored`: n images (side, side, 3), or JPEGs where there is a `library`; `corners` (n, 2): top and left of
+        the crops, pixels; of a JPEG that is smaller than `side` in proportion. `dtype`: one of KINDS.
+
+        The result is `centre`'s, in memory (n, crop, crop, 3).
+        """
+        shape = (len(stored), self._crop, self._crop, 3)
+        with torch.inference_mode(False):  # the threads may then write to it, whatever the caller's mode
+            images = torch.empty(shape, dtype=dtype, pin_memory=self._pinned)
+        cut = self._compiled if library() else self._copied
+        task = cut(stored, corners, upright, offset, images)
+        return Cut(images, [self._pool.submit(task, first) for first in range(0, len(stored), TASK)])
+
+    def _compiled(
+        self,
+        stored: list[NDArray[np.uint8]],
+        corners: NDArray[np.uint16],
+        upright: int,
+        offset: torch.Tensor,
+        images: torch.Tensor,
+    ) -> Callable[[int], None]:
+        compiled = library()
+        assert compiled is not None
+        places = np.array([item.ctypes.data for item in stored], np.uintp)
+        sizes = np.array([len(item) if item.ndim == 1 else -1 for item in stored], np.int64)
+        corner = np.ascontiguousarray(corners, np.int32)
+        offsets = np.ascontiguousarray(offset.numpy(), np.float32)
+        out, one = images.data_ptr(), images[:1].nbytes
+
+        def cut(first: int) -> None:
+            count = min(TASK, len(stored) - first)
+            message = ctypes.create_string_buffer(200)
+            failed = compiled.crops(
+                *(count, places[first:].ctypes.data, sizes[first:].ctypes.data, self._side),
+                *(corner[first:].ctypes.data, upright - first, offsets[first:].ctypes.data),
+                *(self._crop, KINDS[images.dtype], out + first * one, message),
+            )
+            if failed >= 0:
+                raise ValueError(message.value.decode(errors="replace"))
+
+        return cut
+
+    def _copied(
+        self,
+        stored: list[NDArray[np.uint8]],
+        corners: NDArray[np.uint16],
+        upright: int,
+        offset: torch.Tensor,
+        images: torch.Tensor,
+    ) -> Callable[[int], None]:
+        places = corners.tolist()
+
+        @torch.inference_mode()
+        def copy(first: int) -> None:
+            for start in range(first, min(first + TASK, len(stored)), CHUNK):
+                part = slice(start, min(start + CHUNK, first + TASK, len(stored)))
+                whole = images[part]
+                block = whole if images.dtype == torch.uint8 else torch.empty(whole.shape, dtype=torch.uint8)
+                rows = block.numpy()
+                for i, (view, (top, left)) in enumerate(zip(stored[part], places[part], strict=True)):
+                    rows[i] = view[top : top + self._crop, left : left + self._crop]
+                centre(block, max(upright - start, 0), offset[part], whole)
+
+        return copy
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)

@@ -1,0 +1,157 @@
+"""crops.c against Pillow's decoder and torch's arithmetic."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from alexnet_fast.loading import crops
+from alexnet_fast.loading.crops import CropReader
+
+DTYPES = [torch.uint8, torch.float32, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def _compiled() -> None:
+    if crops.library() is None:
+        pytest.skip("no C compiler, or no libjpeg in Pillow")
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Smooth shapes with some noise, which a JPEG stores with coefficients of all kinds."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (9, 11, 3), np.uint8))
+    pixels = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), np.int16)
+    return Image.fromarray((pixels + rng.integers(-12, 13, pixels.shape)).clip(0, 255).astype(np.uint8))
+
+
+def jpeg(image: Image.Image, **how: Any) -> NDArray[np.uint8]:
+    file = io.BytesIO()
+    image.save(file, "JPEG", **{"quality": 90, **how})
+    return np.frombuffer(file.getvalue(), np.uint8)
+
+
+def pixels_of(stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """As Pillow decodes the whole image."""
+    return np.asarray(Image.open(io.BytesIO(stored.tobytes())).convert("RGB"))
+
+
+def cut(
+    stored: list[NDArray[np.uint8]],
+    corners: list[tuple[int, int]],
+    *,
+    crop: int,
+    side: int = 256,
+    upright: int | None = None,
+    dtype: torch.dtype = torch.uint8,
+    offset: torch.Tensor | None = None,
+    threads: int = 2,
+) -> torch.Tensor:
+    reader = CropReader(side=side, crop=crop, threads=threads, pinned=False)
+    offset = torch.zeros(len(stored), 3) if offset is None else offset
+    upright = len(stored) if upright is None else upright
+    try:
+        return reader.submit(stored, np.array(corners, np.uint16), upright, offset, dtype).result()
+    finally:
+        reader.close()
+
+
+def corners_of(margin: int) -> list[tuple[int, int]]:
+    """All rows of the first column, then all columns: rows above are skipped in groups of 8 and 16."""
+    return [(at, (5 * at) % (margin + 1)) for at in range(margin + 1)]
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "4:2:0": {"subsampling": "4:2:0"},
+    "4:2:2": {"subsampling": "4:2:2"},
+    "4:4:4": {"subsampling": "4:4:4"},
+    "grey": {},
+    "progressive": {"progressive": True},
+    "restart markers": {"restart_marker_blocks": 5},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_crop_is_that_of_pillows_whole_image(form: str) -> None:
+    image = picture(256, 256)
+    stored = jpeg(image.convert("L") if form == "grey" else image, **FORMS[form])
+    places = corners_of(32)
+    crops_of = cut([stored] * len(places), places, crop=224)
+    whole = pixels_of(stored)
+    for got, (top, left) in zip(crops_of.numpy(), places, strict=True):
+        np.testing.assert_array_equal(got, whole[top : top + 224, left : left + 224])
+
+
+@pytest.mark.parametrize("crop", [1, 5, 6, 67, 70, 112, 255, 256])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mirrored_and_centred_as_torch_does_it(dtype: torch.dtype, crop: int) -> None:
+    stored: list[NDArray[np.uint8]] = [jpeg(picture(256, 256, seed)) for seed in range(3)]
+    stored += [pixels_of(item) for item in stored]  # stored pixels in the same batch
+    places = [(0, 0), (256 - crop, 256 - crop), ((256 - crop) // 2, (256 - crop) // 3)] * 2
+    offset = torch.tensor([[123.68, 116.78, 103.94]]) + torch.arange(18).reshape(6, 3) * 1.37
+    got = cut(stored, places, crop=crop, upright=2, dtype=dtype, offset=offset)
+    for i, (item, (top, left)) in enumerate(zip(stored, places, strict=True)):
+        whole = item if item.ndim == 3 else pixels_of(item)
+        wanted = torch.from_numpy(whole[top : top + crop, left : left + crop].copy())
+        wanted = wanted.flip(1) if i >= 2 else wanted
+        if dtype != torch.uint8:
+            wanted = (wanted.float() - offset[i]).to(dtype)
+        assert torch.equal(got[i], wanted)
+
+
+def test_tasks_of_a_batch_join_without_a_seam() -> None:
+    stored = [jpeg(picture(80, 80, seed)) for seed in range(50)]
+    places = [(seed % 11, (3 * seed) % 11) for seed in range(50)]
+    got = {threads: cut(stored, places, crop=70, side=80, upright=23, threads=threads) for threads in (1, 3)}
+    assert torch.equal(got[1], got[3])
+    for i, (item, (top, left)) in enumerate(zip(stored, places, strict=True)):
+        wanted = pixels_of(item)[top : top + 70, left : left + 70]
+        np.testing.assert_array_equal(got[1][i].numpy(), wanted[:, ::-1] if i >= 23 else wanted)
+
+
+def test_a_smaller_jpeg_is_cropped_in_proportion() -> None:
+    """Sharding with --keep stores squares of 7/8 of the size and more."""
+    stored = jpeg(picture(240, 240))
+    got = cut([stored] * 3, [(0, 32), (16, 8), (32, 0)], crop=224)
+    whole = pixels_of(stored)
+    for image, (top, left) in zip(got.numpy(), [(0, 16), (8, 4), (16, 0)], strict=True):
+        np.testing.assert_array_equal(image, whole[top : top + 224, left : left + 224])
+
+
+def bad_images() -> Iterator[tuple[str, NDArray[np.uint8], str]]:
+    good = jpeg(picture(256, 256))
+    yield "nothing", good[:0], "Empty input file"
+    yield "no JPEG", np.frombuffer(b"GIF89a" + bytes(100), np.uint8), "Not a JPEG file"
+    yield "only half of its header", good[:200], "Invalid JPEG file structure"
+    yield "too small", jpeg(picture(200, 256)), "smaller than the crop"
+    yield "CMYK", jpeg(picture(256, 256).convert("CMYK")), "Unsupported color conversion"
+
+
+@pytest.mark.parametrize(("stored", "message"), [item[1:] for item in bad_images()], ids=[b[0] for b in bad_images()])
+def test_what_does_not_decode_is_an_error_and_no_harm(stored: NDArray[np.uint8], message: str) -> None:
+    good = jpeg(picture(256, 256))
+    with pytest.raises(ValueError, match=message):
+        cut([good, stored, good], [(0, 0)] * 3, crop=224)
+    np.testing.assert_array_equal(cut([good], [(3, 4)], crop=224)[0].numpy(), pixels_of(good)[3:227, 4:228])
+
+
+def test_damaged_bytes_never_reach_beyond_the_batch() -> None:
+    """What a decoder makes of noise is of no interest, only that it ends, and writes where it may."""
+    rng = np.random.default_rng(0)
+    good = jpeg(picture(96, 96))
+    for _ in range(400):
+        bad = good[: rng.integers(2, len(good) + 1)].copy()
+        bad[rng.integers(0, len(bad), rng.integers(1, 20))] = rng.integers(0, 256)
+        try:
+            got = cut([good, bad, good], [(1, 2)] * 3, crop=84, side=96)
+        except ValueError:
+            continue
+        for image in (got[0], got[2]):
+            np.testing.assert_array_equal(image.numpy(), pixels_of(good)[1:85, 2:86])
