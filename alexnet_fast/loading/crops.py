@@ -34,19 +34,8 @@ def library() -> ctypes.CDLL | None:
     if loaded is None or not any(loaded.open_libjpeg(str(path).encode()) for path in _libjpegs()):
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int
-    loaded.crops.argtypes = (
-        number,
-        pointer,
-        pointer,
-        number,
-        pointer,
-        number,
-        pointer,
-        number,
-        number,
-        pointer,
-        pointer,
-    )
+    addresses = (number, pointer, pointer, number, pointer, number, pointer)
+    loaded.crops.argtypes = (*addresses, number, number, pointer, pointer)
     return loaded
 
 

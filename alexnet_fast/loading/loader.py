@@ -286,14 +286,14 @@ def check_dali() -> None:
     """Raises InputError where DALI is not installed."""
     if find_spec("nvidia") is None or find_spec("nvidia.dali") is None:  # nvidia: other wheels may bring it
         raise InputError(
-            "DALI, which decodes the JPEGs of training on GPUs and where there is no C compiler, is not installed. There "
-            f"are wheels for glibc's Linux on x86_64 and aarch64 (this is {platform.machine()}): pip install "
+            "DALI, which decodes the JPEGs of training on GPUs and where there is no C compiler, is not installed. "
+            f"There are wheels for glibc's Linux on x86_64 and aarch64 (this is {platform.machine()}): pip install "
             "nvidia-dali-cuda120. Elsewhere use the Docker image, or shard with --encoding raw, which needs no decoder."
         )
 
 
 def arranged(rows: Rows, decoded: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """An order of the rows: those for DALI first, and of each kind the mirrored last, so that mirroring flips a slice."""
+    """An order of the rows: those for DALI first, and of each kind the mirrored last: a slice to flip."""
     return np.lexsort((rows.mirror, ~decoded))
 
 
