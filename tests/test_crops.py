@@ -131,6 +131,7 @@ def bad_images() -> Iterator[tuple[str, NDArray[np.uint8], str]]:
     yield "no JPEG", np.frombuffer(b"GIF89a" + bytes(100), np.uint8), "Not a JPEG file"
     yield "only half of its header", good[:200], "Invalid JPEG file structure"
     yield "too small", jpeg(picture(200, 256)), "smaller than the crop"
+    yield "too large", jpeg(picture(256, 257)), "larger than the set"
     yield "CMYK", jpeg(picture(256, 256).convert("CMYK")), "Unsupported color conversion"
 
 

@@ -142,22 +142,24 @@ static int placed(int place, int margin, int free) {
     return margin > 0 ? (int)((2L * place * free + margin) / (2L * margin)) : 0;
 }
 
-static int decode(Decoder *decoder, const uint8_t *data, long bytes, int margin, const int32_t *corner, Out how,
+static int decode(Decoder *decoder, const uint8_t *data, long bytes, int side, const int32_t *corner, Out how,
                   const float *offset, uint8_t *turned, void *out) {
     Jpeg *jpeg = &decoder->jpeg;
     enum { ROWS = 4 };
     if (setjmp(decoder->failed)) { lib.abort(jpeg); return 0; }
     lib.mem_src(jpeg, data, bytes);
     lib.read_header(jpeg, 1);
-    if ((int)jpeg->width < how.crop || (int)jpeg->height < how.crop || jpeg->width > 65500) {
-        strcpy(decoder->message, "it is smaller than the crop");
+    unsigned crop = how.crop, most = side;
+    int small = jpeg->width < crop || jpeg->height < crop;
+    if (small || jpeg->width > most || jpeg->height > most) { /* which bounds memory and time too */
+        strcpy(decoder->message, small ? "it is smaller than the crop" : "it is larger than the set's images");
         lib.abort(jpeg);
         return 0;
     }
     jpeg->out_colours = RGB;
     lib.start(jpeg);
-    int top = placed(corner[0], margin, jpeg->height - how.crop);
-    int left = placed(corner[1], margin, jpeg->width - how.crop);
+    int top = placed(corner[0], side - how.crop, jpeg->height - how.crop);
+    int left = placed(corner[1], side - how.crop, jpeg->width - how.crop);
     long stride = (3L * jpeg->width + 127) & ~63L;
     if (decoder->row_bytes < stride) {
         free(decoder->rows);
@@ -201,7 +203,7 @@ int crops(int n, const uint8_t *const *stored, const int64_t *bytes, int side, c
             continue;
         }
         if (!has_decoder && !(has_decoder = create(&decoder))) { strcpy(message, "no decoder"); failed = i; break; }
-        if (!decode(&decoder, stored[i], bytes[i], side - crop, corner, how, offsets, turn, image)) {
+        if (!decode(&decoder, stored[i], bytes[i], side, corner, how, offsets, turn, image)) {
             memcpy(message, decoder.message, sizeof decoder.message);
             failed = i;
         }

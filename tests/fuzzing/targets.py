@@ -21,6 +21,7 @@ from alexnet_fast import verify
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
 from alexnet_fast.interop import side_files
+from alexnet_fast.loading.crops import CropReader, library
 from alexnet_fast.results import report
 from alexnet_fast.results.caffemodel import read_mean
 from alexnet_fast.results.challenge import challenge_ids
@@ -225,6 +226,16 @@ def convert(path: Path, *, keep: bool = False) -> None:
     resize.convert(path.read_bytes(), size=SIDE, encoding="jpeg", quality=90, keep=keep)
 
 
+def cut(path: Path) -> None:
+    """As the loader does."""
+    stored = np.frombuffer(path.read_bytes(), np.uint8)
+    reader = CropReader(side=40, crop=24, threads=1, pinned=False)
+    try:
+        reader.submit([stored], np.array([[9, 3]], np.uint16), 0, torch.zeros(1, 3), torch.float32).result()
+    finally:
+        reader.close()
+
+
 # --- runs and networks
 
 
@@ -357,6 +368,9 @@ def _targets() -> Iterator[Target]:
     yield photograph("image: JPEG, progressive", partial(image, format="JPEG", progressive=True))
     yield photograph("image: JPEG, CMYK", partial(image, format="JPEG", mode="CMYK"))
     yield photograph("image: TIFF, LZW", partial(image, format="TIFF", compression="tiff_lzw"))
+    for progressive in (False, True) if library() else ():
+        how = partial(image, format="JPEG", progressive=progressive)
+        yield photograph(f"stored JPEG{', progressive' * progressive}", how, read=cut)
     for file, form in {"config.json": "json", "environment.json": "json", "log.jsonl": "json lines"}.items():
         yield target(f"run: {file}", partial(run_folder, file=file), read_run, form)
         yield target(f"page: {file}", partial(run_folder, file=file), write_page, form, every=50)
