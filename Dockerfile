@@ -2,7 +2,7 @@
 # CUDA comes with the wheels, the driver from the host through NVIDIA's container toolkit.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
-# --- our own wheel, with LRN's kernel compiled: the image has no compiler
+# --- our own wheel, with its C files compiled: the image has no compiler
 FROM ${BASE_IMAGE} AS build
 # Debian keeps one version of a package: a pinned one would be gone with its next update.
 # hadolint ignore=DL3008

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet_fast.compiled import load
+from alexnet_fast.loading.memory import Buffers
 from alexnet_fast.loading.pixels import CHUNK, centre
 
 TASK = 16
@@ -72,6 +73,7 @@ class CropReader:
     def __init__(self, *, side: int, crop: int, threads: int, pinned: bool) -> None:
         self._side, self._crop = side, crop
         self._pinned = pinned
+        self._buffers = Buffers()
         self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
     def submit(
@@ -89,7 +91,9 @@ class CropReader:
         """
         shape = (len(stored), self._crop, self._crop, 3)
         with torch.inference_mode(False):  # the threads may then write to it, whatever the caller's mode
-            images = torch.empty(shape, dtype=dtype, pin_memory=self._pinned)
+            images = (
+                torch.empty(shape, dtype=dtype, pin_memory=True) if self._pinned else self._buffers.take(shape, dtype)
+            )
         cut = self._compiled if library() else self._copied
         task = cut(stored, corners, upright, offset, images)
         return Cut(images, [self._pool.submit(task, first) for first in range(0, len(stored), TASK)])
