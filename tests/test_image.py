@@ -113,7 +113,7 @@ def test_nothing_is_left_in_it_from_building(docker: Docker) -> None:
 
 
 def test_the_kernels_are_there_without_a_compiler(inside: Docker) -> None:
-    for module in ("model.lrn_kernel", "sharding.resize_kernel"):
+    for module in ("model.lrn_kernel", "sharding.resize_kernel", "loading.crops"):
         code = f"from alexnet_fast.{module} import library; print(library() is not None)"
         assert inside("python", "-c", code).strip() == "True"
 

@@ -1,7 +1,9 @@
 """Batches in memory that is used again."""
 
+import numpy as np
 import torch
 
+from alexnet_fast.loading.crops import CropReader
 from alexnet_fast.loading.memory import Buffers
 
 SHAPE = (4, 8, 8, 3)
@@ -45,9 +47,12 @@ def test_who_keeps_every_batch_has_them_all() -> None:
 
 def test_gradients_may_flow_into_it() -> None:
     """A tensor made under inference mode could not be used in training."""
+    reader = CropReader(side=8, crop=8, threads=1, pinned=False)
+    stored = [np.full((8, 8, 3), 1, np.uint8)] * 4
     with torch.inference_mode():
-        pass
-    images = Buffers().take(SHAPE, torch.float32).fill_(1).requires_grad_()
+        cut = reader.submit(stored, np.zeros((4, 2), np.uint16), 4, torch.zeros(4, 3), torch.float32)
+    images = cut.result().requires_grad_()
+    reader.close()
     (2 * images).sum().backward()
     assert images.grad is not None
     assert (images.grad == 2).all()

@@ -92,12 +92,11 @@ typedef struct { int crop, kind; } Out;
 static void mirror(const uint8_t *in, uint8_t *out, int pixels) {
     int i = 0;
 #ifdef __AVX2__
-    if (pixels > 5) { /* five pixels at a time; the 16th byte is written again by the next five */
-        const __m128i turn = _mm_setr_epi8(13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, 0);
-        for (; i + 6 <= pixels; i += 5)
-            _mm_storeu_si128((__m128i *)(out + 3 * i), _mm_shuffle_epi8(
-                _mm_loadu_si128((const __m128i *)(in + 3 * (pixels - 5 - i) - 1)), turn));
-    }
+    /* Five pixels at a time; the 16th byte is written again by the next five. */
+    const __m128i turn = _mm_setr_epi8(13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, 0);
+    for (; i + 6 <= pixels; i += 5)
+        _mm_storeu_si128((__m128i *)(out + 3 * i), _mm_shuffle_epi8(
+            _mm_loadu_si128((const __m128i *)(in + 3 * (pixels - 5 - i) - 1)), turn));
 #endif
     for (; i < pixels; i++) memcpy(out + 3 * i, in + 3 * (pixels - 1 - i), 3);
 }
@@ -142,6 +141,12 @@ static int placed(int place, int margin, int free) {
     return margin > 0 ? (int)((2L * place * free + margin) / (2L * margin)) : 0;
 }
 
+static int refuse(Decoder *decoder, const char *why) {
+    strcpy(decoder->message, why);
+    lib.abort(&decoder->jpeg);
+    return 0;
+}
+
 static int decode(Decoder *decoder, const uint8_t *data, long bytes, int side, const int32_t *corner, Out how,
                   const float *offset, uint8_t *turned, void *out) {
     Jpeg *jpeg = &decoder->jpeg;
@@ -151,11 +156,8 @@ static int decode(Decoder *decoder, const uint8_t *data, long bytes, int side, c
     lib.read_header(jpeg, 1);
     unsigned crop = how.crop, most = side;
     int small = jpeg->width < crop || jpeg->height < crop;
-    if (small || jpeg->width > most || jpeg->height > most) { /* which bounds memory and time too */
-        strcpy(decoder->message, small ? "it is smaller than the crop" : "it is larger than the set's images");
-        lib.abort(jpeg);
-        return 0;
-    }
+    if (small || jpeg->width > most || jpeg->height > most) /* which bounds memory and time too */
+        return refuse(decoder, small ? "it is smaller than the crop" : "it is larger than the set's images");
     jpeg->out_colours = RGB;
     lib.start(jpeg);
     int top = placed(corner[0], side - how.crop, jpeg->height - how.crop);
@@ -165,7 +167,7 @@ static int decode(Decoder *decoder, const uint8_t *data, long bytes, int side, c
         free(decoder->rows);
         decoder->rows = malloc(ROWS * stride + 64);
         decoder->row_bytes = decoder->rows ? stride : 0;
-        if (!decoder->rows) { strcpy(decoder->message, "no memory is left"); lib.abort(jpeg); return 0; }
+        if (!decoder->rows) return refuse(decoder, "no memory is left");
     }
     /* Not at multiples of 32: to those libjpeg-turbo writes past the caches, which costs a fifth of the time here. */
     uint8_t *first = (uint8_t *)(((uintptr_t)decoder->rows + 63) & ~(uintptr_t)63) + 16, *rows[ROWS];
@@ -173,7 +175,7 @@ static int decode(Decoder *decoder, const uint8_t *data, long bytes, int side, c
     if (top) lib.skip(jpeg, top);
     for (int row = 0; row < how.crop;) {
         int wanted = how.crop - row, got = lib.read(jpeg, rows, wanted < ROWS ? wanted : ROWS);
-        if (!got) { strcpy(decoder->message, "it ends too early"); lib.abort(jpeg); return 0; }
+        if (!got) return refuse(decoder, "it ends too early");
         for (int i = 0; i < got; i++) put_row(rows[i] + 3 * left, how, offset, turned, out, row++);
     }
     lib.abort(jpeg); /* the rows below are of no use */

@@ -66,6 +66,17 @@ class Cut:
         return self.images
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """What its tasks share: `CropReader.submit` says what is what; `images` is for the result."""
+
+    stored: list[NDArray[np.uint8]]
+    corners: NDArray[np.uint16]
+    upright: int
+    offset: torch.Tensor
+    images: torch.Tensor
+
+
 class CropReader:
     """`side`: of the stored images; `crop`: of the crops, pixels. `pinned`: the batch is page-locked, for a copy to a
     GPU that nothing waits for."""
@@ -95,58 +106,44 @@ class CropReader:
                 torch.empty(shape, dtype=dtype, pin_memory=True) if self._pinned else self._buffers.take(shape, dtype)
             )
         cut = self._compiled if library() else self._copied
-        task = cut(stored, corners, upright, offset, images)
+        task = cut(_Batch(stored, corners, upright, offset, images))
         return Cut(images, [self._pool.submit(task, first) for first in range(0, len(stored), TASK)])
 
-    def _compiled(
-        self,
-        stored: list[NDArray[np.uint8]],
-        corners: NDArray[np.uint16],
-        upright: int,
-        offset: torch.Tensor,
-        images: torch.Tensor,
-    ) -> Callable[[int], None]:
+    def _compiled(self, batch: _Batch) -> Callable[[int], None]:
         compiled = library()
         assert compiled is not None
-        places = np.array([item.ctypes.data for item in stored], np.uintp)
-        sizes = np.array([len(item) if item.ndim == 1 else -1 for item in stored], np.int64)
-        corner = np.ascontiguousarray(corners, np.int32)
-        offsets = np.ascontiguousarray(offset.numpy(), np.float32)
-        out, one = images.data_ptr(), images[:1].nbytes
+        places = np.array([item.ctypes.data for item in batch.stored], np.uintp)
+        sizes = np.array([len(item) if item.ndim == 1 else -1 for item in batch.stored], np.int64)
+        corner = np.ascontiguousarray(batch.corners, np.int32)
+        offsets = np.ascontiguousarray(batch.offset.numpy(), np.float32)
+        out, one = batch.images.data_ptr(), batch.images[:1].nbytes
 
         def cut(first: int) -> None:
-            count = min(TASK, len(stored) - first)
+            count = min(TASK, len(batch.stored) - first)
             message = ctypes.create_string_buffer(200)
             failed = compiled.crops(
                 *(count, places[first:].ctypes.data, sizes[first:].ctypes.data, self._side),
-                *(corner[first:].ctypes.data, upright - first, offsets[first:].ctypes.data),
-                *(self._crop, KINDS[images.dtype], out + first * one, message),
+                *(corner[first:].ctypes.data, batch.upright - first, offsets[first:].ctypes.data),
+                *(self._crop, KINDS[batch.images.dtype], out + first * one, message),
             )
             if failed >= 0:
                 raise ValueError(message.value.decode(errors="replace"))
 
         return cut
 
-    def _copied(
-        self,
-        stored: list[NDArray[np.uint8]],
-        corners: NDArray[np.uint16],
-        upright: int,
-        offset: torch.Tensor,
-        images: torch.Tensor,
-    ) -> Callable[[int], None]:
-        places = corners.tolist()
+    def _copied(self, batch: _Batch) -> Callable[[int], None]:
+        places = batch.corners.tolist()
 
         @torch.inference_mode()
         def copy(first: int) -> None:
-            for start in range(first, min(first + TASK, len(stored)), CHUNK):
-                part = slice(start, min(start + CHUNK, first + TASK, len(stored)))
-                whole = images[part]
-                block = whole if images.dtype == torch.uint8 else torch.empty(whole.shape, dtype=torch.uint8)
+            for start in range(first, min(first + TASK, len(batch.stored)), CHUNK):
+                part = slice(start, min(start + CHUNK, first + TASK, len(batch.stored)))
+                whole = batch.images[part]
+                block = whole if batch.images.dtype == torch.uint8 else torch.empty(whole.shape, dtype=torch.uint8)
                 rows = block.numpy()
-                for i, (view, (top, left)) in enumerate(zip(stored[part], places[part], strict=True)):
+                for i, (view, (top, left)) in enumerate(zip(batch.stored[part], places[part], strict=True)):
                     rows[i] = view[top : top + self._crop, left : left + self._crop]
-                centre(block, max(upright - start, 0), offset[part], whole)
+                centre(block, max(batch.upright - start, 0), batch.offset[part], whole)
 
         return copy
 
