@@ -1,6 +1,33 @@
 """`python -m alexnet_fast` is `alexnet-fast`; torchrun starts it this way."""
 
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+
 from alexnet_fast.cli import main
 
+
+def run() -> None:
+    """The command line, and the end of the process with its exit code.
+
+    Python and the C++ libraries are not taken down: threads that are ending meanwhile have made processes whose work
+    was done die of a signal ("terminate called without an active exception").
+    """
+    code = 2
+    try:
+        try:
+            main()
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+    except OSError as error:  # of standard output: what was printed is lost
+        os.write(2, f"Error: {error}\n".encode())
+        code = code or 2
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    main()
+    run()

@@ -75,6 +75,19 @@ def test_an_ablation_takes_out_what_it_names(
     assert ablated(torch.zeros(1, 3, 224, 224)).shape == (1, 7)
 
 
+def test_tanh_begins_unsaturated() -> None:
+    """On pixels of 0-255 less their mean, where the paper's 0.01 and biases of 1 leave most units at -1 or 1."""
+    torch.manual_seed(0)
+    model = build(7, TrainConfig(hidden=64, activation="tanh")).eval()
+    activations: list[torch.Tensor] = []
+    for layer in model.modules():
+        if isinstance(layer, nn.Tanh):
+            layer.register_forward_hook(lambda layer, inputs, output: activations.append(output))
+    model(60 * torch.randn(4, 3, 224, 224))
+    assert len(activations) == 7
+    assert all((active.abs() < 0.9).float().mean() > 0.95 for active in activations)
+
+
 def test_pooling_without_overlap_and_tanh() -> None:
     model = build(7, TrainConfig(hidden=64, pool=2, activation="tanh"))
     assert {m.kernel_size for m in model.modules() if isinstance(m, nn.MaxPool2d)} == {2}

@@ -95,6 +95,15 @@ def test_help_imports_neither_torch_nor_dali() -> None:
     assert in_a_process("-c", code).stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_standard_output_that_takes_nothing_is_a_line(option: str) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "alexnet_fast", option]
+        done = subprocess.run(command, cwd=REPOSITORY, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "Error: [Errno 28] No space left on device\n")
+
+
 def test_version() -> None:
     assert run("--version") == (0, f"alexnet-fast, version {alexnet_fast.__version__}\n")
 

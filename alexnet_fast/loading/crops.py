@@ -85,7 +85,7 @@ class CropReader:
         self._side, self._crop = side, crop
         self._pinned = pinned
         self._buffers = Buffers()
-        self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = ThreadPoolExecutor(threads, initializer=None if library() else _calculate_alone)
 
     def submit(
         self,
@@ -149,3 +149,7 @@ class CropReader:
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+
+def _calculate_alone() -> None:
+    torch.set_num_threads(1)

@@ -203,8 +203,7 @@ class Loader:
                 if (rows := next(coming, None)) is not None:  # the threads go on during the pass over the pixels
                     under_way.append(self._submit(rows, decoder, reader))
                 self._at = "copying", work.rows.samples
-                with one_thread():
-                    images = self._joined(work, jpegs, cut)
+                images = self._joined(work, jpegs, cut)
                 batch = Batch(images, work.labels.to(self._device, non_blocking=True), work.rows)
                 self.wait_seconds += perf_counter() - started
                 yield batch
@@ -248,21 +247,22 @@ class Loader:
     def _joined(self, work: _UnderWay, jpegs: torch.Tensor | None, cut: torch.Tensor | None) -> torch.Tensor:
         """The batch in channels-last memory, (n, 3, crop, crop)."""
         cut = None if cut is None else cut.to(self._device, non_blocking=True)
-        upright = int((~work.rows.mirror[: work.jpegs]).sum())
         if jpegs is None and cut is not None and cut.dtype == self._dtype:
-            images = cut
-        elif cut is None and jpegs is not None and self._dtype == torch.uint8:
-            images = jpegs
-            centre(jpegs, upright, work.offset, images)
-        else:
-            shape = (len(work.rows.samples), self._crop, self._crop, 3)
-            images = torch.empty(shape, dtype=self._dtype, device=self._device)
-            if jpegs is not None:
-                centre(jpegs, upright, work.offset[: work.jpegs], images[: work.jpegs])
-            if cut is not None and cut.dtype == self._dtype:
-                images[work.jpegs :] = cut
-            elif cut is not None:  # mirrored already
-                centre(cut, len(cut), work.offset[work.jpegs :], images[work.jpegs :])
+            return cut.permute(0, 3, 1, 2)
+        upright = int((~work.rows.mirror[: work.jpegs]).sum())
+        with one_thread():
+            if cut is None and jpegs is not None and self._dtype == torch.uint8:
+                images = jpegs
+                centre(jpegs, upright, work.offset, images)
+            else:
+                shape = (len(work.rows.samples), self._crop, self._crop, 3)
+                images = torch.empty(shape, dtype=self._dtype, device=self._device)
+                if jpegs is not None:
+                    centre(jpegs, upright, work.offset[: work.jpegs], images[: work.jpegs])
+                if cut is not None and cut.dtype == self._dtype:
+                    images[work.jpegs :] = cut
+                elif cut is not None:  # mirrored already
+                    centre(cut, len(cut), work.offset[work.jpegs :], images[work.jpegs :])
         return images.permute(0, 3, 1, 2)
 
 

@@ -39,7 +39,10 @@ def centre(pixels: torch.Tensor, upright: int, offset: torch.Tensor, out: torch.
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """For many short CPU operations: meeting the other threads after each costs more than it saves."""
+    """For many short CPU operations: meeting the other threads after each costs more than it saves.
+
+    Setting the number makes torch forget the convolutions it has prepared, so not for nothing.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

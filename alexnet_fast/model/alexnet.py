@@ -195,7 +195,10 @@ def _paper_net(classes: int, config: TrainConfig, widths: list[int], towers: int
         classifier["bottleneck"] = nn.Linear(units, config.bottleneck)
         units = config.bottleneck
     classifier["fc8"] = nn.Linear(units, classes)
-    return _initialise(AlexNet(nn.Sequential(features), nn.Sequential(classifier)))
+    model = _initialise(AlexNet(nn.Sequential(features), nn.Sequential(classifier)))
+    if config.activation == "tanh":
+        _keep_from_saturating(model)
+    return model
 
 
 def _single_tower(norm: Callable[[int], list[nn.Module]]) -> nn.Sequential:
@@ -233,3 +236,11 @@ def _initialise(model: AlexNet) -> AlexNet:
         bias = 1.0 if name in ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7") else 0.0
         nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]
     return model
+
+
+def _keep_from_saturating(model: AlexNet) -> None:
+    """For tanh: conv1 N(0, 0.0001), as in cuda-convnet's CIFAR-10 layer files, since its input is pixels of 0-255; and
+    no biases of 1, which are there to give ReLUs positive inputs (section 5)."""
+    for layer in model.layers().values():
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    nn.init.normal_(model.layers()["conv1"].weight, std=0.0001)
