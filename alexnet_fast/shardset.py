@@ -17,7 +17,6 @@ import mmap
 import os
 import resource
 import warnings
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from threading import Thread
 from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from alexnet_fast.config import TrainConfig
@@ -274,6 +274,9 @@ class Split:
         _allow_open_files(len(listed))
         self._tars = tars or LocalTars(folder, listed)
         self._tar_files = [tar.file for tar in listed]
+        self._asked = np.zeros(len(self.index), bool)
+        self._waits = 0
+        """Page faults so far that had to wait for a disk."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -299,7 +302,7 @@ class Split:
     def intact(self, samples: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether the stored bytes of each are those that were written, by their crc32."""
         self.expect(samples)  # these reads come on top of those that were announced
-        sums = np.array([zlib.crc32(member.data) for member in self._members(samples)], np.uint32)
+        sums = np.array([isal_zlib.crc32(member.data) for member in self._members(samples)], np.uint32)
         same: NDArray[np.bool_] = sums == self.index["crc32"][samples]
         return same
 
@@ -329,7 +332,16 @@ class Split:
         return rows["shard"].tolist(), rows["offset"].tolist(), rows["size"].tolist()
 
     def ask_for(self, samples: NDArray[np.int64]) -> None:
-        """Samples that will be read soon: the system is asked for their bytes."""
+        """Samples that will be read soon: the system is asked for their bytes.
+
+        Once a sample, until the process had to wait for a page: then memory may hold none of them any more.
+        """
+        waits = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+        if waits != self._waits:
+            self._waits = waits
+            self._asked[:] = False
+        samples = samples[~self._asked[samples]]
+        self._asked[samples] = True
         self._tars.ask_for(*self._places(samples))
 
     def expect(self, samples: NDArray[np.int64]) -> None:

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -183,3 +184,17 @@ def test_centre_by_hand(upright: int, dtype: torch.dtype) -> None:
     out = torch.empty(pixels.shape, dtype=dtype)
     centre(pixels, upright, offset, out)
     torch.testing.assert_close(out.permute(0, 3, 1, 2), expected.to(dtype))
+
+
+def test_pages_are_asked_for_once_until_one_was_waited_for(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = ShardSet(jpeg_shards).split("train")
+    waits = 3
+    monkeypatch.setattr("resource.getrusage", lambda who: SimpleNamespace(ru_majflt=waits))
+    asked: list[int] = []
+    monkeypatch.setattr(split._tars, "ask_for", lambda shards, offsets, sizes: asked.extend(offsets))
+    for samples in ([5, 3], [3, 7], [7, 5]):
+        split.ask_for(np.array(samples))
+    assert asked == split.index["offset"][[5, 3, 7]].tolist()
+    waits += 1
+    split.ask_for(np.array([7, 8]))
+    assert asked == split.index["offset"][[5, 3, 7, 7, 8]].tolist()

@@ -81,8 +81,8 @@ class Loader:
         self._dtype = dtype
         self._threads = threads
         self._max_batch = max_batch
-        self._mean = torch.tensor(pixels.mean, dtype=torch.float32)
-        self._colour_axes = torch.tensor(pixels.deviations)[:, None] * torch.tensor(pixels.components)
+        self._mean = np.array(pixels.mean, np.float32)
+        self._colour_axes = (np.array(pixels.deviations)[:, None] * pixels.components).astype(np.float32)
         self._at = ("starting", np.zeros(0, np.int64))
         """The stage it is in, and the samples of that."""
 
@@ -223,7 +223,7 @@ class Loader:
         rows = _taken(rows, order)
         jpegs = int(decoded.sum())
         stored = self._split.read(rows.samples)
-        offset = self._mean - torch.from_numpy(rows.colour) @ self._colour_axes
+        offset = torch.from_numpy(self._mean - rows.colour @ self._colour_axes)
         if jpegs and decoder:
             margin = np.float32(max(self._split.size - self._crop, 1))
             decoder.submit(stored[:jpegs], rows.crop[:jpegs].astype(np.float32) / margin)

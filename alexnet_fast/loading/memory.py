@@ -53,9 +53,9 @@ class Buffers:
         if place == self.MOST:
             return torch.empty(shape, dtype=dtype)
         memory = self._buffers[place][0] if place < len(self._buffers) else _aligned(size, self.ALIGNED)
-        view = memory[:size]
+        view = memory[:size].reshape(*shape[:-1], -1)
         self._buffers[place : place + 1] = [(memory, ref(view))]
-        return torch.from_numpy(view).view(dtype).view(shape)
+        return torch.from_numpy(view).view(dtype)
 
 
 def _aligned(size: int, to: int) -> NDArray[np.uint8]:
