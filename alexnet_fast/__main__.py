@@ -15,7 +15,7 @@ def run() -> None:
     Python and the C++ libraries are not taken down: threads that are ending meanwhile have made processes whose work
     was done die of a signal ("terminate called without an active exception").
     """
-    code = 2
+    code: int | None = None
     try:
         try:
             main()
@@ -24,9 +24,10 @@ def run() -> None:
         atexit._run_exitfuncs()
         sys.stdout.flush()
     except OSError as error:  # of standard output: what was printed is lost
-        os.write(2, f"Error: {error}\n".encode())
+        if not code:  # else it has been told
+            os.write(2, f"Error: {error}\n".encode())
         code = code or 2
-    os._exit(code)
+    os._exit(code or 0)
 
 
 if __name__ == "__main__":
