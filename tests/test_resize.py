@@ -8,18 +8,20 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet_fast.sharding import resize_kernel
+from alexnet_fast.sharding import resize, resize_kernel
+from alexnet_fast.sharding.jpeg_header import MAX_SCANS, read_frame
 from alexnet_fast.sharding.resize import (
     MAX_PIXELS,
-    MAX_SCANS,
     MAX_UNPACKED,
     convert,
     decode,
@@ -185,11 +187,137 @@ def test_the_compiled_square_is_torch_s(compiled: None, height: int, width: int,
         assert np.array_equal(resize_kernel.square(given, *resized, size), expected)
 
 
+def noisy(width: int, height: int) -> Image.Image:
+    """With coefficients of all kinds, of which a JPEG's file of 95 keeps most."""
+    noise = np.random.default_rng(width * height).integers(-20, 21, (height, width, 3))
+    return Image.fromarray((np.asarray(smooth(width, height)) + noise).clip(0, 255).astype(np.uint8))
+
+
+def turbo(image: Image.Image, sampling: str) -> bytes:
+    """What Pillow does not write."""
+    pixels = np.ascontiguousarray(image)
+    return bytes(simplejpeg.encode_jpeg(pixels, quality=95, colorspace="RGB", colorsubsampling=sampling))
+
+
+def of_first_scans(image: Image.Image, count: int) -> bytes:
+    """A progressive JPEG without its later scans, whole for a decoder, which smooths what they lack."""
+    data = file_of(image, "JPEG", quality=95, progressive=True)
+    return b"\xff\xda".join(data.split(b"\xff\xda")[: count + 1]) + b"\xff\xd9"
+
+
+FORMS: dict[str, Callable[[Image.Image], bytes]] = {
+    "4:2:0": lambda image: file_of(image, "JPEG", quality=95, subsampling="4:2:0"),
+    "4:2:2": lambda image: file_of(image, "JPEG", quality=95, subsampling="4:2:2"),
+    "4:4:4": lambda image: file_of(image, "JPEG", quality=95, subsampling="4:4:4"),
+    "4:4:0": lambda image: turbo(image, "440"),
+    "4:1:1": lambda image: turbo(image, "411"),
+    "grey": lambda image: file_of(image.convert("L"), "JPEG", quality=95),
+    "RGB": lambda image: file_of(image, "JPEG", quality=95, keep_rgb=True),
+    "restart markers": lambda image: file_of(image, "JPEG", quality=95, restart_marker_blocks=3),
+    "progressive": lambda image: file_of(image, "JPEG", quality=95, progressive=True),
+    "progressive 4:4:4": lambda image: file_of(image, "JPEG", quality=95, progressive=True, subsampling="4:4:4"),
+    "progressive grey": lambda image: file_of(image.convert("L"), "JPEG", quality=95, progressive=True),
+    "first scan": lambda image: of_first_scans(image, 1),
+    "first scans": lambda image: of_first_scans(image, 4),
+}
+
+
+@pytest.fixture
+def in_one_pass(compiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What decodes a whole image is not called."""
+    if not resize_kernel.decodes():
+        pytest.skip("no libjpeg in Pillow")
+
+    def whole(*_: object) -> NDArray[np.uint8]:
+        raise AssertionError
+
+    monkeypatch.setattr(resize, "decode", whole)
+
+
+def square_of_whole(data: bytes, size: int) -> NDArray[np.uint8]:
+    """simplejpeg decodes, torch resizes."""
+    whole = simplejpeg.decode_jpeg(data, min_height=2 * size, min_width=2 * size, min_factor=2)
+    scale = size / min(whole.shape[:2])
+    height, width = (max(round(length * scale), size) for length in whole.shape[:2])
+    return square_with_torch(whole, height, width, size)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [
+        *((150, 113), (113, 150), (130, 97), (97, 131), (96, 96), (97, 97), (105, 400), (400, 105), (761, 100)),
+        *((64, 48), (41, 77), (16, 16), (9, 30), (30, 8), (2, 3), (1, 1)),  # enlarged
+        *((383, 500), (500, 384), (600, 511), (512, 700), (800, 770), (1537, 1600)),  # 3/8, 1/4 and 1/8 begin here
+    ],
+)
+def test_a_jpeg_row_by_row_is_the_whole_one_s(in_one_pass: None, form: str, width: int, height: int) -> None:
+    data = FORMS[form](noisy(width, height))
+    assert np.array_equal(to_square(data, SIZE), square_of_whole(data, SIZE))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_wherever_the_square_begins(in_one_pass: None, form: str) -> None:
+    """All places in a block, of the first column and row."""
+    for more in range(0, 72, 2):
+        for shape in ((32 + more, 32), (32, 32 + more)):
+            data = FORMS[form](noisy(*shape))
+            assert np.array_equal(to_square(data, 32), square_of_whole(data, 32)), shape
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("width", "height"), [(150, 113), (113, 250)])
+def test_damage_is_judged_as_in_a_whole_image(
+    compiled: None, monkeypatch: pytest.MonkeyPatch, form: str, width: int, height: int
+) -> None:
+    """Also beside, above and below the square."""
+    good = FORMS[form](noisy(width, height))
+    random = np.random.default_rng(0)
+    judged = []
+    for number in range(60):
+        bad = bytearray(good)
+        if number % 2:
+            bad[int(random.integers(len(bad)))] ^= 1 << int(random.integers(8))
+        else:
+            del bad[int(random.integers(len(bad))) :]
+        judged.append((bytes(bad), square_or_reason(bytes(bad))))
+    monkeypatch.setattr(resize_kernel, "decodes", lambda: False)
+    assert judged == [(bad, square_or_reason(bad)) for bad, _ in judged]
+    assert {type(result) for _, result in judged} == {bytes, str}
+
+
+def square_or_reason(data: bytes) -> bytes | str:
+    try:
+        return to_square(data, 24).tobytes()
+    except ValueError as error:
+        return str(error)
+
+
+def test_a_header_that_decoders_read_otherwise_is_theirs_to_judge() -> None:
+    """A byte more before a marker is allowed; to us, its segment is one of another length."""
+    assert read_frame(JPEG)[:3] == (0xC0, PICTURE.height, PICTURE.width)
+    padded = JPEG[:2] + b"\xff" + JPEG[2:]
+    assert read_frame(padded).kind == 0
+    assert np.array_equal(to_square(padded, SIZE), to_square(JPEG, SIZE))
+
+
+@pytest.mark.parametrize("kind", [0xDB, 0xC4])  # quantisation, Huffman
+def test_an_image_is_not_decoded_with_the_last_one_s_tables(kind: int) -> None:
+    segments = JPEG.split(b"\xff" + bytes([kind]))
+    after = (part[int.from_bytes(part[:2], "big") :] for part in segments[1:])
+    bare = segments[0] + b"".join(after)
+    expected = square_or_reason(bare)
+    for other in (file_of(OTHER, "JPEG", quality=20, optimize=True), JPEG):
+        to_square(other, SIZE)
+        assert square_or_reason(bare) == expected
+
+
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 def test_bytes_do_not_depend_on_a_compiler(compiled: None, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
     data = file_of(OTHER, format)
     square, stored = convert(data, size=SIZE, encoding="jpeg", quality=90, keep=False)
     monkeypatch.setattr(resize_kernel, "library", lambda: None)
+    monkeypatch.setattr(resize_kernel, "decodes", lambda: False)
     torch_s, stored_with_torch = convert(data, size=SIZE, encoding="jpeg", quality=90, keep=False)
     assert np.array_equal(square, torch_s)
     assert stored == stored_with_torch
@@ -293,6 +421,13 @@ def kept(side: int, **options: Any) -> bytes:
     return file_of(smooth(side, side), "JPEG", **{"quality": 95, **options})
 
 
+def without_huffman_tables(data: bytes) -> bytes:
+    """As in a video of JPEGs: decoders then take the standard's, which Pillow writes."""
+    while (at := data.find(b"\xff\xc4")) >= 0:
+        data = data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :]
+    return data
+
+
 @pytest.mark.parametrize("side", [SIZE * 7 // 8, SIZE])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("packed", [False, True])
@@ -311,6 +446,7 @@ def test_a_fitting_jpeg_is_kept(side: int, mode: str, packed: bool) -> None:
         pytest.param(kept(SIZE, progressive=True), id="progressive"),
         pytest.param(kept(SIZE, keep_rgb=True), id="rgb"),
         pytest.param(kept(SIZE, exif=TURNED), id="exif"),
+        pytest.param(without_huffman_tables(kept(SIZE)), id="no-tables"),
         pytest.param(file_of(smooth(SIZE, SIZE).convert("CMYK"), "JPEG"), id="cmyk"),
         pytest.param(kept(SIZE * 7 // 8 - 1), id="too-small"),
         pytest.param(kept(SIZE + 1), id="too-large"),

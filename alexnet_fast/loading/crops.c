@@ -1,90 +1,10 @@
 /* Of crops.py: stored samples to crops, each pixel touched once. A JPEG is decoded by libjpeg-turbo a few rows at a time,
    which are mirrored, centred and written to the batch while they are in the first-level cache. */
 
-#include <dlfcn.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "../jpeg.h"
 #ifdef __AVX2__
 #include <immintrin.h>
 #endif
-
-/* libjpeg's structures as ABI version 6.2 has them (jpeglib.h), up to the last member used here. libjpeg itself compares
-   version and size when it creates a decompressor. */
-enum { ABI = 62, ABI_SIZE = 632, RGB = 2 };
-typedef struct Jpeg Jpeg;
-typedef struct {
-    void (*error_exit)(Jpeg *);
-    void (*emit_message)(Jpeg *, int level);
-    void (*output_message)(Jpeg *);
-    void (*format_message)(Jpeg *, char *buffer); /* of 200 bytes */
-    void *rest[17];
-} Errors;
-struct Jpeg {
-    Errors *errors;
-    void *memory, *progress, *client_data;
-    int is_decompressor, state;
-    void *source;
-    unsigned width, height;
-    int components, jpeg_colours, out_colours;
-    unsigned scale_num, scale_denom;
-    double gamma;
-    int buffered_image, raw_data_out, dct_method, do_fancy_upsampling, do_block_smoothing, quantize_colours;
-    int dither_mode, two_pass_quantize, desired_colours, enable_quantizers[3];
-    unsigned out_width, out_height;
-    int out_colour_components, out_components, rows_in_buffer, actual_colours;
-    void *colourmap;
-    unsigned out_row;
-    char rest[ABI_SIZE - 172];
-};
-typedef char abi_size_fits[sizeof(Jpeg) == ABI_SIZE ? 1 : -1];
-
-static struct {
-    Errors *(*std_error)(Errors *);
-    void (*create)(Jpeg *, int version, size_t size);
-    void (*destroy)(Jpeg *);
-    void (*mem_src)(Jpeg *, const uint8_t *, unsigned long);
-    int (*read_header)(Jpeg *, int);
-    int (*start)(Jpeg *);
-    unsigned (*skip)(Jpeg *, unsigned);
-    unsigned (*read)(Jpeg *, uint8_t **, unsigned);
-    void (*abort)(Jpeg *);
-} lib;
-
-/* `rows`: memory for a few rows of `row_bytes` of the decoded image. */
-typedef struct { Jpeg jpeg; Errors errors; jmp_buf failed; char message[200]; uint8_t *rows; long row_bytes; } Decoder;
-
-static void fail(Jpeg *jpeg) {
-    Decoder *decoder = (Decoder *)jpeg;
-    jpeg->errors->format_message(jpeg, decoder->message);
-    longjmp(decoder->failed, 1);
-}
-static void ignore(Jpeg *jpeg, int level) {}
-
-static int create(Decoder *decoder) {
-    memset(decoder, 0, sizeof *decoder);
-    decoder->jpeg.errors = lib.std_error(&decoder->errors);
-    decoder->errors.error_exit = fail;
-    decoder->errors.emit_message = ignore;
-    if (setjmp(decoder->failed)) return 0;
-    lib.create(&decoder->jpeg, ABI, sizeof(Jpeg));
-    return 1;
-}
-
-/* 1 where the library at this path has what is needed. */
-int open_libjpeg(const char *path) {
-    static const char *const names[] = {
-        "jpeg_std_error", "jpeg_CreateDecompress", "jpeg_destroy_decompress", "jpeg_mem_src", "jpeg_read_header",
-        "jpeg_start_decompress", "jpeg_skip_scanlines", "jpeg_read_scanlines", "jpeg_abort_decompress"};
-    void *library = dlopen(path, RTLD_NOW), **function = (void **)&lib;
-    for (unsigned i = 0; library && i < sizeof names / sizeof *names; i++)
-        if (!(function[i] = dlsym(library, names[i]))) return 0;
-    Decoder decoder;
-    if (!library || sizeof(void *) != 8 || !create(&decoder)) return 0;
-    lib.destroy(&decoder.jpeg);
-    return 1;
-}
 
 /* What all crops of a batch share. `kind` of the results: 0 uint8, 1 float32, 2 bfloat16. */
 typedef struct { int crop, kind; } Out;
@@ -150,7 +70,6 @@ static int refuse(Decoder *decoder, const char *why) {
 static int decode(Decoder *decoder, const uint8_t *data, long bytes, int side, const int32_t *corner, Out how,
                   const float *offset, uint8_t *turned, void *out) {
     Jpeg *jpeg = &decoder->jpeg;
-    enum { ROWS = 4 };
     if (setjmp(decoder->failed)) { lib.abort(jpeg); return 0; }
     lib.mem_src(jpeg, data, bytes);
     lib.read_header(jpeg, 1);
@@ -162,21 +81,12 @@ static int decode(Decoder *decoder, const uint8_t *data, long bytes, int side, c
     lib.start(jpeg);
     int top = placed(corner[0], side - how.crop, jpeg->height - how.crop);
     int left = placed(corner[1], side - how.crop, jpeg->width - how.crop);
-    long stride = (3L * jpeg->width + 127) & ~63L;
-    if (decoder->row_bytes < stride) {
-        free(decoder->rows);
-        decoder->rows = malloc(ROWS * stride + 64);
-        decoder->row_bytes = decoder->rows ? stride : 0;
-        if (!decoder->rows) return refuse(decoder, "no memory is left");
-    }
-    /* Not at multiples of 32: to those libjpeg-turbo writes past the caches, which costs a fifth of the time here. */
-    uint8_t *first = (uint8_t *)(((uintptr_t)decoder->rows + 63) & ~(uintptr_t)63) + 16, *rows[ROWS];
-    for (int i = 0; i < ROWS; i++) rows[i] = first + i * decoder->row_bytes;
+    if (!has_rows(decoder, 3L * jpeg->width)) return refuse(decoder, "no memory is left");
     if (top) lib.skip(jpeg, top);
     for (int row = 0; row < how.crop;) {
-        int wanted = how.crop - row, got = lib.read(jpeg, rows, wanted < ROWS ? wanted : ROWS);
+        int wanted = how.crop - row, got = lib.read(jpeg, decoder->rows, wanted < ROWS ? wanted : ROWS);
         if (!got) return refuse(decoder, "it ends too early");
-        for (int i = 0; i < got; i++) put_row(rows[i] + 3 * left, how, offset, turned, out, row++);
+        for (int i = 0; i < got; i++) put_row(decoder->rows[i] + 3 * left, how, offset, turned, out, row++);
     }
     lib.abort(jpeg); /* the rows below are of no use */
     return 1;
@@ -204,13 +114,14 @@ int crops(int n, const uint8_t *const *stored, const int64_t *bytes, int side, c
             for (int row = 0; row < crop; row++) put_row(in + 3L * row * side, how, offsets, turn, image, row);
             continue;
         }
-        if (!has_decoder && !(has_decoder = create(&decoder))) { strcpy(message, "no decoder"); failed = i; break; }
+        if (!has_decoder) has_decoder = create(&decoder, ignore);
+        if (!has_decoder) { strcpy(message, "no decoder"); failed = i; break; }
         if (!decode(&decoder, stored[i], bytes[i], side, corner, how, offsets, turn, image)) {
             memcpy(message, decoder.message, sizeof decoder.message);
             failed = i;
         }
     }
-    if (has_decoder) { lib.destroy(&decoder.jpeg); free(decoder.rows); }
+    if (has_decoder) destroy(&decoder);
     free(turned);
     free(offsets);
 #ifdef __AVX2__

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet_fast.compiled import load
+from alexnet_fast.libjpeg import give_libjpeg
 from alexnet_fast.loading.memory import Buffers
 from alexnet_fast.loading.pixels import CHUNK, centre
 
@@ -32,24 +33,12 @@ KINDS = {torch.uint8: 0, torch.float32: 1, torch.bfloat16: 2}
 def library() -> ctypes.CDLL | None:
     """The compiled function with a JPEG decoder, or None where one of them is not to be had."""
     loaded = load(Path(__file__).with_name("crops.c"))
-    if loaded is None or not any(loaded.open_libjpeg(str(path).encode()) for path in _libjpegs()):
+    if loaded is None or not give_libjpeg(loaded):
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int
     addresses = (number, pointer, pointer, number, pointer, number, pointer)
     loaded.crops.argtypes = (*addresses, number, number, pointer, pointer)
     return loaded
-
-
-def _libjpegs() -> list[Path]:
-    """Pillow's libjpeg, wherever its wheel or a distribution keeps it: it is loaded. Others' come last."""
-    from PIL import _imaging  # noqa: F401
-
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return []
-    mapped = {Path(line.split(maxsplit=5)[5]) for line in lines if "/libjpeg" in line}
-    return sorted(mapped, key=lambda path: ("pillow" not in str(path).lower(), path))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 #ifdef __AVX2__ /* else there is nothing to call */
 #include <immintrin.h>
-#include <stdint.h>
-#include <string.h>
+#include "../jpeg.h"
 
 /* Two 16-bit weights, for every pair of values. */
 static inline __m256i two(const int16_t *w) { int32_t pair; memcpy(&pair, w, 4); return _mm256_set1_epi32(pair); }
@@ -9,8 +8,8 @@ static inline __m256i two(const int16_t *w) { int32_t pair; memcpy(&pair, w, 4);
 /* Each output's first input and its weights. Their number is a multiple of 4, their scale 2^shift. */
 typedef struct { const int32_t *first; const int16_t *weights; int taps, shift; } Axis;
 
-/* Two rows of RGB at once, four outputs at a time. */
-static void shrink_rows(const uint8_t *in0, const uint8_t *in1, uint8_t *out0, uint8_t *out1, int size, Axis x) {
+/* Four rows of RGB at once, from input `start` on, four outputs at a time. */
+static void shrink_rows(const uint8_t *const *in, int start, uint8_t *out, long stride, int size, Axis x) {
     const __m256i left = _mm256_broadcastsi128_si256(_mm_setr_epi8( /* of two pixels, as 16 bits: r r g g b b */
         0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
     const __m256i right = _mm256_broadcastsi128_si256(_mm_setr_epi8(
@@ -20,67 +19,164 @@ static void shrink_rows(const uint8_t *in0, const uint8_t *in1, uint8_t *out0, u
     const __m256i half = _mm256_set1_epi32(1 << (x.shift - 1));
     const __m128i shift = _mm_cvtsi32_si128(x.shift);
     for (int i = 0; i < size; i += 4) {
-        __m256i sum[4];
+        __m256i sum[2][4];
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
             const int16_t *w = x.weights + (i + j) * x.taps;
-            long at = 3L * x.first[i + j];
-            sum[j] = half;
-            for (int k = 0; k < x.taps; k += 4, w += 4, at += 12) {
-                __m256i four = _mm256_inserti128_si256(
-                    _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(in0 + at))),
-                    _mm_loadu_si128((const __m128i *)(in1 + at)), 1);
-                sum[j] = _mm256_add_epi32(sum[j], _mm256_add_epi32(
-                    _mm256_madd_epi16(_mm256_shuffle_epi8(four, left), two(w)),
-                    _mm256_madd_epi16(_mm256_shuffle_epi8(four, right), two(w + 2))));
-            }
-            sum[j] = _mm256_sra_epi32(sum[j], shift);
+            long at = 3L * (x.first[i + j] - start);
+            sum[0][j] = sum[1][j] = half;
+            for (int k = 0; k < x.taps; k += 4, w += 4, at += 12)
+#pragma GCC unroll 2
+                for (int l = 0; l < 2; l++) {
+                    __m256i four = _mm256_inserti128_si256(
+                        _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(in[2 * l] + at))),
+                        _mm_loadu_si128((const __m128i *)(in[2 * l + 1] + at)), 1);
+                    sum[l][j] = _mm256_add_epi32(sum[l][j], _mm256_add_epi32(
+                        _mm256_madd_epi16(_mm256_shuffle_epi8(four, left), two(w)),
+                        _mm256_madd_epi16(_mm256_shuffle_epi8(four, right), two(w + 2))));
+                }
         }
-        __m256i bytes = _mm256_shuffle_epi8(
-            _mm256_packus_epi16(_mm256_packus_epi32(sum[0], sum[1]), _mm256_packus_epi32(sum[2], sum[3])), rgb);
-        _mm_storeu_si128((__m128i *)(out0 + 3 * i), _mm256_castsi256_si128(bytes));
-        _mm_storeu_si128((__m128i *)(out1 + 3 * i), _mm256_extracti128_si256(bytes, 1));
+#pragma GCC unroll 2
+        for (int l = 0; l < 2; l++) {
+            for (int j = 0; j < 4; j++) sum[l][j] = _mm256_sra_epi32(sum[l][j], shift);
+            __m256i bytes = _mm256_shuffle_epi8(_mm256_packus_epi16(
+                _mm256_packus_epi32(sum[l][0], sum[l][1]), _mm256_packus_epi32(sum[l][2], sum[l][3])), rgb);
+            _mm_storeu_si128((__m128i *)(out + stride * 2 * l + 3 * i), _mm256_castsi256_si128(bytes));
+            _mm_storeu_si128((__m128i *)(out + stride * (2 * l + 1) + 3 * i), _mm256_extracti128_si256(bytes, 1));
+        }
     }
 }
 
-/* One row of `length` bytes from `taps` rows below each other, 16 at a time. */
+/* One row of `length` bytes from `taps` rows below each other, 32 at a time. */
 static void shrink_column(const uint8_t *in, long stride, uint8_t *out, int length, const int16_t *w, Axis y) {
+    const __m256i none = _mm256_setzero_si256(), half = _mm256_set1_epi32(1 << (y.shift - 1));
     const __m128i shift = _mm_cvtsi32_si128(y.shift);
-    for (int j = 0; j < length; j += 16) {
-        __m256i low = _mm256_set1_epi32(1 << (y.shift - 1)), high = low;
+    for (int j = 0; j < length; j += 32) {
+        __m256i sum[4] = {half, half, half, half};
         for (int k = 0; k < y.taps; k += 2) {
-            __m128i a = _mm_loadu_si128((const __m128i *)(in + k * stride + j));
-            __m128i b = _mm_loadu_si128((const __m128i *)(in + (k + 1) * stride + j));
-            low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)), two(w + k)));
-            high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b)), two(w + k)));
+            __m256i a = _mm256_loadu_si256((const __m256i *)(in + k * stride + j));
+            __m256i b = _mm256_loadu_si256((const __m256i *)(in + (k + 1) * stride + j));
+            __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b), pair = two(w + k);
+            sum[0] = _mm256_add_epi32(sum[0], _mm256_madd_epi16(_mm256_unpacklo_epi8(low, none), pair));
+            sum[1] = _mm256_add_epi32(sum[1], _mm256_madd_epi16(_mm256_unpackhi_epi8(low, none), pair));
+            sum[2] = _mm256_add_epi32(sum[2], _mm256_madd_epi16(_mm256_unpacklo_epi8(high, none), pair));
+            sum[3] = _mm256_add_epi32(sum[3], _mm256_madd_epi16(_mm256_unpackhi_epi8(high, none), pair));
         }
-        __m256i words = _mm256_packus_epi32(_mm256_sra_epi32(low, shift), _mm256_sra_epi32(high, shift));
-        words = _mm256_permute4x64_epi64(words, 0xd8);
-        __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-        _mm_storeu_si128((__m128i *)(out + j), bytes);
+        for (int k = 0; k < 4; k++) sum[k] = _mm256_sra_epi32(sum[k], shift);
+        _mm256_storeu_si256((__m256i *)(out + j), _mm256_packus_epi16(
+            _mm256_packus_epi32(sum[0], sum[1]), _mm256_packus_epi32(sum[2], sum[3])));
     }
 }
 
-/* The `lines` of the image from `top` on are what the square needs. Vectors reach past the end of what they read and
-   write, so `out` has 16 bytes to spare; `rows` holds lines + 1 + y_taps rows of stride 3 * size + 16; `ends` two of
-   `end`, 3 * (width + x_taps) + 16, for those input rows that too little lies behind. */
-void square(const uint8_t *image, int width, int top, int lines, int size, uint8_t *rows, uint8_t *ends, uint8_t *out,
-            const int32_t *x_first, const int16_t *x_weights, int x_taps, int x_shift,
-            const int32_t *y_first, const int16_t *y_weights, int y_taps, int y_shift) {
+/* Of the image, the `lines` from `top` on are what the square needs; `shrunk` of them lie in `rows` at their new width,
+   and `done` rows of the square are finished. */
+typedef struct { Axis x, y; int size, top, lines, shrunk, done; long stride; uint8_t *rows, *out; } Square;
+
+/* Vectors reach past the end of what they read and write: `out` has 32 bytes to spare. */
+static Square square_of(int height, int size, uint8_t *out, Axis x, Axis y) {
+    int top = y.first[0], end = y.first[size - 1] + y.taps;
+    Square square = {x, y, size, top, (end < height ? end : height) - top, 0, 0, 3L * size + 32, NULL, out};
+    square.rows = malloc((square.lines + 3 + y.taps) * square.stride);
+    return square;
+}
+
+/* The next four rows, from input `start` on; of the square, what they complete, while its inputs are in the cache. */
+static void add_rows(Square *to, const uint8_t *const *in, int start) {
+    shrink_rows(in, start, to->rows + to->stride * to->shrunk, to->stride, to->size, to->x);
+    to->shrunk += 4;
+    for (; to->done < to->size; to->done++) {
+        int first = to->y.first[to->done] - to->top, i = to->done;
+        if (to->shrunk < to->lines && to->shrunk < first + to->y.taps) return;
+        shrink_column(to->rows + to->stride * first, to->stride, to->out + 3L * to->size * i, 3 * to->size,
+                      to->y.weights + i * to->y.taps, to->y);
+    }
+}
+
+/* Of a whole image. Returns 0 where no memory is left. */
+int square(const uint8_t *image, int width, int height, int size, uint8_t *out,
+           const int32_t *x_first, const int16_t *x_weights, int x_taps, int x_shift,
+           const int32_t *y_first, const int16_t *y_weights, int y_taps, int y_shift) {
     Axis x = {x_first, x_weights, x_taps, x_shift}, y = {y_first, y_weights, y_taps, y_shift};
-    long row = 3L * width, stride = 3L * size + 16, end = row + 3L * x_taps + 16;
-    for (int i = 0; i < lines; i += 2) {
-        const uint8_t *in[2];
-        for (int j = 0; j < 2; j++) {
-            int last = i + j >= lines - 1;
-            in[j] = image + row * (top + (last ? lines - 1 : i + j));
+    Square square = square_of(height, size, out, x, y);
+    long row = 3L * width, end = row + 3L * x_taps + 16;
+    uint8_t *ends = malloc(4 * end); /* copies of rows that too little lies behind */
+    int complete = square.rows && ends;
+    for (int i = 0; complete && i < square.lines; i += 4) {
+        const uint8_t *in[4];
+        for (int j = 0; j < 4; j++) {
+            int last = i + j >= square.lines - 1;
+            in[j] = image + row * (square.top + (last ? square.lines - 1 : i + j));
             if (last || width < 16) in[j] = memcpy(ends + end * j, in[j], row);
         }
-        shrink_rows(in[0], in[1], rows + stride * i, rows + stride * (i + 1), size, x);
+        add_rows(&square, in, 0);
     }
-    for (int i = 0; i < size; i++) {
-        const uint8_t *in = rows + stride * (y_first[i] - top);
-        shrink_column(in, stride, out + 3L * size * i, 3 * size, y_weights + i * y_taps, y);
+    free(ends);
+    free(square.rows);
+    return complete;
+}
+
+/* Columns beside the square on which its own depend: those of colour between which upsampling interpolates, and, where
+   the scans of a progressive JPEG lack detail, two more blocks, which are at most 32 wide. */
+enum { MARGIN = 2, PROGRESSIVE_MARGIN = 3 * 32 };
+
+static int decode(Decoder *decoder, Square *to, const uint8_t *data, long bytes, int width, int height, int eighths) {
+    Jpeg *jpeg = &decoder->jpeg;
+    if (setjmp(decoder->failed)) return 0;
+    lib.mem_src(jpeg, data, bytes);
+    lib.read_header(jpeg, 1);
+    if (jpeg->jpeg_colours < 1 || jpeg->jpeg_colours > 3) return 0; /* neither grey, RGB nor YCbCr */
+    jpeg->out_colours = RGB;
+    jpeg->scale_num = eighths;
+    jpeg->scale_denom = 8;
+    lib.start(jpeg);
+    if (jpeg->out_width != (unsigned)width || jpeg->out_height != (unsigned)height) return 0;
+    int margin = jpeg->progressive ? PROGRESSIVE_MARGIN : MARGIN;
+    int left = to->x.first[0] - margin, right = to->x.first[to->size - 1] + to->x.taps + margin;
+    unsigned start = left < 0 ? 0 : left, columns = (right < width ? right : width) - start;
+    lib.crop(jpeg, &start, &columns);
+    if (!has_rows(decoder, 3L * (columns + to->x.taps))) return 0;
+    if (to->top) lib.skip(jpeg, to->top);
+    for (int i = 0; i < to->lines; i += ROWS) {
+        int wanted = to->lines - i < ROWS ? to->lines - i : ROWS;
+        for (int got = 0, more; got < wanted; got += more)
+            if (!(more = lib.read(jpeg, decoder->rows + got, wanted - got))) return 0;
+        add_rows(to, (const uint8_t *const *)decoder->rows, start);
+    }
+    /* Damage may lie below too. The last row is read, as to skip it would end the reading. */
+    int below = height - to->top - to->lines;
+    if (below > 1) lib.skip(jpeg, below - 1);
+    if (below && !lib.read(jpeg, decoder->rows, 1)) return 0;
+    return lib.finish(jpeg);
+}
+
+/* Of a JPEG, decoded at `eighths` / 8, to which `width` and `height` refer. Returns 0 where it is of another size or
+   kind, or anything about it is odd: the least warning of the decoder. */
+int jpeg_square(const uint8_t *data, long bytes, int eighths, int width, int height, int size, uint8_t *out,
+                const int32_t *x_first, const int16_t *x_weights, int x_taps, int x_shift,
+                const int32_t *y_first, const int16_t *y_weights, int y_taps, int y_shift) {
+    Axis x = {x_first, x_weights, x_taps, x_shift}, y = {y_first, y_weights, y_taps, y_shift};
+    Decoder decoder; /* a new one each time: it keeps an image's tables, and the next may have none */
+    if (!create(&decoder, fail_on_warning)) return 0;
+    Square square = square_of(height, size, out, x, y);
+    int complete = square.rows && decode(&decoder, &square, data, bytes, width, height, eighths);
+    destroy(&decoder);
+    free(square.rows);
+    return complete;
+}
+
+/* Adds up every `step`th pixel in both directions, and the products of its colours (3, 3). A row's sums fit into int. */
+void pixel_sums(const uint8_t *image, int height, int width, int step, int64_t *total, int64_t *products) {
+    for (long i = 0; i < height; i += step) {
+        const uint8_t *row = image + 3L * width * i;
+        int r = 0, g = 0, b = 0, rr = 0, gg = 0, bb = 0, rg = 0, rb = 0, gb = 0;
+        for (const uint8_t *at = row; at < row + 3L * width; at += 3 * step) {
+            r += at[0], g += at[1], b += at[2];
+            rr += at[0] * at[0], gg += at[1] * at[1], bb += at[2] * at[2];
+            rg += at[0] * at[1], rb += at[0] * at[2], gb += at[1] * at[2];
+        }
+        const int sums[] = {r, g, b}, pairs[] = {rr, rg, rb, rg, gg, gb, rb, gb, bb};
+        for (int j = 0; j < 3; j++) total[j] += sums[j];
+        for (int j = 0; j < 9; j++) products[j] += pairs[j];
     }
 }
 #endif

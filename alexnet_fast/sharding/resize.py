@@ -1,11 +1,12 @@
 """Bytes of any image file -> RGB square -> encoded bytes.
 
-libjpeg-turbo (simplejpeg) decodes and encodes JPEG, a kernel of ours with the arithmetic of torch's antialiased uint8
-one resizes, and Pillow reads everything else: measured side by side, tools/records/ has the numbers. Of an ImageNet
-photograph's 1.5 ms, 1.1 are decoding (0.7 of it Huffman), 0.2 resizing and 0.2 encoding. Tried and left out: cropping
-before resizing (shifts by part of a pixel: -1.7 dB), decoding at 6/8 (-4 dB, and slower), libjpeg's fast DCT (-0.2 dB
-for 2 % of the time), decoding to YCbCr planes (saves 0.08 ms; encoding from planes nothing), decoders in Rust (zune
-1.29 ms, edgefirst 0.96), a Huffman decoder of our own with tables of one or two coefficients (0.8 ms).
+One compiled function of ours decodes and resizes a JPEG row by row, with libjpeg-turbo and the arithmetic of torch's
+antialiased uint8. Where it cannot, or anything about a JPEG is odd, simplejpeg decodes the whole; it encodes, too, and
+Pillow reads everything else: measured side by side, tools/records/ has the numbers. Of an ImageNet photograph's 1.4 ms,
+1.1 are decoding (0.8 of it Huffman), 0.1 resizing and 0.2 encoding. Tried and left out: cropping before resizing
+(shifts by part of a pixel: -1.7 dB), decoding at 6/8 (-4 dB, and slower), libjpeg's fast DCT (-0.2 dB for 2 % of the
+time), decoding to YCbCr planes (saves 0.08 ms; encoding from planes nothing), decoders in Rust (zune 1.29 ms, edgefirst
+0.96), a Huffman decoder of our own with tables of one or two coefficients (0.8 ms), encoding in our function (nothing).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from alexnet_fast.sharding import resize_kernel
+from alexnet_fast.sharding.jpeg_header import BASELINE, MAX_SCANS, read_frame, scans
 
 MAX_PIXELS = 178_956_970
 """Larger images are refused: a small file can claim any size, and decoding it would take all memory. Pillow's limit."""
@@ -28,8 +30,8 @@ MAX_PIXELS = 178_956_970
 MAX_UNPACKED = 64 * 2**20
 """Bytes that a gzip-compressed image may unpack to; the largest of ImageNet's files has 15 MB."""
 
-MAX_SCANS = 200
-"""Of one JPEG: every scan passes over the whole image, and a small file can hold thousands. Cameras write 10."""
+TABLES = (b"\xff\xdb", b"\xff\xc4")
+"""Of a JPEG: quantisation and Huffman. A decoder may take those of the image before for one that lacks them."""
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """What Pillow may read: photographs' formats, none of those that start other programs."""
@@ -52,14 +54,15 @@ def convert(data: bytes, *, size: int, encoding: str, quality: int, keep: bool) 
 
 
 def keepable(data: bytes, size: int) -> bool:
-    """A square JPEG of 7/8 `size` to `size`, baseline (progressive decodes slowly), grey or YCbCr, without EXIF,
-    whose orientation readers treat differently. That it decodes is not tested."""
+    """A square JPEG of 7/8 `size` to `size`, baseline (progressive decodes slowly), grey or YCbCr, with its own tables
+    and without EXIF, whose orientation readers treat differently. That it decodes is not tested."""
     try:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
     except (ValueError, KeyError):
         return False
     fits = height == width and 7 * size <= 8 * height <= 8 * size
-    return fits and colour in ("Gray", "YCbCr") and _is_baseline(data) and b"Exif\0\0" not in data
+    usual = colour in ("Gray", "YCbCr") and read_frame(data).kind == BASELINE
+    return fits and usual and all(table in data for table in TABLES) and b"Exif\0\0" not in data
 
 
 def to_square(data: bytes, size: int) -> RGB:
@@ -68,13 +71,37 @@ def to_square(data: bytes, size: int) -> RGB:
     EXIF orientation is ignored, as torchvision's loader does. Raises ValueError when `data` is not an image, is
     damaged, or has more than MAX_PIXELS pixels.
     """
+    data = unpack(data)
+    square = _square_of_jpeg(data, size)
+    if square is not None:
+        return square
     image = _trim(decode(data, 2 * size))
-    height, width, _ = image.shape
-    scale = size / min(height, width)
-    height, width = max(round(height * scale), size), max(round(width * scale), size)
+    height, width = _resized(image.shape[0], image.shape[1], size)
     if resize_kernel.library():
         return resize_kernel.square(image, height, width, size)
     return square_with_torch(image, height, width, size)
+
+
+def _square_of_jpeg(data: bytes, size: int) -> RGB | None:
+    """The same without the decoded image in memory. None where `decode` has to judge: what is no JPEG, damaged, very
+    long or beyond a limit."""
+    if not resize_kernel.decodes():
+        return None
+    frame = read_frame(data)
+    short, long = sorted((frame.height, frame.width))
+    if not frame.is_usual or not 0 < short <= long < 8 * short or short * long > MAX_PIXELS:
+        return None
+    if scans(data, frame) > MAX_SCANS:
+        return None
+    # As simplejpeg: the smallest scale that will do, 3/8 among them, and beyond a half the whole.
+    eighths = next((eighths for eighths in (1, 2, 3, 4) if -(-short * eighths // 8) >= 2 * size), 8)
+    height, width = (-(-length * eighths // 8) for length in (frame.height, frame.width))
+    return resize_kernel.jpeg_square(data, eighths, (height, width), _resized(height, width, size), size)
+
+
+def _resized(height: int, width: int, size: int) -> tuple[int, int]:
+    scale = size / min(height, width)
+    return max(round(height * scale), size), max(round(width * scale), size)
 
 
 def square_with_torch(image: RGB, height: int, width: int, size: int) -> RGB:
@@ -92,15 +119,14 @@ def square_with_torch(image: RGB, height: int, width: int, size: int) -> RGB:
 def decode(data: bytes, min_side: int) -> RGB:
     """Decodes any format to RGB, of an animation the first image; gzip-compressed or not.
 
-    A JPEG may come at a half, quarter or eighth if both sides stay >= `min_side`.
+    A JPEG may come at 1/8 to 4/8 if both sides stay >= `min_side`.
     """
     data = unpack(data)
     if data[:2] != b"\xff\xd8":
         return _decode_with_pillow(data, min_side)
-    # A baseline scan has bits for every block, so only others can be many and small. Counting costs 5 % of decoding.
-    scans = 1 if _is_baseline(data) else data.count(b"\xff\xda")  # inside a scan, a zero byte follows each ff
-    if scans > MAX_SCANS:
-        raise ValueError(f"a JPEG of {scans:,} scans, more than the limit of {MAX_SCANS}")
+    found = scans(data, read_frame(data))
+    if found > MAX_SCANS:
+        raise ValueError(f"a JPEG of {found:,} scans, more than the limit of {MAX_SCANS}")
     # Odd but readable files are Pillow's to judge; damaged and too large ones fail there too.
     with suppress(ValueError, KeyError):  # KeyError: a colour space that simplejpeg does not know
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data, strict=False)
@@ -142,16 +168,6 @@ def _trim(image: RGB) -> RGB:
     keep = 8 * min(image.shape[:2])
     top, left = (max(length - keep, 0) // 2 for length in image.shape[:2])
     return image[top : image.shape[0] - top, left : image.shape[1] - left]
-
-
-def _is_baseline(data: bytes) -> bool:
-    at = 2
-    while data[at : at + 1] == b"\xff" and at + 1 < len(data):  # a segment: ff, its kind, two of length, content
-        kind = data[at + 1]
-        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):  # tables and a reserved kind
-            return kind == 0xC0
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
 
 
 def _decode_with_pillow(data: bytes, min_side: int) -> RGB:

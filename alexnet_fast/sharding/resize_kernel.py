@@ -1,5 +1,8 @@
 """The central square of a shrunken image, and no pixel more: resize.c, compiled for this processor at first use.
 
+A JPEG is decoded row by row, by the libjpeg-turbo that Pillow brings, and each row resized while it is in the cache;
+columns beyond the square are passed over, rows only unpacked, so that damage is found in all of the file.
+
 The arithmetic is that of torch's antialiased uint8 interpolation, so that both write the same bytes: triangle weights
 as 16-bit integers, rows first, rounded to uint8 in between. Torch's own computes the whole width and takes 1.4 s to
 import. `cc` runs once a process, for half a second. Without a compiler, or a processor with AVX2, `library()` is None.
@@ -9,28 +12,38 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast.compiled import load
+from alexnet_fast.libjpeg import give_libjpeg
 
 SOURCE = Path(__file__).with_name("resize.c")
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled function, or None where it cannot be compiled."""
+    """The compiled functions, or None where they cannot be compiled."""
     loaded = load(SOURCE)
     if loaded is None or not hasattr(loaded, "square"):
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int
-    one_axis = (pointer, pointer, number, number)
-    loaded.square.argtypes = (pointer, *[number] * 4, *[pointer] * 3, *one_axis, *one_axis)
-    loaded.square.restype = None
+    axes = (pointer, pointer, number, number) * 2
+    loaded.square.argtypes = (pointer, *[number] * 3, pointer, *axes)
+    loaded.jpeg_square.argtypes = (ctypes.c_char_p, ctypes.c_long, *[number] * 4, pointer, *axes)
+    loaded.pixel_sums.argtypes = (pointer, *[number] * 3, pointer, pointer)
+    loaded.pixel_sums.restype = None
     return loaded
+
+
+@cache
+def decodes() -> bool:
+    """Whether there is a libjpeg for `jpeg_square`."""
+    loaded = library()
+    return loaded is not None and give_libjpeg(loaded)
 
 
 def square(image: NDArray[np.uint8], height: int, width: int, size: int) -> NDArray[np.uint8]:
@@ -39,16 +52,30 @@ def square(image: NDArray[np.uint8], height: int, width: int, size: int) -> NDAr
     assert kernel is not None
     image = np.ascontiguousarray(image)
     x, y = axis(image.shape[1], width, size), axis(image.shape[0], height, size)
-    top = int(y.first[0])
-    lines = min(int(y.first[-1]) + y.taps, image.shape[0]) - top
-    rows = np.empty((lines + 1 + y.taps, 3 * size + 16), np.uint8)
-    ends = np.empty((2, 3 * (image.shape[1] + x.taps) + 16), np.uint8)
-    out = np.empty(3 * size * size + 16, np.uint8)
-    kernel.square(
-        *(image.ctypes.data, image.shape[1], top, lines, size, rows.ctypes.data, ends.ctypes.data, out.ctypes.data),
-        *(x.first.ctypes.data, x.weights.ctypes.data, x.taps, x.shift),
-        *(y.first.ctypes.data, y.weights.ctypes.data, y.taps, y.shift),
-    )
+    out = np.empty(3 * size * size + 32, np.uint8)
+    if not kernel.square(
+        *(image.ctypes.data, image.shape[1], image.shape[0], size, out.ctypes.data), *x.arguments, *y.arguments
+    ):
+        raise MemoryError
+    return out[: 3 * size * size].reshape(size, size, 3)
+
+
+def jpeg_square(
+    data: bytes, eighths: int, decoded: tuple[int, int], resized: tuple[int, int], size: int
+) -> NDArray[np.uint8] | None:
+    """As `square`, of a JPEG, where it `decodes`: height and width at `eighths` / 8, and those it is resized to.
+
+    None where it is of another size, or a decoder might judge it otherwise: at the least warning.
+    """
+    kernel = library()
+    assert kernel is not None
+    assert decodes()
+    y, x = (axis(old, new, size) for old, new in zip(decoded, resized, strict=True))
+    out = np.empty(3 * size * size + 32, np.uint8)
+    if not kernel.jpeg_square(
+        *(data, len(data), eighths, decoded[1], decoded[0], size, out.ctypes.data), *x.arguments, *y.arguments
+    ):
+        return None
     return out[: 3 * size * size].reshape(size, size, 3)
 
 
@@ -61,9 +88,10 @@ class Axis:
     weights: NDArray[np.int16]
     shift: int
 
-    @property
-    def taps(self) -> int:
-        return int(self.weights.shape[1])
+    @cached_property
+    def arguments(self) -> tuple[int, int, int, int]:
+        """Of the compiled functions."""
+        return self.first.ctypes.data, self.weights.ctypes.data, self.weights.shape[1], self.shift
 
 
 @lru_cache(1024)

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import tarfile
-import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from alexnet_fast.console import Progress, Quiet
@@ -41,6 +41,7 @@ from alexnet_fast.shardset import (
 )
 
 REJECTED = "rejected.jsonl"
+EMPTY_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
 Name = tuple[str, int]
 """Of a tar: split and number."""
 
@@ -167,7 +168,7 @@ def write_tar(job: Job) -> int:
                 label = str(image.label).encode()
                 label_at = _add(file, f"{image.key}.cls", label)
                 data_at = _add(file, f"{image.key}.{extension}", data)
-                rows.append([job.number, data_at, len(data), image.label, zlib.crc32(data)])
+                rows.append([job.number, data_at, len(data), image.label, isal_zlib.crc32(data)])
                 lines.append(
                     f"cls {label_at} {len(label)} {image.key}.cls "
                     f"{extension} {data_at} {len(data)} {image.key}.{extension}\n"
@@ -358,12 +359,20 @@ class _HashedFile:
 
 def _add(file: _HashedFile, name: str, data: bytes) -> int:
     """Appends a tar member with fixed owner, mode and time; returns the offset of its first byte."""
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    file.write(info.tobuf(tarfile.USTAR_FORMAT))
+    file.write(_header(name, len(data)))
     offset = file.size
     file.write(data + bytes(-len(data) % tarfile.BLOCKSIZE))
     return offset
+
+
+def _header(name: str, size: int) -> bytes:
+    """That of a TarInfo in USTAR format, at a fifth of its time: only name, size and checksum differ."""
+    block = bytearray(EMPTY_HEADER)
+    block[: len(name)] = name.encode("ascii")
+    block[124:135] = b"%011o" % size
+    block[148:156] = b" " * 8
+    block[148:155] = b"%06o\0" % sum(block)
+    return bytes(block)
 
 
 def _end_tar(file: _HashedFile) -> None:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -27,7 +28,7 @@ from alexnet_fast.results.caffemodel import read_mean
 from alexnet_fast.results.challenge import challenge_ids
 from alexnet_fast.results.imports import from_caffe, from_safetensors, from_torchvision, read_classes
 from alexnet_fast.results.record import read as read_record
-from alexnet_fast.sharding import resize
+from alexnet_fast.sharding import resize, resize_kernel
 from alexnet_fast.sharding.layouts import devkit
 from alexnet_fast.sharding.layouts.names import read_names
 from alexnet_fast.sharding.output import open_output
@@ -222,8 +223,22 @@ def image(folder: Path, *, format: str, mode: str = "RGB", **how: Any) -> Path:
     return path
 
 
-def convert(path: Path, *, keep: bool = False) -> None:
-    resize.convert(path.read_bytes(), size=SIDE, encoding="jpeg", quality=90, keep=keep)
+def convert(path: Path) -> None:
+    """Without and with a JPEG's decoded image in memory: the same square, or the same reason that there is none."""
+    data = path.read_bytes()
+    with patch.object(resize_kernel, "decodes", lambda: False):
+        expected = square_or_reason(data)
+    found = square_or_reason(data)
+    assert found == expected
+    if isinstance(found, str):
+        raise ValueError(found)
+
+
+def square_or_reason(data: bytes) -> bytes | str:
+    try:
+        return resize.convert(data, size=SIDE, encoding="jpeg", quality=90, keep=False)[0].tobytes()
+    except ValueError as error:
+        return str(error)
 
 
 def cut(path: Path) -> None:
@@ -366,6 +381,7 @@ def _targets() -> Iterator[Target]:
     for format in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF"):
         yield photograph(f"image: {format}", partial(image, format=format))
     yield photograph("image: JPEG, progressive", partial(image, format="JPEG", progressive=True))
+    yield photograph("image: JPEG, grey", partial(image, format="JPEG", mode="L"))
     yield photograph("image: JPEG, CMYK", partial(image, format="JPEG", mode="CMYK"))
     yield photograph("image: TIFF, LZW", partial(image, format="TIFF", compression="tiff_lzw"))
     for progressive in (False, True) if library() else ():
