@@ -136,6 +136,17 @@ def test_a_claim_waits_for_its_networks() -> None:
     assert [row.claim.name for row in table.rows(found)] == ["one-cnn", "views"]
 
 
+def test_a_network_that_learnt_nothing_decides_nothing() -> None:
+    """It guesses one class for every image, with one of its seeds."""
+    stuck = replace(made_up(90, 90), probabilities=np.tile(np.array([0.4, 0.6], np.float32), (N, 1)))
+    found = {BASE: {seed: made_up(20, 20) for seed in (0, 1)}, "no-fc7": {0: made_up(30, 30), 1: stuck}}
+    found["no-lrn"] = {seed: made_up(30 + seed, 30) for seed in (0, 1)}
+    verdicts = {row.claim.name: row.verdict for row in table.rows(found)}
+    assert verdicts["no-fc7"] == "not decided: no-fc7 learnt nothing"
+    assert verdicts["no-lrn"] == "holds"
+    assert verdicts["one-cnn"] == "-"
+
+
 def test_the_plan_has_every_seed_and_what_is_started_from() -> None:
     plan = systems.plan(systems.choose(["joining", "no-lrn"]), seeds=1)
     assert plan[:4] == [("base", 0), ("no-lrn", 0), ("sixconv-big", 0), ("sixconv-tuned", 0)]

@@ -32,6 +32,12 @@ class Scores:
     labels: NDArray[np.int64]
     errors: Array
 
+    @property
+    def learnt(self) -> bool:
+        """Not where it guesses one and the same class for every image: its training has failed."""
+        guesses = self.probabilities.argmax(1)
+        return bool((guesses != guesses[0]).any())
+
 
 Found = Mapping[str, Mapping[int, Scores]]
 """Scores by network and seed."""

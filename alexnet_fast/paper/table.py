@@ -16,7 +16,7 @@ from alexnet_fast.environment import environment
 from alexnet_fast.files import written
 from alexnet_fast.paper.measures import BASE, Found
 from alexnet_fast.paper.runs import Experiment
-from alexnet_fast.paper.statistics import Estimate
+from alexnet_fast.paper.statistics import UNDECIDED, Estimate
 from alexnet_fast.paper.systems import CLAIMS, NETWORKS, RECIPE, Claim
 from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training.metrics import write_json
@@ -36,13 +36,20 @@ UNCHANGED = {"recipe", "shards", "seed", "threads", "cache", "cache_bytes", "log
 
 @dataclass(frozen=True)
 class Row:
+    """`failed`: those of its networks that learnt nothing, with any seed."""
+
     claim: Claim
     estimates: list[Estimate]
+    failed: list[str]
 
     @property
     def verdict(self) -> str:
         """By top-1."""
-        return self.estimates[0].verdict() if self.claim.decides else "-"
+        if not self.claim.decides:
+            return "-"
+        if self.failed:
+            return f"{UNDECIDED}: {', '.join(self.failed)} learnt nothing"
+        return self.estimates[0].verdict()
 
     def cells(self) -> list[str]:
         ours = " / ".join(map(interval, self.estimates))
@@ -51,7 +58,12 @@ class Row:
 
 def rows(found: Found) -> list[Row]:
     """Of every claim whose networks are there."""
-    return [Row(claim, claim.measure(found)) for claim in CLAIMS if not missing(claim, found)]
+    failed = [name for name, of in found.items() if not all(scores.learnt for scores in of.values())]
+    return [
+        Row(claim, claim.measure(found), [name for name in claim.networks if name in failed])
+        for claim in CLAIMS
+        if not missing(claim, found)
+    ]
 
 
 def missing(claim: Claim, found: Found) -> list[str]:
