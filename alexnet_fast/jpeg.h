@@ -2,9 +2,8 @@
 
 #include <dlfcn.h>
 #include <setjmp.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+
+#include "huffman.h"
 
 /* libjpeg's structures as ABI version 6.2 has them (jpeglib.h), up to the last member used here. libjpeg itself compares
    version and size when it creates a decompressor. */
@@ -17,11 +16,17 @@ typedef struct {
     void (*format_message)(Jpeg *, char *buffer); /* of 200 bytes */
     void *rest[17];
 } Errors;
+typedef struct { int numbers[5], dc, ac; } Component; /* and more */
+typedef struct { const uint8_t *next; size_t bytes; } Source; /* and more */
+typedef struct {
+    void (*start)(Jpeg *);
+    int (*decode)(Jpeg *, int16_t **blocks); /* an MCU; NULL: to skip it */
+} Entropy; /* and more */
 struct Jpeg {
     Errors *errors;
     void *memory, *progress, *client_data;
     int is_decompressor, state;
-    void *source;
+    Source *source;
     unsigned width, height;
     int components, jpeg_colours, out_colours;
     unsigned scale_num, scale_denom;
@@ -32,9 +37,28 @@ struct Jpeg {
     int out_colour_components, out_components, rows_in_buffer, actual_colours;
     void *colourmap;
     unsigned out_row;
-    char more[140];
-    int progressive;
-    char rest[ABI_SIZE - 316];
+    int input_scan;
+    unsigned input_row;
+    int output_scan;
+    unsigned output_row;
+    void *coefficient_bits, *quantisation[4];
+    const Code *codes[2][4]; /* dc, ac */
+    int precision;
+    void *component_info;
+    int progressive, arithmetic;
+    uint8_t arithmetic_tables[48];
+    unsigned restart_interval;
+    char application[36];
+    int largest_h, largest_v, smallest_dct;
+    unsigned rows;
+    void *range_limit;
+    int scan_components;
+    const Component *scan[4];
+    unsigned mcus_per_row, mcu_rows;
+    int mcu_blocks, mcu_components[10], spectrum[4], unread_marker;
+    void *master, *main, *coefficients, *post, *input, *marker;
+    Entropy *entropy;
+    void *idct, *upsample, *convert, *quantize;
 };
 typedef char abi_size_fits[sizeof(Jpeg) == ABI_SIZE ? 1 : -1];
 
@@ -57,6 +81,8 @@ enum { ROWS = 4 };
 typedef struct {
     Jpeg jpeg;
     Errors errors;
+    Scan scan;
+    unsigned mcus_left, restarts; /* of the scan: until the next restart, and those before */
     jmp_buf failed;
     char message[200];
     uint8_t *memory, *rows[ROWS];
@@ -84,6 +110,7 @@ static int create(Decoder *decoder, void (*heed)(Jpeg *, int level)) {
 
 static void destroy(Decoder *decoder) {
     lib.destroy(&decoder->jpeg);
+    free(decoder->scan.copy);
     free(decoder->memory);
 }
 
@@ -98,6 +125,68 @@ static int has_rows(Decoder *decoder, long bytes) {
         for (int i = 0; i < ROWS; i++) decoder->rows[i] = first + i * stride;
     }
     return decoder->memory != NULL;
+}
+
+static int refuse_scan(Decoder *decoder) {
+    strcpy(decoder->message, "its scan is odd");
+    longjmp(decoder->failed, 1);
+}
+
+/* For libjpeg: the next MCU. Its blocks are all 0; what is skipped leaves no trace. */
+static int decode_mcu(Jpeg *jpeg, int16_t **blocks) {
+    Decoder *decoder = (Decoder *)jpeg;
+    Scan *scan = &decoder->scan;
+    int16_t skipped[BLOCK];
+    if (!decoder->mcus_left) {
+        if (!is_complete(scan) || scan->source[1] != 0xd0 + decoder->restarts++ % 8) return refuse_scan(decoder);
+        scan->source += 2;
+        if (!next_interval(scan)) return refuse_scan(decoder);
+        decoder->mcus_left = jpeg->restart_interval;
+    }
+    decoder->mcus_left--;
+    for (int i = 0; i < jpeg->mcu_blocks; i++) {
+        int number = jpeg->mcu_components[i];
+        const Component *component = jpeg->scan[number];
+        if (!decode_block(scan, number, component->dc, component->ac, blocks ? blocks[i] : skipped))
+            return refuse_scan(decoder);
+    }
+    return bits_left(scan) >= 0 || refuse_scan(decoder);
+}
+
+/* After libjpeg's start: from here on coefficients are decoded here, where the JPEG is of the usual kind. Then what is
+   odd fails, while libjpeg may warn or not mind. Returns whether it is so. */
+static int take_over(Decoder *decoder) {
+    static _Thread_local Tables tables; /* kept: most JPEGs have the same */
+    Jpeg *jpeg = &decoder->jpeg;
+    Scan *scan = &decoder->scan;
+    static const int all[] = {0, BLOCK - 1, 0, 0};
+    if (jpeg->progressive || jpeg->arithmetic || jpeg->precision != 8 || jpeg->scan_components != jpeg->components ||
+        memcmp(jpeg->spectrum, all, sizeof all))
+        return 0;
+    for (int i = 0; i < jpeg->scan_components; i++) {
+        int dc = jpeg->scan[i]->dc, ac = jpeg->scan[i]->ac;
+        if (!is_of(&tables.dc[dc], jpeg->codes[0][dc]) && !make_table(&tables.dc[dc], jpeg->codes[0][dc], 0)) return 0;
+        if (is_of(&tables.ac[ac], jpeg->codes[1][ac])) continue;
+        if (!make_table(&tables.ac[ac], jpeg->codes[1][ac], 1)) return 0;
+        make_steps(tables.steps[ac], &tables.ac[ac]);
+    }
+    if (!has_room(scan, jpeg->source->bytes)) return 0;
+    scan->tables = &tables;
+    scan->source = jpeg->source->next;
+    scan->source_end = scan->source + jpeg->source->bytes;
+    decoder->restarts = 0;
+    decoder->mcus_left = jpeg->restart_interval ? jpeg->restart_interval : ~0u;
+    if (!next_interval(scan)) return 0;
+    jpeg->entropy->decode = decode_mcu;
+    return 1;
+}
+
+/* Before libjpeg's finish, which goes on behind the scan. Returns whether all of that was read. */
+static int hand_back(Decoder *decoder) {
+    Source *source = decoder->jpeg.source;
+    source->next = decoder->scan.source;
+    source->bytes = decoder->scan.source_end - source->next;
+    return is_complete(&decoder->scan);
 }
 
 /* 1 where the library at this path has what is needed. */

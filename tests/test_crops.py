@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -75,6 +76,10 @@ FORMS: dict[str, dict[str, Any]] = {
     "grey": {},
     "progressive": {"progressive": True},
     "restart markers": {"restart_marker_blocks": 5},
+    "a restart for each block": {"restart_marker_blocks": 1},
+    "codes of its own": {"optimize": True},
+    "the most detail": {"quality": 100, "subsampling": "4:4:4"},
+    "hardly any": {"quality": 2},
 }
 
 
@@ -87,6 +92,23 @@ def test_a_crop_is_that_of_pillows_whole_image(form: str) -> None:
     whole = pixels_of(stored)
     for got, (top, left) in zip(crops_of.numpy(), places, strict=True):
         np.testing.assert_array_equal(got, whole[top : top + 224, left : left + 224])
+
+
+def contrasts(seed: int) -> Image.Image:
+    """Noise of several strengths: blocks up to the last coefficient, long zeros before some, the longest values."""
+    rng = np.random.default_rng(seed)
+    strength = np.repeat(np.repeat(rng.choice([0.0, 0.1, 1.0, 9.0], (12, 12, 1)), 8, 0), 8, 1)
+    return Image.fromarray((128 + strength * rng.normal(0, 40, (96, 96, 3))).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("optimize", [False, True])
+@pytest.mark.parametrize("quality", [100, 98, 90, 60, 20])
+def test_coefficients_of_every_length(quality: int, optimize: bool) -> None:
+    """Of one batch, whose JPEGs have other codes each."""
+    how = {"quality": quality, "optimize": optimize, "subsampling": "4:4:4" if quality > 90 else "4:2:0"}
+    stored = [jpeg(contrasts(seed), **how) for seed in range(40)]
+    for got, item in zip(cut(stored, [(0, 0)] * 40, crop=96, side=96), stored, strict=True):
+        np.testing.assert_array_equal(got.numpy(), pixels_of(item))
 
 
 @pytest.mark.parametrize("crop", [1, 5, 6, 67, 70, 112, 255, 256])
@@ -156,3 +178,17 @@ def test_damaged_bytes_never_reach_beyond_the_batch() -> None:
             continue
         for image in (got[0], got[2]):
             np.testing.assert_array_equal(image.numpy(), pixels_of(good)[1:85, 2:86])
+
+
+def test_a_damaged_scan_is_what_libjpeg_makes_of_it() -> None:
+    """Whose own decoder takes over from ours where anything is odd."""
+    rng = np.random.default_rng(0)
+    good = jpeg(picture(96, 96), restart_marker_blocks=7)
+    scan = good.tobytes().index(b"\xff\xda") + 14
+    stored = []
+    for _ in range(200):
+        bad = good.copy()
+        bad[rng.integers(scan, len(bad) - 2)] ^= 1 << rng.integers(8)
+        stored.append(bad)
+    for got, item in zip(cut(stored, [(0, 0)] * 200, crop=96, side=96), stored, strict=True):
+        np.testing.assert_array_equal(got.numpy(), simplejpeg.decode_jpeg(item.tobytes(), strict=False))

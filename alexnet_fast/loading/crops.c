@@ -67,7 +67,8 @@ static int refuse(Decoder *decoder, const char *why) {
     return 0;
 }
 
-static int decode(Decoder *decoder, const uint8_t *data, long bytes, int side, const int32_t *corner, Out how,
+/* `take`: with our decoder of coefficients, which leaves what is odd to libjpeg's. */
+static int decode(Decoder *decoder, int take, const uint8_t *data, long bytes, int side, const int32_t *corner, Out how,
                   const float *offset, uint8_t *turned, void *out) {
     Jpeg *jpeg = &decoder->jpeg;
     if (setjmp(decoder->failed)) { lib.abort(jpeg); return 0; }
@@ -79,6 +80,7 @@ static int decode(Decoder *decoder, const uint8_t *data, long bytes, int side, c
         return refuse(decoder, small ? "it is smaller than the crop" : "it is larger than the set's images");
     jpeg->out_colours = RGB;
     lib.start(jpeg);
+    if (take) take_over(decoder);
     int top = placed(corner[0], side - how.crop, jpeg->height - how.crop);
     int left = placed(corner[1], side - how.crop, jpeg->width - how.crop);
     if (!has_rows(decoder, 3L * jpeg->width)) return refuse(decoder, "no memory is left");
@@ -116,7 +118,8 @@ int crops(int n, const uint8_t *const *stored, const int64_t *bytes, int side, c
         }
         if (!has_decoder) has_decoder = create(&decoder, ignore);
         if (!has_decoder) { strcpy(message, "no decoder"); failed = i; break; }
-        if (!decode(&decoder, stored[i], bytes[i], side, corner, how, offsets, turn, image)) {
+        if (!decode(&decoder, 1, stored[i], bytes[i], side, corner, how, offsets, turn, image) &&
+            !decode(&decoder, 0, stored[i], bytes[i], side, corner, how, offsets, turn, image)) {
             memcpy(message, decoder.message, sizeof decoder.message);
             failed = i;
         }

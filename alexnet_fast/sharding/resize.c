@@ -129,6 +129,7 @@ static int decode(Decoder *decoder, Square *to, const uint8_t *data, long bytes,
     jpeg->scale_num = eighths;
     jpeg->scale_denom = 8;
     lib.start(jpeg);
+    int taken = take_over(decoder);
     if (jpeg->out_width != (unsigned)width || jpeg->out_height != (unsigned)height) return 0;
     int margin = jpeg->progressive ? PROGRESSIVE_MARGIN : MARGIN;
     int left = to->x.first[0] - margin, right = to->x.first[to->size - 1] + to->x.taps + margin;
@@ -146,7 +147,7 @@ static int decode(Decoder *decoder, Square *to, const uint8_t *data, long bytes,
     int below = height - to->top - to->lines;
     if (below > 1) lib.skip(jpeg, below - 1);
     if (below && !lib.read(jpeg, decoder->rows, 1)) return 0;
-    return lib.finish(jpeg);
+    return (!taken || hand_back(decoder)) && lib.finish(jpeg);
 }
 
 /* Of a JPEG, decoded at `eighths` / 8, to which `width` and `height` refer. Returns 0 where it is of another size or
