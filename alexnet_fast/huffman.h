@@ -162,7 +162,7 @@ static inline int decode_block(Scan *scan, int component, int dc, int ac, int16_
     const Step *steps = scan->tables->steps[ac];
     const uint8_t *at = scan->at;
     uint64_t bits = scan->bits;
-    int left = scan->left, k = 1;
+    unsigned long left = scan->left, k = 1;
 #define REFILL() (bits |= eight_bytes(at) >> left, at += (63 - left) >> 3, left |= 56)
 #define DROP(count) (bits <<= (count), left -= (count))
     REFILL();
@@ -179,11 +179,12 @@ static inline int decode_block(Scan *scan, int component, int dc, int ac, int16_
             out[ZIGZAG[k + step->places[0]]] = step->values[0];
             out[ZIGZAG[k + step->places[1]]] = step->values[1];
             uint64_t before = bits;
+            unsigned long count = step->bits;
             k += step->next;
-            DROP(step->bits);
+            DROP(count);
             if (k >= BLOCK) {
-                if (k == BLOCK || (unsigned)(k - ENDED) < BLOCK) goto ended;
-                k -= step->next, left += step->bits, bits = before; /* the second is the next block's */
+                if (k == BLOCK || k - ENDED < BLOCK) goto ended;
+                k -= step->next, left += count, bits = before; /* the second is the next block's */
                 goto alone;
             }
         }
@@ -198,7 +199,7 @@ static inline int decode_block(Scan *scan, int component, int dc, int ac, int16_
         } else k += symbol.zeros == 15 ? 16 : ENDED;
         DROP(symbol.bits);
     }
-    if (k != BLOCK && (unsigned)(k - ENDED) >= BLOCK) return 0;
+    if (k != BLOCK && k - ENDED >= BLOCK) return 0;
 ended:
     scan->at = at, scan->bits = bits, scan->left = left;
     return 1;

@@ -1,8 +1,8 @@
 """Stored samples to crops in the batch, by a few threads of the CPU: crops.c, compiled at first use.
 
-JPEGs are decoded by the libjpeg-turbo that Pillow brings, no row below the crop, and each row is mirrored, centred and
-written to the batch while it is in the cache; stored pixels are read where the tar is mapped. `cc` runs once a process,
-for under a second. Without a compiler only stored pixels are read here, by NumPy, and DALI decodes JPEGs.
+JPEGs are decoded by the libjpeg-turbo that Pillow brings, their coefficients by a decoder of ours (huffman.h), no
+row below the crop, and each row is mirrored, centred and written to the batch while it is in the cache; stored pixels
+are read where the tar is mapped. Without a compiler only stored pixels are read here, by NumPy, and DALI decodes JPEGs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LRN's forward and backward as one pass each over channels-last memory: lrn.c, compiled at first use.
 
 Torch needs many passes, each bound by memory (tools/records: step-parts). Here the maps of one tower at one pixel, a
-"row", stay in the first-level cache; bfloat16 is computed in float32. `cc` runs once a process, for under a second.
+"row", stay in the first-level cache; bfloat16 is computed in float32.
 Without a compiler that knows OpenMP `library()` is None and the caller takes torch's passes.
 """
 

@@ -1,11 +1,12 @@
 """The central square of a shrunken image, and no pixel more: resize.c, compiled for this processor at first use.
 
-A JPEG is decoded row by row, by the libjpeg-turbo that Pillow brings, and each row resized while it is in the cache;
-columns beyond the square are passed over, rows only unpacked, so that damage is found in all of the file.
+A JPEG is decoded row by row, by the libjpeg-turbo that Pillow brings with a faster decoder of ours for the coefficients
+(huffman.h), and each row resized while it is in the cache; columns beyond the square are passed over, rows only
+unpacked, so that damage is found in all of the file.
 
 The arithmetic is that of torch's antialiased uint8 interpolation, so that both write the same bytes: triangle weights
 as 16-bit integers, rows first, rounded to uint8 in between. Torch's own computes the whole width and takes 1.4 s to
-import. `cc` runs once a process, for half a second. Without a compiler, or a processor with AVX2, `library()` is None.
+import. Without a compiler, or a processor with AVX2, `library()` is None.
 """
 
 from __future__ import annotations
