@@ -189,6 +189,18 @@ static int hand_back(Decoder *decoder) {
     return is_complete(&decoder->scan);
 }
 
+/* Columns beside the wanted ones on which these depend: those of colour between which upsampling interpolates, and, where
+   the scans of a progressive JPEG lack detail, two more blocks, which are at most 32 wide. */
+enum { MARGIN = 2, PROGRESSIVE_MARGIN = 3 * 32 };
+
+/* After libjpeg's start: rows will begin at the returned column, `left` or before, and reach to `end` at least. */
+static unsigned keep_columns(Jpeg *jpeg, int left, int end) {
+    int margin = jpeg->progressive ? PROGRESSIVE_MARGIN : MARGIN, width = jpeg->out_width;
+    unsigned start = left < margin ? 0 : left - margin, columns = (end + margin < width ? end + margin : width) - start;
+    lib.crop(jpeg, &start, &columns);
+    return start;
+}
+
 /* 1 where the library at this path has what is needed. */
 int open_libjpeg(const char *path) {
     static const char *const names[] = {

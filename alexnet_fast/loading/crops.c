@@ -105,12 +105,13 @@ static int decode(Decoder *decoder, int take, const uint8_t *data, long bytes, i
     if (take) take_over(decoder);
     int top = placed(corner[0], side - how.crop, jpeg->height - how.crop);
     int left = placed(corner[1], side - how.crop, jpeg->width - how.crop);
-    if (!has_rows(decoder, 3L * jpeg->width)) return refuse(decoder, "no memory is left");
+    unsigned start = keep_columns(jpeg, left, left + how.crop);
+    if (!has_rows(decoder, 3L * jpeg->out_width)) return refuse(decoder, "no memory is left");
     if (top) lib.skip(jpeg, top);
     for (int row = 0; row < how.crop;) {
         int wanted = how.crop - row, got = lib.read(jpeg, decoder->rows, wanted < ROWS ? wanted : ROWS);
         if (!got) return refuse(decoder, "it ends too early");
-        for (int i = 0; i < got; i++) put_row(decoder->rows[i] + 3 * left, how, offset, turned, out, row++);
+        for (int i = 0; i < got; i++) put_row(decoder->rows[i] + 3 * (left - start), how, offset, turned, out, row++);
     }
     lib.abort(jpeg); /* the rows below are of no use */
     return 1;

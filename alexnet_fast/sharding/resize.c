@@ -115,10 +115,6 @@ int square(const uint8_t *image, int width, int height, int size, uint8_t *out,
     return complete;
 }
 
-/* Columns beside the square on which its own depend: those of colour between which upsampling interpolates, and, where
-   the scans of a progressive JPEG lack detail, two more blocks, which are at most 32 wide. */
-enum { MARGIN = 2, PROGRESSIVE_MARGIN = 3 * 32 };
-
 static int decode(Decoder *decoder, Square *to, const uint8_t *data, long bytes, int width, int height, int eighths) {
     Jpeg *jpeg = &decoder->jpeg;
     if (setjmp(decoder->failed)) return 0;
@@ -131,11 +127,8 @@ static int decode(Decoder *decoder, Square *to, const uint8_t *data, long bytes,
     lib.start(jpeg);
     int taken = take_over(decoder);
     if (jpeg->out_width != (unsigned)width || jpeg->out_height != (unsigned)height) return 0;
-    int margin = jpeg->progressive ? PROGRESSIVE_MARGIN : MARGIN;
-    int left = to->x.first[0] - margin, right = to->x.first[to->size - 1] + to->x.taps + margin;
-    unsigned start = left < 0 ? 0 : left, columns = (right < width ? right : width) - start;
-    lib.crop(jpeg, &start, &columns);
-    if (!has_rows(decoder, 3L * (columns + to->x.taps))) return 0;
+    int start = keep_columns(jpeg, to->x.first[0], to->x.first[to->size - 1] + to->x.taps);
+    if (!has_rows(decoder, 3L * (jpeg->out_width + to->x.taps))) return 0;
     if (to->top) lib.skip(jpeg, to->top);
     for (int i = 0; i < to->lines; i += ROWS) {
         int wanted = to->lines - i < ROWS ? to->lines - i : ROWS;
