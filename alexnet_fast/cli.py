@@ -133,7 +133,12 @@ def shard(
 
     A run that was stopped is gone on with by the same command: finished tars are kept.
     """
-    from alexnet_fast.sharding import run
+    with signals.nothing_begun():
+        from alexnet_fast.sharding import pool
+
+        if not (finish or scheduler):
+            pool.start_server()  # first: what it imports and compiles takes longest
+        from alexnet_fast.sharding import run
 
     if finish:
         if src or part or scheduler:
@@ -146,7 +151,7 @@ def shard(
             summary = run.shard(src, list(outs), workers=workers, scheduler=scheduler, part=part, **making)
         except KeyboardInterrupt:
             click.echo("\nStopped; finished tars are kept. Go on with the same command.", err=True)
-            sys.exit(130)
+            sys.exit(signals.INTERRUPTED)
     if not summary.complete:
         click.echo(f"{summary.shards:,} tars are there; other parts are to come: {outs[0]}", err=json_file == "-")
     rate = summary.written / summary.seconds
@@ -257,7 +262,7 @@ def train(
             result = distributed.run(runs.train_in, gpus, folder, given, resume)
         except KeyboardInterrupt:
             click.echo("\nStopped at once. What was saved before is whole.", err=True)
-            sys.exit(130)
+            sys.exit(signals.INTERRUPTED)
     if not _is_first():
         return
     score = "" if result.best_top1 is None else f"best val top-1 {result.best_top1:.2f} %, "

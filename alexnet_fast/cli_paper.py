@@ -12,6 +12,7 @@ import click
 
 from alexnet_fast.cli_options import json_option, parse_settings, path_type, show
 from alexnet_fast.errors import InputError
+from alexnet_fast.training import signals
 
 
 class DurationType(click.ParamType[float]):
@@ -89,5 +90,5 @@ def paper_command(
     show(f"{text}\n{out / 'paper.md'}", keep(outcome.left_out), json_file)
     if outcome.stopped:
         say("Stopped; what is done is kept. Go on with the same command.")
-        sys.exit(130)
+        sys.exit(signals.INTERRUPTED)
     sys.exit(1 if outcome.failed else 0)

@@ -47,6 +47,9 @@ INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("
 PATIENCE = 5.0
 """Seconds after which a read that has not ended counts as one that does not."""
 
+ROWS = 1 << 16
+"""Of an index, looked at together: the memory that takes does not grow with the set."""
+
 UNLABELLED = -1
 """The label of images whose class nobody published, as in the test set of ILSVRC-2012."""
 
@@ -256,8 +259,8 @@ class Split:
         self.encoding = manifest.encoding
         self.size = manifest.size
         self.pixels = manifest.pixels
-        self.index: NDArray[np.void] = load_index(folder / index_name(name))
-        self.labels: NDArray[np.int64] = self.index["label"].astype(np.int64)
+        self.index = load_index(folder / index_name(name))
+        """(n,) of INDEX_DTYPE, memory-mapped: the processes of a machine share it."""
         self.raw = is_raw(self.index, self.encoding, self.size)
         """(n,) which images are stored as pixels."""
         listed = manifest.splits[name]
@@ -281,14 +284,22 @@ class Split:
     def __len__(self) -> int:
         return len(self.index)
 
+    def labels_of(self, samples: NDArray[np.int64] | slice) -> NDArray[np.int64]:
+        """Class indices, or UNLABELLED."""
+        labels: NDArray[np.int64] = self.index["label"][samples].astype(np.int64)
+        return labels
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(n,) of all samples."""
+        return self.labels_of(slice(None))
+
     def _fits(self, tars: list[Tar], classes: int) -> bool:
-        shard, offset, size = (self.index[column] for column in ("shard", "offset", "size"))
-        if len(shard) and int(shard.max()) >= len(tars):
-            return False
-        tar_bytes = np.array([tar.bytes for tar in tars], np.uint64)[shard]
-        smallest = np.where(self.raw, 3 * self.size**2, 1)
-        inside = (size >= smallest) & (size <= tar_bytes) & (offset <= tar_bytes - np.minimum(size, tar_bytes))
-        return bool(inside.all() and (self.labels >= UNLABELLED).all() and (self.labels < classes).all())
+        tar_bytes = np.array([tar.bytes for tar in tars], np.uint64)
+        return all(
+            _rows_fit(self.index[first : first + ROWS], self.raw[first : first + ROWS], self.size, tar_bytes, classes)
+            for first in range(0, len(self), ROWS)
+        )
 
     def read(self, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
         """Zero-copy views of the stored images: JPEG bytes (n,), or raw pixels (size, size, 3), a sample each."""
@@ -405,7 +416,7 @@ class ShardSet:
         else:
             self._cache.index(name)
             split = Split(self.folder, name, self.manifest, self._cache.split(name))
-        if labelled and (split.labels == UNLABELLED).any():
+        if labelled and (split.index["label"] == UNLABELLED).any():
             raise InputError(
                 f"the split {name} of {self.location} has no labels, so a network can be neither trained nor evaluated "
                 "on it. Take another split; eval writes guesses of it with --predictions or --submission."
@@ -422,17 +433,30 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
         raise InputError(f"{path} cannot be read as a manifest ({reason}). Make the shard set again.") from error
 
 
+def _rows_fit(
+    index: NDArray[np.void], raw: NDArray[np.bool_], side: int, tar_bytes: NDArray[np.uint64], classes: int
+) -> bool:
+    """Whether all rows are of images inside their tars, with labels that there are."""
+    shard, offset, size, label = (index[column] for column in ("shard", "offset", "size", "label"))
+    if int(shard.max()) >= len(tar_bytes):
+        return False
+    end = tar_bytes[shard]
+    smallest = np.where(raw, 3 * side**2, 1)
+    inside = (size >= smallest) & (size <= end) & (offset <= end - np.minimum(size, end))
+    return bool(inside.all() and (label >= UNLABELLED).all() and (label < classes).all())
+
+
 def load_index(path: Path) -> NDArray[np.void]:
-    """Raises InputError when the file cannot be read or is no sample index."""
+    """Memory-mapped. Raises InputError when the file cannot be read or is no sample index."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            index = np.load(path, allow_pickle=False)
+            index = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy, and Python's tokenizer below it, raise many kinds on a damaged header
         raise InputError(f"{path} cannot be read ({error}). Make the shard set again.") from error
     if not isinstance(index, np.ndarray) or index.dtype != INDEX_DTYPE or index.ndim != 1:
         raise InputError(f"{path} is not a sample index of version {FORMAT_VERSION}. Make the shard set again.")
-    return index
+    return np.asarray(index)
 
 
 def _allow_open_files(more: int) -> None:

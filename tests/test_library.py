@@ -26,3 +26,14 @@ def test_the_readme_s_own_loop_trains(jpeg_shards: Path, tmp_path: Path) -> None
     losses = [float(line.split()[-1]) for line in lines]
     assert len(losses) == 12
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_loop_left_early_says_nothing_at_the_end(jpeg_shards: Path) -> None:
+    """Python then ends the loader when half of the modules are gone."""
+    program = (
+        "from alexnet_fast import Loader, ShardSet\n"
+        f"batches = iter(Loader.training(ShardSet({str(jpeg_shards)!r}).split('train'), batch=8, crop=64))\n"
+        "next(batches)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,10 +1,17 @@
-"""Batches in memory that is used again."""
+"""Batches in memory that is used again; what opening a large set takes."""
+
+import shutil
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from alexnet_fast.loading.crops import CropReader
+from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.memory import Buffers
+from alexnet_fast.shardset import MANIFEST, ShardSet
 
 SHAPE = (4, 8, 8, 3)
 
@@ -56,3 +63,25 @@ def test_gradients_may_flow_into_it() -> None:
     (2 * images).sum().backward()
     assert images.grad is not None
     assert (images.grad == 2).all()
+
+
+def test_a_large_set_is_opened_and_planned_in_few_bytes_a_sample(raw_shards: Path, tmp_path: Path) -> None:
+    """A row of the index has 24 bytes, one of the plan 21: neither is held whole."""
+    shutil.copytree(raw_shards, tmp_path / "set")
+    path = tmp_path / "set" / "train.index.npy"
+    times = 20_000
+    index = np.tile(np.load(path), times)
+    np.save(path, index)
+    manifest = ShardSet(raw_shards).manifest
+    tars = [replace(tar, samples=tar.samples * times) for tar in manifest.splits["train"]]
+    larger = replace(manifest, splits={**manifest.splits, "train": tars})
+    (tmp_path / "set" / MANIFEST).write_text(larger.to_json())
+
+    tracemalloc.start()
+    split = ShardSet(tmp_path / "set").split("train")
+    batch = next(iter(Loader.training(split, batch=4, crop=8)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(split) == len(index) == 1_200_000
+    assert np.array_equal(batch.labels, index["label"][batch.rows.samples])
+    assert peak < 12 * len(split) + 8e6  # bytes: order 4, crop 4, mirror 1, what was seen 3; rows being checked

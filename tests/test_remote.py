@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -231,6 +232,44 @@ def test_a_network_that_does_not_come_back_is_an_error(
         2,
         True,
     )
+
+
+def test_a_host_that_nobody_knows_is_an_error_at_once(
+    serve: Callable[[Path], Server], jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only from the start: later it is an outage, as is a name server that does not answer."""
+    server = serve(jpeg_shards)
+    url = f"http://sets.example:{server.server_port}"
+    monkeypatch.setenv("NO_PROXY", "*")
+    errors = [socket.gaierror(socket.EAI_NONAME, "not known"), socket.gaierror(socket.EAI_AGAIN, "no answer")]
+    look_up = socket.getaddrinfo
+
+    def answer(host: str, *about: Any, **more: Any) -> Any:
+        if host == "sets.example" and errors:
+            raise errors.pop(0)
+        return look_up("127.0.0.1" if host == "sets.example" else host, *about, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    text = refusal(lambda: ShardSet(url, cache=tmp_path))
+    assert text.startswith(f"{url}/{MANIFEST} is on no host that is known (")
+    assert (len(errors), server.requests.total()) == (1, 0)
+    assert samples(ShardSet(url, cache=tmp_path).split("val")) == samples(ShardSet(jpeg_shards).split("val"))
+    assert not errors
+
+    far = remote.Remote(server.url)
+    manifest = b"".join(far.blocks(MANIFEST))
+    read = far._range
+    fails = [OSError("cannot connect")]
+    fails[0].__cause__ = socket.gaierror(socket.EAI_NONAME, "not known")
+
+    def fail_once(*range: Any) -> bytes:
+        if fails:
+            raise fails.pop()
+        return read(*range)
+
+    monkeypatch.setattr(far, "_range", fail_once)
+    assert b"".join(far.blocks(MANIFEST)) == manifest
+    assert not fails
 
 
 def test_what_may_not_be_read_is_an_error_at_once(

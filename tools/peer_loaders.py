@@ -356,7 +356,8 @@ def open_set(job: Job) -> dict[str, Any]:
     from alexnet_fast.loading.plan import epoch_plan
 
     imported_mb, started = memory_mb(), perf_counter()
-    next(LOADERS[job.loader](job))
+    batches = LOADERS[job.loader](job)  # kept: with it the tars are unmapped
+    next(batches)
     seconds, peak = perf_counter() - started, memory_mb()
     of_files = memory_mb("RssFile")
     samples = len(index_of(job))

@@ -230,7 +230,7 @@ def opening_lines(row: dict[str, Any]) -> list[str]:
         f"Opening {row['samples']:,.0f} samples in {row['tars']:,.0f} tars, torch imported already:",
         "",
         f"- ShardSet() to the first batch {row['seconds']:.2f} s, target < 2 s: {verdict(row['seconds'] < 2)}",
-        f"- peak memory {row['peak_mb']:.0f} MB ({row['of_files_mb']:.0f} MB of it mapped files: libraries and tars), "
+        f"- peak memory {row['peak_mb']:.0f} MB ({row['of_files_mb']:.0f} MB of it mapped: libraries, index, tars), "
         f"target < 300 MB: {verdict(row['peak_mb'] < 300)}",
         f"- the same with {small['samples']:,.0f} samples: {small['seconds']:.2f} s, {small['peak_mb']:.0f} MB",
         f"- an epoch's plan {row['plan_seconds']:.3f} s, target < 0.5 s: {verdict(row['plan_seconds'] < 0.5)}",

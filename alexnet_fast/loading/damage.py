@@ -46,10 +46,10 @@ class Sentry:
             [i for i, sample in enumerate(rows.samples.tolist()) if sample in self._neighbour] if self.found else []
         )
         if not damaged:
-            return rows, self._split.labels[rows.samples]
+            return rows, self._split.labels_of(rows.samples)
         samples = rows.samples.copy()
         samples[damaged] = [self._neighbour[sample] for sample in samples[damaged].tolist()]
-        labels = self._split.labels[samples]
+        labels = self._split.labels_of(samples)
         if self._strict:
             labels[damaged] = UNLABELLED
         return replace(rows, samples=samples), labels

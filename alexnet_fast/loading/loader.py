@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -188,11 +189,14 @@ class Loader:
         )
         coming = self._asked_ahead()
         under_way: deque[_UnderWay] = deque()
+        wanted = 1  # the first batch waits for no other
+        process_ends = sys.is_finalizing  # by then `sys` may have been cleared
         try:
             while True:
                 started = perf_counter()
-                while len(under_way) < PREFETCH and (rows := next(coming, None)) is not None:
+                while len(under_way) < wanted and (rows := next(coming, None)) is not None:
                     under_way.append(self._submit(rows, decoder, reader))
+                wanted = PREFETCH
                 if not under_way:
                     return
                 work = under_way.popleft()
@@ -208,7 +212,8 @@ class Loader:
                 self.wait_seconds += perf_counter() - started
                 yield batch
         finally:
-            reader.close()
+            if not process_ends():  # else the threads have ended, and what would end them is gone
+                reader.close()
 
     def _asked_ahead(self) -> Iterator[Rows]:
         """The rows; tars and, nearer their use, pages are asked for ahead."""

@@ -47,15 +47,16 @@ class Window:
     open: int
     """Tars open at a time, 1 or more."""
 
-    def order(self, random: np.random.Generator) -> NDArray[np.int64]:
+    def order(self, random: np.random.Generator) -> NDArray[np.signedinteger]:
         """(n,) sample numbers: a permutation."""
         count = int(self.tars.max(initial=0)) + 1
         if count <= self.open:
-            return random.permutation(len(self.tars))
+            return _shuffled(len(self.tars), random)
         start = random.permutation(count) * _PLACE - (self.open - 1) * _PLACE // 2
-        place = start[self.tars] + random.integers(0, self.open * _PLACE, len(self.tars))
-        place = np.maximum(place, ~place)  # -1 becomes 0, -2 becomes 1, ...
-        place = np.minimum(place, 2 * count * _PLACE + ~place)
+        place = start[self.tars]
+        place += random.integers(0, self.open * _PLACE, len(self.tars))
+        np.maximum(place, ~place, out=place)  # -1 becomes 0, -2 becomes 1, ...
+        np.minimum(place, 2 * count * _PLACE + ~place, out=place)
         return np.argsort(place, kind="stable")  # stable: ties too are the same on every machine
 
 
@@ -63,7 +64,7 @@ class Window:
 class Plan:
     """A row a sample, n rows."""
 
-    order: NDArray[np.int64]
+    order: NDArray[np.int32]
     """(n,) sample numbers: a permutation."""
     crop: NDArray[np.uint16]
     """(n, 2) top and left of the crop in the stored image, pixels."""
@@ -91,15 +92,24 @@ def epoch_plan(
     `crops=False`: the order stays random, every crop is central, nothing is mirrored.
     `window`: of the same samples; None: a global shuffle.
     """
-    random = _generator(seed, epoch, _ORDER)
-    order = window.order(random) if window else random.permutation(samples)
-    crop, mirror, colour = _plain(samples, margin)
-    if crops:
-        crop = _generator(seed, epoch, _CROP).integers(0, margin, (samples, 2), np.uint16, endpoint=True)
-        mirror = _generator(seed, epoch, _MIRROR).integers(0, 2, samples, np.uint8).astype(bool)
-    if colour_std:
-        colour = _generator(seed, epoch, _COLOUR).standard_normal((samples, 3), np.float32) * np.float32(colour_std)
-    return Plan(order, crop, mirror, colour)
+    order, crop, mirror = _places(seed, epoch, samples, margin, crops, window)
+    return Plan(order, crop, mirror, _Colours(seed, epoch, colour_std).next(samples))
+
+
+class _Colours:
+    """Column `colour` of an epoch's plan, a part at a time: of ImageNet it is half of the plan's memory and a third of
+    its time, and only the rows of the next steps are needed. Each normal number takes one draw or more, so a part
+    cannot be had without those before it."""
+
+    def __init__(self, seed: int, epoch: int, std: float) -> None:
+        self._random = _generator(seed, epoch, _COLOUR)
+        self._std = np.float32(std)
+
+    def next(self, rows: int) -> NDArray[np.float32]:
+        """(rows, 3)."""
+        if not self._std:
+            return np.zeros((rows, 3), np.float32)
+        return self._random.standard_normal((rows, 3), np.float32) * self._std
 
 
 @dataclass(frozen=True)
@@ -141,11 +151,17 @@ def training_rows(
     steps = steps_per_epoch(samples, batch)
     for epoch in epochs:
         std = colour_std if epoch < colour_epochs else 0.0
-        plan = epoch_plan(seed, epoch, samples, margin=margin, colour_std=std, crops=crops, window=window)
-        for step in range(first_step, steps):
+        order, crop, mirror = _places(seed, epoch, samples, margin, crops, window)
+        colours = _Colours(seed, epoch, std)
+        for step in range(steps):
             start, stop = _part(0, samples, step, steps)
-            part = slice(*_part(start, stop, rank, world))
-            yield Rows(epoch, step, plan.order[part], plan.crop[part], plan.mirror[part], plan.colour[part])
+            colour = colours.next(stop - start)
+            if step < first_step:
+                continue
+            first, last = _part(start, stop, rank, world)
+            part = slice(first, last)
+            chosen = order[part].astype(np.int64)
+            yield Rows(epoch, step, chosen, crop[part], mirror[part], colour[first - start : last - start])
         first_step = 0
 
 
@@ -154,7 +170,7 @@ def evaluation_rows(samples: int, batch: int, *, margin: int, rank: int = 0, wor
     start, stop = _part(0, samples, rank, world)
     for step, first in enumerate(range(start, stop, batch)):
         part = np.arange(first, min(first + batch, stop))
-        yield Rows(0, step, part, *_plain(len(part), margin))
+        yield Rows(0, step, part, *_central(len(part), margin), np.zeros((len(part), 3), np.float32))
 
 
 def _part(start: int, stop: int, number: int, parts: int) -> tuple[int, int]:
@@ -163,9 +179,27 @@ def _part(start: int, stop: int, number: int, parts: int) -> tuple[int, int]:
     return start + length * number // parts, start + length * (number + 1) // parts
 
 
-def _plain(samples: int, margin: int) -> tuple[NDArray[np.uint16], NDArray[np.bool_], NDArray[np.float32]]:
-    centre = np.full((samples, 2), margin // 2, np.uint16)
-    return centre, np.zeros(samples, bool), np.zeros((samples, 3), np.float32)
+def _places(
+    seed: int, epoch: int, samples: int, margin: int, crops: bool, window: Window | None
+) -> tuple[NDArray[np.int32], NDArray[np.uint16], NDArray[np.bool_]]:
+    """A plan's order, crop and mirror."""
+    random = _generator(seed, epoch, _ORDER)
+    order = window.order(random).astype(np.int32, copy=False) if window else _shuffled(samples, random)
+    if not crops:
+        return order, *_central(samples, margin)
+    crop = _generator(seed, epoch, _CROP).integers(0, margin, (samples, 2), np.uint16, endpoint=True)
+    return order, crop, _generator(seed, epoch, _MIRROR).integers(0, 2, samples, np.uint8).view(np.bool_)
+
+
+def _shuffled(samples: int, random: np.random.Generator) -> NDArray[np.int32]:
+    """As `random.permutation(samples)`, in half of the memory."""
+    order = np.arange(samples, dtype=np.int32)
+    random.shuffle(order)
+    return order
+
+
+def _central(samples: int, margin: int) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+    return np.full((samples, 2), margin // 2, np.uint16), np.zeros(samples, bool)
 
 
 def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import socket
 import tempfile
 import time
 from collections import Counter
@@ -64,12 +65,13 @@ class Remote:
             raise InputError(f"{url} cannot be used ({error}). Check the address and credentials.") from error
         self._root = root.rstrip("/")
         self._said = -np.inf
+        self._answered = False
 
     def blocks(self, name: str, total: int | None = None) -> Iterator[bytes]:
         """The bytes of a file, in order. After a failure it goes on where it was.
 
         `total`: bytes to read; None: to its end. Raises InputError when the file is not there, may not be read or is
-        shorter than `total`, and when nothing has come for OUTAGE_SECONDS.
+        shorter than `total`, when nothing has come for OUTAGE_SECONDS, and when there is no such host from the start.
         """
         start, size, pause, since = 0, BLOCK, FIRST_PAUSE, time.monotonic()
         while total is None or start < total:
@@ -89,6 +91,7 @@ class Remote:
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
+            self._answered = True
             yield block
             start, pause, since = start + len(block), FIRST_PAUSE, time.monotonic()
             if total is None and (whole or len(data) < end - first):
@@ -108,6 +111,8 @@ class Remote:
         file, reason = f"{self.url}/{name}", str(error) or type(error).__name__
         if refusal := _refusal(error):
             raise InputError(f"{file} {refusal} ({reason}). Check the address and your access to it.") from error
+        if not self._answered and _is_unknown_host(error):
+            raise InputError(f"{file} is on no host that is known ({reason}). Check the address, and the network.")
         if seconds > OUTAGE_SECONDS:
             raise InputError(
                 f"nothing came from {file} for {seconds / 60:.0f} minutes ({reason}). Check the network; "
@@ -129,6 +134,15 @@ def _refusal(error: Exception) -> str:
     # By name: their packages may not be there.
     is_final = any(word in type(error).__name__ for word in ("Credentials", "Certificate", "InvalidU", "ParamValid"))
     return "cannot be read" if isinstance(error, PermissionError) or is_client_error or is_final else ""
+
+
+def _is_unknown_host(error: BaseException | None) -> bool:
+    """Whether that is behind it; a name server that does not answer is another thing."""
+    while error is not None:
+        if isinstance(error, socket.gaierror):
+            return error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class TarCache:

@@ -43,9 +43,7 @@ class Processes:
     def __init__(self, workers: int) -> None:
         self.slots = workers
         self._context: Any = get_context("forkserver")
-        self._context.set_forkserver_preload(["alexnet_fast.sharding.preload"])
-        with _uninterrupted():
-            forkserver.ensure_running()
+        start_server()
         self._executors = [self._start() for _ in range(workers)]
 
     def submit(self, slot: int, function: Callable[[J], R], job: J) -> Future[R]:
@@ -63,6 +61,13 @@ class Processes:
 
     def _start(self) -> Executor:
         return ProcessPoolExecutor(1, mp_context=self._context, initializer=_start_worker)
+
+
+def start_server() -> None:
+    """Starts what `Processes` are forked from, unless it runs already; does not wait for it."""
+    forkserver.set_forkserver_preload(["alexnet_fast.sharding.preload"])
+    with _uninterrupted():
+        forkserver.ensure_running()
 
 
 class DaskWorkers:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: before training, and in it."""
+"""Ctrl-C and SIGTERM: while modules are imported, before training, and in it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from contextlib import contextmanager
 from typing import Any
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+@contextmanager
+def nothing_begun() -> Iterator[None]:
+    """While modules are imported, Ctrl-C ends the process at once: of an exception, some make other errors."""
+    with _handled(_leave, (signal.SIGINT,)):
+        yield
 
 
 @contextmanager
@@ -44,8 +53,8 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in BOTH}
+def _handled(handler: Callable[[int, Any], None], numbers: tuple[signal.Signals, ...] = BOTH) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
@@ -57,3 +66,8 @@ def _quit(number: int, _: Any) -> None:
     if os.environ.get("RANK", "0") == "0":
         os.write(2, b"\nStopped before the first step; nothing to save.\n")
     os._exit(0)
+
+
+def _leave(number: int, _: Any) -> None:
+    os.write(2, b"\nStopped; nothing was begun.\n")
+    os._exit(INTERRUPTED)
