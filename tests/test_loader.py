@@ -1,6 +1,7 @@
 """The loader's images against an independent Pillow and NumPy computation of the same row."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_fast.loading import crops, loader
+from alexnet_fast.loading.graph import JpegDecoder
 from alexnet_fast.loading.loader import Batch, Loader, arranged
 from alexnet_fast.loading.pixels import centre
 from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
@@ -73,6 +75,60 @@ def expected_image(split: Split, pixels: Pixels, rows: Rows, i: int) -> NDArray[
     )
     expected: NDArray[np.float64] = (image + colour - np.array(pixels.mean)).transpose(2, 0, 1)
     return expected
+
+
+@pytest.fixture
+def beside_dali(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where DALI and the host's threads decode: both on the CPU."""
+    if crops.library() is None:
+        pytest.skip("no C compiler, or no libjpeg in Pillow")
+    monkeypatch.setattr(loader, "needs_dali", lambda device: True)
+
+
+@pytest.mark.usefixtures("beside_dali")
+@pytest.mark.parametrize("share", [0.0, 0.375, 1.0])
+@pytest.mark.parametrize("encoding", ["jpeg", "mixed"])
+def test_the_host_decodes_its_share(
+    encoding: str, share: float, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = request.getfixturevalue(f"{encoding}_shards")
+    split = ShardSet(shards).split("train")
+    rows = some_rows(split)
+    fed: list[int] = []
+    submit = JpegDecoder.submit
+
+    def counted(self: JpegDecoder, stored: list[NDArray[np.uint8]], position: NDArray[np.float32]) -> None:
+        fed.append(len(stored))
+        submit(self, stored, position)
+
+    monkeypatch.setattr(JpegDecoder, "submit", counted)
+    monkeypatch.setattr(Loader, "_measured_share", lambda *_: share)
+    batches = load(shards, rows)
+    jpegs = [int((~split.raw[row.samples]).sum()) for row in rows]
+    assert fed == [left for count in jpegs if (left := count - round(share * count))]
+    pixels = ShardSet(shards).manifest.pixels
+    for batch in batches:
+        for i in range(len(batch.labels)):
+            np.testing.assert_allclose(batch.images[i], expected_image(split, pixels, batch.rows, i), atol=4)
+
+
+@pytest.mark.usefixtures("beside_dali")
+def test_the_share_is_that_of_the_speeds(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = ShardSet(jpeg_shards).split("train")
+    seconds = {"on_device": 3.0, "on_host": 1.0}
+
+    def clocked(work: Callable[[], None]) -> float:
+        work()
+        return seconds[work.__name__]
+
+    monkeypatch.setattr(loader, "_seconds_of_second", clocked)
+    rows = some_rows(split)
+    batches = Loader(split, split.pixels, rows, max_batch=16, crop=CROP, device=torch.device("cpu"))
+    assert len(list(batches)) == len(rows)
+    assert batches.host_share == 0.75
+    exact = Loader(split, split.pixels, rows, max_batch=16, crop=CROP, device=torch.device("cpu"), strict=True)
+    assert len(list(exact)) == len(rows)
+    assert exact.host_share == 0
 
 
 @pytest.mark.usefixtures("decoding")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ PREFETCH = 2
 """Batches under way besides the one in use."""
 TARS_AHEAD = 64
 """Batches whose tars a remote set is told to fetch."""
+SHARES = 8
+"""The host's share of a GPU's JPEGs is measured in this many parts."""
 PAGES_AHEAD = 4
 """Batches whose bytes the system is asked for before they are read: a disk then has a queue to work on."""
 
@@ -54,6 +57,9 @@ class Loader:
     pixels. `dtype`: of the images; uint8 leaves out the mean and the colour. `threads`: that decode on the CPU.
     `strict`: a damaged image keeps its place with the label UNLABELLED, so that no prediction is right; otherwise
     a neighbour takes its place. `damaged` names them, by sample number.
+    `host_share`: of the JPEGs that train on a GPU, the share that the host's threads decode beside it. Measured when
+    iterating begins; the two decoders' pixels differ by a few grey levels. With `strict` it is 0: an evaluation gives
+    the same each time.
     `wait_seconds` sums the time the consumer spent waiting in this iterator.
 
     Iterating raises TrainingError when more than 0.1 % of the split are damaged, InputError where there are JPEGs
@@ -74,8 +80,10 @@ class Loader:
         strict: bool = False,
     ) -> None:
         self.wait_seconds = 0.0
+        self.host_share = 0.0
         self._split = split
         self._sentry = Sentry(split, strict)
+        self._strict = strict
         self._rows = rows
         self._crop = crop
         self._device = device
@@ -188,6 +196,9 @@ class Loader:
             side=self._split.size, crop=self._crop, threads=self._threads, pinned=self._device.type == "cuda"
         )
         coming = self._asked_ahead()
+        if decoder and library() and not self._strict and (first := next(coming, None)):
+            coming = chain([first], coming)
+            self.host_share = self._measured_share(first, decoder, reader)
         under_way: deque[_UnderWay] = deque()
         wanted = 1  # the first batch waits for no other
         process_ends = sys.is_finalizing  # by then `sys` may have been cleared
@@ -220,10 +231,33 @@ class Loader:
         expected = _ahead(iter(self._rows), TARS_AHEAD, lambda rows: self._split.expect(rows.samples))
         return _ahead(expected, PAGES_AHEAD, lambda rows: self._split.ask_for(rows.samples))
 
+    def _measured_share(self, rows: Rows, decoder: JpegDecoder, reader: CropReader) -> float:
+        """By the time that each of the two takes for the same images."""
+        self._at = "reading", rows.samples
+        sound, _ = self._sentry.sound(rows)
+        jpegs = [stored for stored in self._split.read(sound.samples) if stored.ndim == 1]
+        n = len(jpegs)
+        if not n:
+            return 0.0
+
+        def on_device() -> None:
+            decoder.submit(jpegs, np.zeros((n, 2), np.float32))
+            decoder.result()
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+
+        def on_host() -> None:
+            reader.submit(jpegs, np.zeros((n, 2), np.uint16), n, torch.zeros(n, 3), torch.uint8).result()
+
+        with self._decoding():
+            device_seconds, host_seconds = _seconds_of_second(on_device), _seconds_of_second(on_host)
+        return round(SHARES * device_seconds / (device_seconds + host_seconds)) / SHARES
+
     def _submit(self, rows: Rows, decoder: JpegDecoder | None, reader: CropReader) -> _UnderWay:
         self._at = "reading", rows.samples
         rows, labels = self._sentry.sound(rows)
         decoded = ~self._split.raw[rows.samples] if decoder else np.zeros(len(rows.samples), bool)
+        decoded &= decoded.cumsum() > round(self.host_share * decoded.sum())
         order = arranged(rows, decoded)
         rows = _taken(rows, order)
         jpegs = int(decoded.sum())
@@ -273,7 +307,7 @@ class Loader:
 
 @dataclass(frozen=True)
 class _UnderWay:
-    """The first `jpegs` of `rows` are with DALI's decoder, the others with the reader."""
+    """The first `jpegs` of `rows`, all of them JPEGs, are with DALI's decoder, the others with the reader."""
 
     rows: Rows
     labels: torch.Tensor
@@ -295,6 +329,14 @@ def check_dali() -> None:
             f"There are wheels for glibc's Linux on x86_64 and aarch64 (this is {platform.machine()}): pip install "
             "nvidia-dali-cuda120. Elsewhere use the Docker image, or shard with --encoding raw, which needs no decoder."
         )
+
+
+def _seconds_of_second(work: Callable[[], None]) -> float:
+    """The first time prepares what is used again."""
+    work()
+    started = perf_counter()
+    work()
+    return perf_counter() - started
 
 
 def arranged(rows: Rows, decoded: NDArray[np.bool_]) -> NDArray[np.int64]:
