@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from alexnet_fast.sharding.output import open_output
 from tests.conftest import SIZE, files
 
 pytest.importorskip("distributed")
@@ -126,6 +127,18 @@ def test_an_object_store_gets_the_same_bytes(
     assert third.stderr.endswith(
         "s3://shards/deep/set already holds a shard set. Choose another --out, or delete that one first.\n"
     )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_object_store_keeps_the_first_of_two_plans(
+    bucket: tuple[Any, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in bucket[1].items():
+        monkeypatch.setenv(name, value)
+    output = open_output(["s3://shards/set"])
+    assert output.create(".work/plan.json", b"first")
+    assert not output.create(".work/plan.json", b"second")
+    assert output.read(".work/plan.json") == b"first"
 
 
 def test_an_object_store_that_does_not_answer_is_an_error(image_folder: Path) -> None:

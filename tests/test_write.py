@@ -7,6 +7,8 @@ import os
 import shutil
 import tarfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,11 @@ from PIL import Image
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.plan import evaluation_rows
+from alexnet_fast.sharding import output as outputs
+from alexnet_fast.sharding import write as writing
 from alexnet_fast.sharding.images import Entry, Listing, Source
-from alexnet_fast.sharding.output import open_output
-from alexnet_fast.sharding.plan import Options, jobs, make_plan
+from alexnet_fast.sharding.output import Output, open_output
+from alexnet_fast.sharding.plan import Options, begin, jobs, make_plan
 from alexnet_fast.sharding.resize import to_square
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.statistics import STRIDE
@@ -263,6 +267,41 @@ def test_a_finished_set_is_left_alone_by_the_same_command(
     summary = write(find_images(image_folder), out)
     assert (summary.images, summary.written, summary.shards, summary.complete) == (78, 0, 6, True)
     assert [path.stat().st_mtime_ns for path in sorted(out.iterdir())] == before
+
+
+def test_a_set_that_another_run_finishes_just_before_the_lock_is_left_alone(
+    image_folder: Path, jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out, locked = find_images(image_folder), tmp_path / "out", outputs.locked
+    times = {}
+
+    @contextmanager
+    def late(output: Output, part: str | None) -> Iterator[None]:
+        monkeypatch.setattr(writing, "locked", locked)
+        assert conftest.write(source, out, Options(size=SIZE)).written == 78
+        times.update({path: path.stat().st_mtime_ns for path in out.iterdir()})
+        with locked(output, part):
+            yield
+
+    monkeypatch.setattr(writing, "locked", late)
+    summary = conftest.write(source, out, Options(size=SIZE))
+    assert (summary.written, summary.images, summary.complete) == (0, 78, True)
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == times
+    assert files(out) == files(jpeg_shards)
+
+
+def test_of_two_that_begin_at_once_the_second_goes_by_the_first_one_s_plan(image_folder: Path, tmp_path: Path) -> None:
+    source = find_images(image_folder)
+    plans = [make_plan(source, Options("mixed", size=SIZE, seed=seed, budget=10**7)) for seed in (0, 1)]
+    output = open_output([str(tmp_path)])
+
+    def meanwhile() -> float:
+        begin(plans[1], output, lambda: 0.25)
+        return 0.5
+
+    with pytest.raises(InputError, match=r"holds an unfinished shard set of .* \(seed 1, now 0\)"):
+        begin(plans[0], output, meanwhile)
+    assert begin(plans[1], output, meanwhile).raw_share == 0.25
 
 
 def test_an_unfinished_set_of_other_options_is_refused(image_folder: Path, tmp_path: Path) -> None:

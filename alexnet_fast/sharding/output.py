@@ -36,6 +36,9 @@ class Output(Protocol):
 
     def write(self, name: str, data: bytes) -> None: ...
 
+    def create(self, name: str, data: bytes) -> bool:
+        """As `write`, unless it is there already: then False. For one at a time, see below."""
+
     def read(self, name: str) -> bytes | None:
         """None when it is not there."""
 
@@ -108,6 +111,12 @@ class Folders:
             self.publish(temporary, name)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def create(self, name: str, data: bytes) -> bool:
+        if self.size(name) is not None:
+            return False
+        self.write(name, data)
+        return True
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -186,6 +195,15 @@ class ObjectStore:
     def write(self, name: str, data: bytes) -> None:
         self.files.pipe_file(f"{self.root}/{name}", data)
 
+    def create(self, name: str, data: bytes) -> bool:
+        try:
+            self.files.pipe_file(f"{self.root}/{name}", data, mode="create")
+        except Exception:  # every store has its own kinds
+            if self.size(name) is not None:
+                return False
+            self.write(name, data)  # a store that knows no such condition
+        return True
+
     def read(self, name: str) -> bytes | None:
         try:
             data: bytes = self.files.cat_file(f"{self.root}/{name}")
@@ -227,7 +245,7 @@ def locked(output: Output, part: str | None) -> Iterator[None]:
     """Refuses a second run on the same folder with InputError; a part (`1/4`) excludes only itself and whole runs.
 
     The lock ends with the process that holds it, however it ends. An object store has no locks, and needs none: two
-    runs put the same objects.
+    runs put the same objects, as the second finds the first one's plan and is refused where its own is another.
     """
     with ExitStack() as held:
         if isinstance(output, Folders):
@@ -246,10 +264,10 @@ def locked(output: Output, part: str | None) -> Iterator[None]:
 
 @contextmanager
 def one_at_a_time(output: Output) -> Iterator[None]:
-    """Waits for its turn: of several parts that end together, each may write the manifest."""
+    """Waits for its turn: of several parts that begin or end together, each may write the plan or the manifest."""
     with ExitStack() as held:
         if isinstance(output, Folders):
-            held.enter_context(_file_lock(output, "lock-finish", fcntl.LOCK_EX))
+            held.enter_context(_file_lock(output, "lock-turn", fcntl.LOCK_EX))
         yield
 
 

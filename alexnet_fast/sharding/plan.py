@@ -114,9 +114,9 @@ def begin(plan: Plan, output: Output, raw_share: Callable[[], float]) -> Plan:
     """Writes the plan to the output, of a mixed set with its `raw_share()`, and returns it; or the same one that
     was begun there. Raises InputError where that is another one."""
     if output.read(PLAN) is None:
-        plan = replace(plan, raw_share=raw_share()) if plan.options.encoding == MIXED else plan
-        output.write(PLAN, sealed(plan.to_json()))
-        return plan
+        full = replace(plan, raw_share=raw_share()) if plan.options.encoding == MIXED else plan
+        if output.create(PLAN, sealed(full.to_json())):
+            return full
     begun = begun_plan(output)
     if replace(begun, raw_share=None) != plan:
         raise InputError(

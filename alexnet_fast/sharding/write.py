@@ -8,6 +8,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -109,13 +110,15 @@ def write_shard_set(
     progress = progress or Quiet("", 1)
     plan = make_plan(source, options)
     try:
-        if _is_finished(output, plan):
-            output.delete(WORK)
-            return _summary(output, 0, started)
-        with locked(output, str(part) if part else None):
+        finished = _is_finished(output, plan)
+        with nullcontext() if finished else locked(output, str(part) if part else None):
+            if finished or _is_finished(output, plan):  # by a run that ended just before this one had the lock
+                output.delete(WORK)
+                return _summary(output, 0, started)
             if part is None:
                 output.tidy()
-            plan = begin(plan, output, partial(estimate_raw_share, source, plan, progress.say))
+            with one_at_a_time(output):
+                plan = begin(plan, output, partial(estimate_raw_share, source, plan, progress.say))
             names = list(plan.tar_names())
             mine = names if part is None else names[part.index - 1 :: part.count]
             written = _write_tars(source, plan, output, mine, pool, progress)
