@@ -104,8 +104,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
         )
     done = state.epoch * steps + state.step
     if config.compile:
-        # On a GPU with CUDA graphs, which pay where a step's kernels are short. Not measured: no GPU was at hand.
-        state.model.compile(mode="reduce-overhead" if topology.device.type == "cuda" else None)
+        state.model.compile(mode="reduce-overhead" if uses_cuda_graphs(config, topology) else None)
     placed = place(state.model, state.optimizer, topology, config)
     state.model, state.optimizer, data = placed.model, placed.optimizer, placed.data
     if len(split) // steps < data.world * config.accumulate:
@@ -316,6 +315,16 @@ def best_precision(device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     has = torch.cpu.get_capabilities()
     return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "fp32"
+
+
+def uses_cuda_graphs(config: TrainConfig, topology: Topology) -> bool:
+    """Whether `compile` also replays the network's kernels as one graph, which spares the host their launches.
+
+    On one GPU alone: torch's graphs hold gradients in memory that the next pass overwrites, so a step in parts is
+    refused (pytorch issue 169545), and with DDP they have crashed in the evaluation (128218). Without `compile` nothing
+    is captured: steps differ by an image, which a captured one could not. None of it is measured: no GPU was at hand.
+    """
+    return topology.device.type == "cuda" and topology.world == 1 and config.accumulate == 1
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
