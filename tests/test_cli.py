@@ -119,6 +119,13 @@ def test_unknown_names_are_shown_with_the_usage() -> None:
     assert "'SHARDS'" in run("verify")[1]
 
 
+def test_shard_says_that_there_is_no_val_split(image_folder: Path) -> None:
+    hint = "no val split, on which to measure how well a network does: --val-fraction 0.1 splits one off\n"
+    assert hint in run("shard", "--src", image_folder / "train", "--out", "a", "--size", "64")[1]
+    assert hint not in run("shard", "--src", image_folder / "train", "--out", "b", "--val-fraction", "0.2")[1]
+    assert hint not in run("shard", "--src", image_folder, "--out", "c", "--size", "64")[1]
+
+
 def test_shard_refuses_its_input(tmp_path: Path, jpeg_shards: Path, image_folder: Path) -> None:
     file = tmp_path / "file"
     file.touch()

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -13,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from alexnet_fast.config import FREE, TrainConfig, config_from, make_config
+from alexnet_fast.config import FREE, TrainConfig, batch_for, config_from, make_config
 from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading.loader import check_dali, needs_dali
@@ -83,10 +84,27 @@ def _open(run: Path, given: dict[str, Any], resume: bool, topology: Topology) ->
         )
     config = make_config(**{"recipe": "paper", **given})
     _check(config, topology)
-    if ShardSet.of(config).manifest.encoding != "raw" and needs_dali(topology.device):
+    manifest = ShardSet.of(config).manifest
+    if manifest.encoding != "raw" and needs_dali(topology.device):
         check_dali()
+    if "batch" not in given:
+        images = sum(tar.samples for tar in manifest.splits.get("train", []))
+        config = _with_batch(batch_for(images, config.batch), config, given, images)
     create(run, config)
     return config, False
+
+
+def _with_batch(batch: int, config: TrainConfig, given: dict[str, Any], images: int) -> TrainConfig:
+    """Says so where it is another than the configuration's."""
+    if batch == config.batch:
+        return config
+    changed = make_config(**{"recipe": "paper", **given, "batch": batch})
+    rate = "" if "lr" in given else f", learning rate {changed.lr:g} in place of {config.lr:g}"
+    print(
+        f"{images:,} training images are few: --batch {batch} in place of the recipe's {config.batch:,}{rate}",
+        file=sys.stderr,
+    )
+    return changed
 
 
 def _check(config: TrainConfig, topology: Topology) -> None:
