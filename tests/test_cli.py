@@ -1,6 +1,7 @@
 """The command line is a contract: its flags, messages, exit codes and JSON; and it starts without torch."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -102,6 +103,17 @@ def test_standard_output_that_takes_nothing_is_a_line(option: str) -> None:
         command = [sys.executable, "-m", "alexnet_fast", option]
         done = subprocess.run(command, cwd=REPOSITORY, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "Error: [Errno 28] No space left on device\n")
+
+
+def test_matplotlib_says_nothing_of_a_home_that_may_not_be_written() -> None:
+    code = "from alexnet_fast.cli import main; main(['report'], standalone_mode=False)"
+    later = "import matplotlib.figure"
+    script = f"try: exec({code!r})\nexcept Exception: {later}"
+    variables = {"PATH": os.environ["PATH"], "HOME": "/proc"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, env=variables, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
 
 
 def test_version() -> None:

@@ -123,7 +123,10 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     whole_last = newest is not None and newest[0].name == "last.pt"
     if newest:
         why = "" if whole_last else f"; {run / 'last.pt'} is damaged or gone"
-        progress.say(f"going on from {newest[0]}: epoch {state.epoch + 1}, {done:,} steps done{why}")
+        where = (
+            f"epoch {state.epoch + 1}, {done:,} steps done" if state.epoch < config.epochs else "all epochs are done"
+        )
+        progress.say(f"going on from {newest[0]}: {where}{why}")
     elif config.init:
         new = [name for name in state.model.layers() if name not in begun_with]
         progress.say(f"begins with {', '.join(begun_with)} of {config.init}; newly drawn: {', '.join(new) or 'none'}")

@@ -87,24 +87,16 @@ def _open(run: Path, given: dict[str, Any], resume: bool, topology: Topology) ->
     manifest = ShardSet.of(config).manifest
     if manifest.encoding != "raw" and needs_dali(topology.device):
         check_dali()
-    if "batch" not in given:
-        images = sum(tar.samples for tar in manifest.splits.get("train", []))
-        config = _with_batch(batch_for(images, config.batch), config, given, images)
-    create(run, config)
-    return config, False
-
-
-def _with_batch(batch: int, config: TrainConfig, given: dict[str, Any], images: int) -> TrainConfig:
-    """Says so where it is another than the configuration's."""
-    if batch == config.batch:
-        return config
-    changed = make_config(**{"recipe": "paper", **given, "batch": batch})
-    rate = "" if "lr" in given else f", learning rate {changed.lr:g} in place of {config.lr:g}"
-    print(
-        f"{images:,} training images are few: --batch {batch} in place of the recipe's {config.batch:,}{rate}",
-        file=sys.stderr,
-    )
-    return changed
+    fitting = config
+    images = sum(tar.samples for tar in manifest.splits.get("train", []))
+    if "batch" not in given and (batch := batch_for(images, config.batch)) < config.batch:
+        fitting = make_config(**{"recipe": "paper", **given, "batch": batch})
+    create(run, fitting)
+    if fitting != config:
+        change = f"--batch {fitting.batch} in place of the recipe's {config.batch:,}"
+        rate = "" if "lr" in given else f", learning rate {fitting.lr:g} in place of {config.lr:g}"
+        print(f"{images:,} training images are few: {change}{rate}", file=sys.stderr)
+    return fitting, False
 
 
 def _check(config: TrainConfig, topology: Topology) -> None:
