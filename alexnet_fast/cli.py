@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
@@ -65,6 +66,7 @@ def main(ctx: click.Context, version: bool, verbose: bool, debug: bool) -> None:
             "Windows, WSL 2 (wsl --install)."
         )
     limit_threads()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home that may not be written
 
 
 # Of sharding/sources.py, which is not imported for --help.
@@ -266,10 +268,10 @@ def train(
     if not _is_first():
         return
     score = "" if result.best_top1 is None else f"best val top-1 {result.best_top1:.2f} %, "
-    text = (
-        f"{score}{result.images_per_second:,.0f} images/s, data wait {100 * result.data_wait:.2f} %, "
-        f"{result.seconds:,.0f} s: {folder}"
+    rate = (
+        f"{result.images_per_second:,.0f} images/s, data wait {100 * result.data_wait:.2f} %, {result.seconds:,.0f} s"
     )
+    text = f"{score}{rate if result.seconds else 'no step was left to do'}: {folder}"
     if not result.finished:
         text = f"Stopped in epoch {result.epochs + 1}; saved. Go on with:\n" + _resume_line(gpus, folder) + "\n" + text
     body = {name: value for name, value in asdict(result).items() if name != "finished"}

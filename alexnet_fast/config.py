@@ -252,6 +252,20 @@ RECIPES = {
 }
 
 
+ENOUGH_STEPS, SMALLEST_BATCH = 20, 32
+
+
+def batch_for(images: int, batch: int) -> int:
+    """A recipe's `batch`, halved while an epoch of so many images has fewer than 20 steps of it; 32 at least.
+
+    Recipes are for a million images. Of a few hundred, `fast`'s 1024 would make one step an epoch, of fewer images
+    than its learning rate is for, which diverges.
+    """
+    while batch > SMALLEST_BATCH and images < ENOUGH_STEPS * batch:
+        batch = max(batch // 2, SMALLEST_BATCH)
+    return batch
+
+
 def make_config(recipe: str, **overrides: Any) -> TrainConfig:
     """The recipe with every override that is not None.
 

@@ -80,7 +80,10 @@ def _clear(out: Path) -> None:
         raise InputError(f"{out} is a file. --out takes a folder.")
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).exists():
         raise InputError(f"{out} is not empty and holds no demo. Choose an empty --out.")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARKER).touch()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MARKER).touch()
+    except OSError as error:
+        raise InputError(f"{out} cannot be made ({error.strerror}). Choose another --out.") from error
     for part in PARTS:
         shutil.rmtree(out / part, ignore_errors=True)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,28 @@ def test_a_stop_that_cannot_save_is_no_success(
     with pytest.raises(TrainingError, match=r"^last\.pt could not be saved: No space .*run holds what"):
         begin(settings(raw_shards, save_every=2), tmp_path / "run")
     assert checkpoint.load(tmp_path / "run" / "last.pt")["step"] == 2
+
+
+def test_a_network_is_gathered_once_for_all_that_looks_at_it(
+    raw_shards: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over processes that takes as long as sending it: an epoch's evaluation, best.pt and last.pt have the same one."""
+    place, calls = loop.place, 0
+
+    def counting(*args: Any) -> Any:
+        placed = place(*args)
+
+        def gathered() -> Any:
+            nonlocal calls
+            calls += 1
+            return placed.whole()
+
+        return replace(placed, whole=gathered)
+
+    monkeypatch.setattr(loop, "place", counting)
+    begin(settings(raw_shards), tmp_path / "run")
+    assert calls == 2  # epochs
+    assert_same(tmp_path / "run", whole)
 
 
 # --- what is kept, and going on from it

@@ -1,6 +1,7 @@
 """The command line is a contract: its flags, messages, exit codes and JSON; and it starts without torch."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -104,6 +105,17 @@ def test_standard_output_that_takes_nothing_is_a_line(option: str) -> None:
     assert (done.returncode, done.stderr) == (2, "Error: [Errno 28] No space left on device\n")
 
 
+def test_matplotlib_says_nothing_of_a_home_that_may_not_be_written() -> None:
+    code = "from alexnet_fast.cli import main; main(['report'], standalone_mode=False)"
+    later = "import matplotlib.figure"
+    script = f"try: exec({code!r})\nexcept Exception: {later}"
+    variables = {"PATH": os.environ["PATH"], "HOME": "/proc"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, env=variables, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+
+
 def test_version() -> None:
     assert run("--version") == (0, f"alexnet-fast, version {alexnet_fast.__version__}\n")
 
@@ -117,6 +129,13 @@ def test_unknown_names_are_shown_with_the_usage() -> None:
     assert "--sorce" in run("shard", "--sorce", "x")[1]
     assert "'--src'" in run("shard")[1]
     assert "'SHARDS'" in run("verify")[1]
+
+
+def test_shard_says_that_there_is_no_val_split(image_folder: Path) -> None:
+    hint = "no val split, on which to measure how well a network does: --val-fraction 0.1 splits one off\n"
+    assert hint in run("shard", "--src", image_folder / "train", "--out", "a", "--size", "64")[1]
+    assert hint not in run("shard", "--src", image_folder / "train", "--out", "b", "--val-fraction", "0.2")[1]
+    assert hint not in run("shard", "--src", image_folder, "--out", "c", "--size", "64")[1]
 
 
 def test_shard_refuses_its_input(tmp_path: Path, jpeg_shards: Path, image_folder: Path) -> None:

@@ -108,14 +108,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += map(int, task.read_text().split())
+    return found
+
+
 def kill(pid: int) -> None:
     """The process and all that it started, as when the power goes."""
     family, todo = [], [pid]
     while todo:
         family.append(todo.pop())
-        for task in Path(f"/proc/{family[-1]}/task").glob("*/children"):
-            with suppress(OSError):
-                todo += map(int, task.read_text().split())
+        todo += children(family[-1])
     for number in family:
         with suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)

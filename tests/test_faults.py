@@ -73,6 +73,7 @@ def test_a_folder_that_may_not_be_written(closed: Path, image_folder: Path, jpeg
     for place in (closed, closed / "new"):
         for arguments in (
             ("shard", "--src", image_folder, "--out", place),
+            ("demo", "--out", place),
             ("train", "--gpus", "0", "--shards", jpeg_shards, "--run", place),
             ("train", "--gpus", "0", "--shards", "memory://set", "--cache", place, "--run", closed.parent / "run"),
         ):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,12 @@ import torch
 from alexnet_fast.config import make_config
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import training_rows
-from alexnet_fast.model.alexnet import bn
 from alexnet_fast.shardset import ShardSet
-from alexnet_fast.training import distributed, loop, runs
+from alexnet_fast.training import distributed, loop, placement, runs
 from alexnet_fast.training.finite import Finite
 from alexnet_fast.training.metrics import Window
-from alexnet_fast.training.optim import make_optimizer
-from alexnet_fast.training.state import State
+from alexnet_fast.training.optim import set_learning_rates
+from alexnet_fast.training.scales import Scales
 
 pytestmark = pytest.mark.gpu
 
@@ -39,23 +39,43 @@ def test_gpu_images_equal_the_cpu_s(encoding: str, tolerance: float, jpeg_shards
         assert (cpu.images - gpu.images.cpu()).abs().mean() < tolerance
 
 
-def test_the_step_never_waits_for_the_gpu(jpeg_shards: Path) -> None:
-    device = torch.device("cuda", 0)
-    config = make_config("fast", precision="bf16", hidden=256)
-    model = bn(3, config).on(device)
-    state = State(model, make_optimizer(model, config), torch.amp.GradScaler("cuda", enabled=False))
-    first, second, *_ = batches(jpeg_shards, device)
-    window = Window(distributed.Topology(0, 1, device), Loader.__new__(Loader), state.sums)
-    finite = Finite(model, state.optimizer, config, alone=True)
-    loop.train_step(model, state, first, config, 1.0)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
+def steps_without_waiting(topology: distributed.Topology, shards: str, settings: dict[str, Any]) -> bool:
+    """Three steps, in which cuDNN, the optimizer and DDP settle; then two in which torch refuses to wait."""
+    config = make_config(**settings, precision="bf16", hidden=256, batch=16, layer_scales=True)
+    state = loop.begin(config, 3, topology.device)
+    placed = placement.place(state.model, state.optimizer, topology, config)
+    state.model, state.optimizer = placed.model, placed.optimizer
+    window = Window(topology, Loader.__new__(Loader), state.sums)
+    finite = Finite(state.model, state.optimizer, config, alone=topology.world == 1)
+    scales = Scales(state.model, state.optimizer, topology, config)
+    batch = batches(Path(shards), topology.device)[0]
     try:
-        sums = loop.train_step(model, state, second, config, 1.0)
-        finite.look(sums[0], 2, second)
-        window.add(*sums, 16)
+        for step in range(1, 6):
+            if step == 4:
+                torch.cuda.synchronize()
+                torch.cuda.set_sync_debug_mode("error")
+            set_learning_rates(state.optimizer, config, step / 100)
+            torch.manual_seed(loop.step_seed(0, step, placed.dropout_rank))
+            scales.begin(True)
+            sums = loop.train_step(placed.wrapped, state, batch, config, 1.0)
+            window.add(*sums, 16)
+            finite.look(sums[0], step, batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    return window.pending()[2] == 5 * 16 * topology.world
+
+
+STEPS: list[tuple[int, dict[str, Any]]] = [(1, {"recipe": recipe}) for recipe in ("paper", "fast", "large")]
+STEPS += [(1, {"recipe": "paper", "accumulate": 2}), (2, {"recipe": "paper"}), (2, {"recipe": "large"})]
+STEPS += [(2, {"recipe": "paper", "parallel": "towers"}), (2, {"recipe": "paper", "accumulate": 2})]
+
+
+@pytest.mark.parametrize(("gpus", "settings"), STEPS)
+def test_the_step_never_waits_for_the_gpu(gpus: int, settings: dict[str, Any], jpeg_shards: Path) -> None:
+    """`hybrid` does wait, for the other hosts, to know how many images they have."""
+    if torch.cuda.device_count() < gpus:
+        pytest.skip(f"needs {gpus} GPUs")
+    assert distributed.run(steps_without_waiting, gpus, str(jpeg_shards), settings)
 
 
 @pytest.mark.parametrize("gpus", [1, 2])

@@ -97,12 +97,15 @@ def folder(jpeg_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     for net in NETS:
         train(ALONE, **case(f"{net}-data-1", net))
+    train(ALONE, **case("accumulated-1", accumulate=2))
     train(ALONE, **case("stopped", stop_after=3))
     for parallel in ("towers", "hybrid"):
         shutil.copytree(folder / "stopped", folder / f"one-then-{parallel}")
     train(ALONE, **case("one-then-two", "onetower", stop_after=3))
     pairs = [case("accumulated", "onetower", accumulate=2), case("one-then-two", "onetower")]
     pairs += [case(f"{net}-{parallel}-2", net, parallel) for world, net, parallel in RUNS if world == 2]
+    pairs.append(case("towers-accumulated", "paper", "towers", accumulate=2))
+    pairs.append(case("hybrid-accumulated", "onetower", "hybrid", accumulate=2))
     for parallel in ("towers", "hybrid"):
         pairs.append(case(f"{parallel}-then-one", "paper", parallel, stop_after=5))
         pairs.append(case(f"one-then-{parallel}", "paper", parallel))
@@ -149,6 +152,12 @@ def test_a_checkpoint_goes_on_under_any_parallel(parallel: str, folder: Path) ->
 def test_two_processes_share_a_batch(name: str, folder: Path) -> None:
     """Each in two parts; and from the middle of an epoch on, where one process stopped."""
     assert_same(folder / name, folder / "onetower-data-1")
+
+
+def test_a_split_network_accumulates(folder: Path) -> None:
+    """Towers see the parts that one process would, and its dropout; hybrid's parts are others, of the same step."""
+    assert_same(folder / "towers-accumulated", folder / "accumulated-1")
+    assert_same(folder / "hybrid-accumulated", folder / "onetower-data-1")
 
 
 def test_eval_reads_a_towers_run(folder: Path) -> None:

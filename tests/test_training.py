@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.config import TrainConfig, batch_for, make_config
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.loading.loader import Batch
 from alexnet_fast.loading.plan import Rows
@@ -257,20 +257,50 @@ def test_a_compiled_network_takes_the_same_steps(jpeg_shards: Path, tmp_path: Pa
     assert actual == pytest.approx(expected, rel=1e-4)
 
 
+def test_few_images_take_a_smaller_batch(
+    jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A recipe's batch and rate are for a million images; what is given is kept."""
+    assert [batch_for(images, 1024) for images in (1_281_167, 20_480, 20_479, 9_469, 60)] == [1024, 1024, 512, 256, 32]
+    assert batch_for(60, 8) == 8
+    monkeypatch.setattr(loop, "train", lambda topology, config, run, resume: config)
+
+    def begun(name: str, **given: Any) -> TrainConfig:
+        return runs.train_in(CPU, tmp_path / name, {"shards": str(jpeg_shards), **given}, resume=False)  # type: ignore[return-value]
+
+    config = begun("a", recipe="fast")
+    assert (config.batch, config.lr) == (32, 0.4 * 32 / 1024)
+    assert capsys.readouterr().err == (
+        "60 training images are few: --batch 32 in place of the recipe's 1,024, learning rate 0.0125 in place of 0.4\n"
+    )
+    config = begun("b", recipe="fast", lr=0.1)
+    assert (config.batch, config.lr) == (32, 0.1)
+    assert capsys.readouterr().err.endswith("in place of the recipe's 1,024\n")
+    config = begun("c", recipe="fast", batch=50)
+    assert (config.batch, config.lr) == (50, 0.4 * 50 / 1024)
+    assert capsys.readouterr().err == ""
+
+
 def test_plateau_needs_a_val_split(image_folder: Path, tmp_path: Path) -> None:
     write(find_images(image_folder / "train"), tmp_path / "shards", Options(size=SIZE))
     with pytest.raises(InputError, match=r"no val split to tell when the top-1 stalls\. Shard with --val-fraction"):
         start(settings(tmp_path / "shards", "paper"), tmp_path / "run")
 
 
-def test_a_run_begins_with_another_network_s_layers(jpeg_shards: Path, tmp_path: Path) -> None:
+def test_a_run_begins_with_another_network_s_layers(
+    jpeg_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The sixth-conv net takes what the paper's has; conv6 is new; the head is kept, for the classes are the same."""
     small: dict[str, Any] = {"recipe": "paper", "epochs": 1, "lr": 1e-9, "bias_lr_factor": 1.0, "weight_decay": 0.0}
     start(settings(jpeg_shards, **small), tmp_path / "first")
     first = weights(tmp_path / "first")
     six = settings(jpeg_shards, **small, seed=1, arch="sixconv", init=str(tmp_path / "first"))
     start(six, tmp_path / "all")
+    convolutions = "conv1, conv2, conv3, conv4, conv5"
+    begun = f"begins with {convolutions}, fc6, fc7, fc8 of {tmp_path / 'first'}; newly drawn: conv6\n"
+    assert begun in capsys.readouterr().err
     start(replace(six, init_layers="conv"), tmp_path / "conv")
+    assert f"begins with {convolutions} of {tmp_path / 'first'}; newly drawn: conv6, fc6" in capsys.readouterr().err
     for run, layers in {"all": {"conv", "fc6", "fc7", "fc8"}, "conv": {"conv"}}.items():
         after = weights(tmp_path / run)
         for name, values in first.items():
@@ -287,6 +317,6 @@ def test_a_new_head_where_the_classes_are_others(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "a.pt", {"model": saved.state_dict(), "classes": classes, "config": config.as_dict()})
     others = [{"id": name, "name": name} for name in "abd"]
     taken = checkpoint.start_from(model, tmp_path / "a.pt", others)
-    assert set(saved.state_dict()) - set(taken) == {"classifier.fc8.weight", "classifier.fc8.bias"}
-    assert torch.equal(model.layers()["fc7"].weight, saved.layers()["fc7"].weight)
+    assert taken == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"]
+    assert all(torch.equal(model.layers()[name].weight, saved.layers()[name].weight) for name in taken)
     assert not torch.equal(model.layers()["fc8"].weight, saved.layers()["fc8"].weight)

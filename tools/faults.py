@@ -1,5 +1,7 @@
 """Kills `shard` and `train` by SIGKILL at random moments, goes on, and compares with a run that nothing disturbed.
 
+`train` in one process, and in two under torchrun: then one of the two, or torchrun with both.
+
     python -m tools.faults [--kills 100] [--seed 0] [--out tools/records/DATE_faults_HARDWARE]
 
 A moment is drawn evenly from the time that an undisturbed run takes; the same output is gone on with, and killed
@@ -10,12 +12,15 @@ the optimizer's state and each logged loss and accuracy must be the same bits.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,6 +34,7 @@ from alexnet_fast.training import checkpoint
 from alexnet_fast.training.metrics import write_json
 from tests.conftest import files
 from tests.test_crash import group_members
+from tests.test_elastic import children, kill
 
 SHARD = ["shard", "--size", "96", "--workers", "2", "--encoding", "jpeg"]
 TRAIN = ["train", "--gpus", "0", "--threads", "1", "--epochs", "6", "--batch", "16", "--precision", "fp32"]
@@ -109,6 +115,55 @@ def kill_train(shards: Path, folder: Path, kills: int, random: Random) -> Counte
     return counts
 
 
+def kill_processes(shards: Path, folder: Path, kills: int, random: Random) -> Counter[str]:
+    """torchrun starts both again by itself when it loses one; the same command goes on when it is lost too."""
+
+    def start_two(run: Path) -> subprocess.Popen[bytes]:
+        torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1000"]
+        variables = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # or it does not survive a restart
+        ours = ["-m", "alexnet_fast", "--", *TRAIN, "--shards", str(shards), "--run", str(run), "--resume"]
+        return subprocess.Popen(
+            [sys.executable, "-m", *torchrun, *ours],
+            env=variables,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
+        """Whether it ended by itself, which must be well."""
+        try:
+            assert process.wait(timeout=seconds) == 0, process.returncode
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    started = time.monotonic()
+    assert wait(start_two(folder / "whole"), FOREVER)
+    seconds, expected = time.monotonic() - started, what_was_learnt(folder / "whole")
+    counts = Counter[str]()
+    while counts["kills"] < kills:
+        run = folder / str(counts["outputs"])
+        process = start_two(run)
+        while counts["kills"] < kills and not wait(process, random.uniform(0, seconds)):
+            workers = children(process.pid)
+            counts["kills"] += 1
+            counts["while training" if (run / "log.jsonl").exists() else "while starting"] += 1
+            if workers and random.random() < 0.7:
+                counts["of one process"] += 1
+                with suppress(ProcessLookupError):
+                    os.kill(random.choice(workers), signal.SIGKILL)
+            else:
+                counts["of torchrun and both"] += 1
+                kill(process.pid)
+                process.wait()
+                process = start_two(run)
+        assert wait(process, FOREVER), "it hangs"
+        counts["outputs"] += 1
+        counts["other losses or weights"] += not same(what_was_learnt(run), expected)
+        shutil.rmtree(run)
+    return counts
+
+
 def what_was_learnt(run: Path) -> list[Any]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     log = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
@@ -140,9 +195,13 @@ def main(kills: int, seed: int, out: Path | None) -> None:
         shards = folder / "shards"
         undisturbed(*SHARD, "--src", folder / "images", "--out", shards)
         counts = {}
-        for what, kill, source in (("train", kill_train, shards), ("shard", kill_shard, folder / "images")):
+        for what, disturb, source in (
+            ("train", kill_train, shards),
+            ("train in two processes", kill_processes, shards),
+            ("shard", kill_shard, folder / "images"),
+        ):
             (folder / what).mkdir()
-            counts[what] = kill(source, folder / what, kills, Random(seed))
+            counts[what] = disturb(source, folder / what, kills, Random(seed))
             print(
                 f"{what}: {', '.join(f'{count:,} {name}' for name, count in sorted(counts[what].items()))}", flush=True
             )

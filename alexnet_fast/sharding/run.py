@@ -55,6 +55,8 @@ def shard(
             source = split_off(source, fraction, seed)
         counts = ", ".join(f"{len(images):,} {name}" for name, images in source.splits.items())
         progress.say(f"{counts} images of {len(source.classes):,} classes -> {' '.join(outs)}")
+        if "train" in source.splits and "val" not in source.splits:
+            progress.say("no val split, on which to measure how well a network does: --val-fraction 0.1 splits one off")
 
         def pool() -> Pool:
             return DaskWorkers(scheduler) if scheduler else Processes(workers or cores())

@@ -111,27 +111,30 @@ def find(path: Path) -> Path:
 
 
 def start_from(model: AlexNet, path: Path, classes: list[dict[str, str]], *, conv_only: bool = False) -> list[str]:
-    """Copies a checkpoint's parameters into those of `model` that have their name and shape; returns their names.
+    """Copies a checkpoint's parameters into those of `model` that have their name and shape; returns the layers whose
+    weights these are, by the paper's names.
 
     The last layer is taken only where the classes are the same. `conv_only`: convolutions alone, as the original's
     nets for the whole releases began. Raises InputError when nothing fits.
     """
     saved = load(find(path))
-    last = list(model.layers().values())[-1]
+    layers = model.layers()
+    last = list(layers.values())[-1]
     head = {name for name, p in model.named_parameters() if p is last.weight or p is last.bias}
     ours = model.state_dict()
-    taken = [
-        name
+    taken = {
+        name: values
         for name, values in saved["model"].items()
         if (name.startswith("features.") or not conv_only)
         and name in ours
         and ours[name].shape == values.shape
         and (name not in head or saved["classes"] == classes)
-    ]
+    }
     if not taken:
         raise InputError(f"{path} holds no layer of this network: it is {saved['config']['arch']}.")
-    model.load_state_dict({name: saved["model"][name] for name in taken}, strict=False)
-    return taken
+    model.load_state_dict(taken, strict=False)
+    begun = [parameter for name, parameter in model.named_parameters() if name in taken]
+    return [name for name, layer in layers.items() if any(layer.weight is parameter for parameter in begun)]
 
 
 def build_model(state: dict[str, Any]) -> AlexNet:

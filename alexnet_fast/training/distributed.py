@@ -102,15 +102,18 @@ def _work(worker: Callable[..., Any], gpus: int, rank: int, world: int, args: tu
         world_size=world,
         device_id=device if device.type == "cuda" else None,
     )
+    lost = False
     try:
         return worker(Topology(rank, world, device), *args)
     except RuntimeError as error:
-        if is_of_peers(error):
+        lost = isinstance(error, LostProcessError) or is_of_peers(error)
+        if lost and not isinstance(error, LostProcessError):
             reason = str(error).splitlines()[0]
             raise LostProcessError(f"another process, or its machine, has ended: {reason}") from error
         raise
     finally:
-        dist.destroy_process_group()
+        if not lost:  # else it would wait for work that the lost one was to take part in
+            dist.destroy_process_group()
 
 
 def average_gradients(model: nn.Module, topology: Topology, config: TrainConfig) -> nn.Module:
@@ -129,6 +132,7 @@ def average_gradients(model: nn.Module, topology: Topology, config: TrainConfig)
         static_graph=config.accumulate == 1,  # DDP documents it with a backward pass a step
     )
     wrapped.broadcast_buffers = False  # the argument warns in torch 2.13, its successor is not in 2.11
+    wrapped._set_ddp_runtime_logging_sample_rate(2**31 - 1)  # its timing waits for the GPU every 100th step
     if topology.device.type == "cuda" and config.precision == "bf16":
         wrapped.register_comm_hook(None, bf16_compress_hook)
     return wrapped

@@ -19,7 +19,7 @@ from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import Window, steps_per_epoch, training_rows
-from alexnet_fast.model.alexnet import build
+from alexnet_fast.model.alexnet import AlexNet, build
 from alexnet_fast.results.evaluate import Stopped, damage_note, evaluate
 from alexnet_fast.shardset import Pixels, ShardSet, Split
 from alexnet_fast.training import checkpoint, metrics
@@ -92,17 +92,19 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     }
 
     state = begin(config, len(classes), topology.device)
+    begun_with: list[str] = []
     if newest:
         path, saved = newest
         if saved.get("tars") != about["tars"]:
             raise InputError(f"{config.shards} is not the shard set that {path} was trained on. Give that as --shards.")
         restore(state, saved, path)
     elif config.init:
-        checkpoint.start_from(state.model, Path(config.init), classes, conv_only=config.init_layers == "conv")
+        begun_with = checkpoint.start_from(
+            state.model, Path(config.init), classes, conv_only=config.init_layers == "conv"
+        )
     done = state.epoch * steps + state.step
     if config.compile:
-        # On a GPU with CUDA graphs, which pay where a step's kernels are short. Not measured: no GPU was at hand.
-        state.model.compile(mode="reduce-overhead" if topology.device.type == "cuda" else None)
+        state.model.compile(mode="reduce-overhead" if uses_cuda_graphs(config, topology) else None)
     placed = place(state.model, state.optimizer, topology, config)
     state.model, state.optimizer, data = placed.model, placed.optimizer, placed.data
     if len(split) // steps < data.world * config.accumulate:
@@ -121,11 +123,16 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     whole_last = newest is not None and newest[0].name == "last.pt"
     if newest:
         why = "" if whole_last else f"; {run / 'last.pt'} is damaged or gone"
-        progress.say(f"going on from {newest[0]}: epoch {state.epoch + 1}, {done:,} steps done{why}")
+        where = (
+            f"epoch {state.epoch + 1}, {done:,} steps done" if state.epoch < config.epochs else "all epochs are done"
+        )
+        progress.say(f"going on from {newest[0]}: {where}{why}")
+    elif config.init:
+        new = [name for name in state.model.layers() if name not in begun_with]
+        progress.say(f"begins with {', '.join(begun_with)} of {config.init}; newly drawn: {', '.join(new) or 'none'}")
     saver = Saver(
         run=run,
         keep=config.keep,
-        placed=placed,
         first=topology.first,
         about=about,
         say=progress.say,
@@ -136,10 +143,9 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     window = metrics.Window(topology, loader, state.sums)
     told: list[str] = []
 
-    def end_epoch(train_loss: str) -> bool:
-        """Evaluates and keeps the best; whether that was stopped, so that it is still to come."""
+    def end_epoch(model: AlexNet, train_loss: str) -> bool:
+        """Evaluates the whole network and keeps the best; whether that was stopped, so that it is still to come."""
         if val is not None:
-            model, _ = placed.whole()
             share_buffers(model, topology)
             try:
                 accuracy = evaluate(
@@ -165,18 +171,19 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             state.top1s.append(accuracy.top1)
         state.epoch, state.step = state.epoch + 1, 0
         if val is not None:
-            saver.best(state, accuracy.top1)
+            saver.best(replace(state, model=model), accuracy.top1)
         return False
 
-    def save() -> None:
+    def save(model: AlexNet, optimizer: torch.optim.Optimizer) -> None:
         state.sums = window.pending()
-        saver.last(state, done)
+        saver.last(replace(state, model=model, optimizer=optimizer), done)
 
     with stop_signals() as stopped, progress, log, Ranks(topology):
         stop = False
         if state.step == steps:  # stopped in this epoch's evaluation
-            stop = end_epoch("")
-            save()
+            whole = placed.whole()
+            stop = end_epoch(whole[0], "")
+            save(*whole)
         for batch in () if stop else watched(loader, topology):
             window.begin()
             # --- the step: nothing here waits for the device
@@ -210,11 +217,12 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
                     log.add({"step": done, "epoch": state.epoch, **line, "damaged": len(told), **measured})
                 progress.update(done, _describe(line, state.epoch, config.epochs))
             started = perf_counter()
-            if ended:
-                rate = f"  train loss {line['loss']:.3f}  {line['images_per_second']:,.0f} images/s"
-                stop = end_epoch(rate) or stop
             if ended or stop or (config.save_every and done % config.save_every == 0):
-                save()
+                whole = placed.whole()  # once for all that looks at it: a network split over processes is sent for it
+                if ended:
+                    rate = f"  train loss {line['loss']:.3f}  {line['images_per_second']:,.0f} images/s"
+                    stop = end_epoch(whole[0], rate) or stop
+                save(*whole)
             window.pause(perf_counter() - started)
             if stop:
                 break
@@ -310,6 +318,16 @@ def best_precision(device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     has = torch.cpu.get_capabilities()
     return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "fp32"
+
+
+def uses_cuda_graphs(config: TrainConfig, topology: Topology) -> bool:
+    """Whether `compile` also replays the network's kernels as one graph, which spares the host their launches.
+
+    On one GPU alone: torch's graphs hold gradients in memory that the next pass overwrites, so a step in parts is
+    refused (pytorch issue 169545), and with DDP they have crashed in the evaluation (128218). Without `compile` nothing
+    is captured: steps differ by an image, which a captured one could not. None of it is measured: no GPU was at hand.
+    """
+    return topology.device.type == "cuda" and topology.world == 1 and config.accumulate == 1
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from alexnet_fast.errors import TrainingError
 from alexnet_fast.training import checkpoint
 from alexnet_fast.training.finite import check_weights
-from alexnet_fast.training.placement import Placement
 from alexnet_fast.training.state import State, snapshot
 
 
@@ -19,15 +18,14 @@ from alexnet_fast.training.state import State, snapshot
 class Saver:
     """Writes `last.pt`, keeps those before it as `step-N.pt`, and writes `best.pt`.
 
-    All processes call it together, since a network may be split over them; the `first` one writes. A save that fails
-    leaves the files as they were, is told once, and training goes on; `check` comes at the end. Weights that are not
-    finite are never saved (TrainingError).
+    It takes the whole network's state, which all processes have; the `first` one writes. A save that fails leaves the
+    files as they were, is told once, and training goes on; `check` comes at the end. Weights that are not finite are
+    never saved (TrainingError, in every process).
     """
 
     run: Path
     keep: int
     """Of those before last.pt."""
-    placed: Placement
     first: bool
     about: dict[str, Any]
     """What each checkpoint holds beside the state."""
@@ -41,12 +39,11 @@ class Saver:
 
     def last(self, state: State, done: int) -> None:
         """`done`: steps of the whole run."""
-        model, optimizer = self.placed.whole()
-        check_weights(model)
+        check_weights(state.model)
         if not self.first:
             return
         self._set_aside()
-        if self._save("last.pt", snapshot(replace(state, model=model, optimizer=optimizer))):
+        if self._save("last.pt", snapshot(state)):
             self.previous = done
             kept = checkpoint.kept(self.run)
             earlier = sorted(step for step in kept if step < done)  # later ones are of before a last.pt was damaged
@@ -55,9 +52,8 @@ class Saver:
 
     def best(self, state: State, top1: float) -> None:
         """Only where `top1`, of the validation images, is higher than that of the best.pt there is."""
-        model, _ = self.placed.whole()
-        check_weights(model)
-        content = {"model": model.state_dict(), "epoch": state.epoch}
+        check_weights(state.model)
+        content = {"model": state.model.state_dict(), "epoch": state.epoch}
         if self.first and top1 > self.best_top1 and self._save("best.pt", content):
             self.best_top1 = top1
 
