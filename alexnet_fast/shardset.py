@@ -259,11 +259,12 @@ class Split:
         self.encoding = manifest.encoding
         self.size = manifest.size
         self.pixels = manifest.pixels
+        listed = manifest.splits[name]
+        _allow_open_files(len(listed) + 1)
         self.index = load_index(folder / index_name(name))
         """(n,) of INDEX_DTYPE, memory-mapped: the processes of a machine share it."""
         self.raw = is_raw(self.index, self.encoding, self.size)
         """(n,) which images are stored as pixels."""
-        listed = manifest.splits[name]
         if len(self.index) != sum(tar.samples for tar in listed):
             raise InputError(
                 f"{folder / index_name(name)} lists {len(self.index):,} samples, the manifest "
@@ -274,7 +275,6 @@ class Split:
                 f"{folder / index_name(name)} does not fit its tars. Make the shard set again; "
                 f"alexnet-fast verify {folder} names what is damaged."
             )
-        _allow_open_files(len(listed))
         self._tars = tars or LocalTars(folder, listed)
         self._tar_files = [tar.file for tar in listed]
         self._asked = np.zeros(len(self.index), bool)
@@ -460,7 +460,7 @@ def load_index(path: Path) -> NDArray[np.void]:
 
 
 def _allow_open_files(more: int) -> None:
-    """Raises the process' own limit, as far as the system lets it: every mapped tar keeps a file open."""
+    """Raises the process' own limit, as far as the system lets it: every mapped tar or index keeps a file open."""
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if now != resource.RLIM_INFINITY:
         wanted = now + more if most == resource.RLIM_INFINITY else min(now + more, most)

@@ -394,6 +394,16 @@ def test_a_file_that_vanishes_is_rejected(image_folder: Path, tmp_path: Path) ->
     }
 
 
+def test_a_link_to_nowhere_is_rejected(image_folder: Path, tmp_path: Path) -> None:
+    """As on a disk whose images lie on another one that is not there."""
+    source = shutil.copytree(image_folder, tmp_path / "src")
+    (source / "train" / "n02_cube" / "gone.JPEG").symlink_to(tmp_path / "unmounted" / "gone.JPEG")
+    out = tmp_path / "out"
+    assert write(find_images(source), out).rejected == 1
+    (line,) = (json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines())
+    assert line == {"split": "train", "path": "train/n02_cube/gone.JPEG", "reason": "No such file or directory"}
+
+
 def test_a_record_that_speaks_of_another_tar_is_not_believed(image_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     source = find_images(image_folder)

@@ -43,7 +43,8 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def files(folder: Path) -> Iterator[str]:
-    """Regular files below `folder`, as paths relative to it; hidden ones (.DS_Store, .git/) are left out."""
+    """Regular files below `folder`, as paths relative to it, and links to nowhere, which will be rejected by name;
+    hidden ones (.DS_Store, .git/) are left out."""
     pending = [""]
     while pending:
         inside = pending.pop()
@@ -53,7 +54,7 @@ def files(folder: Path) -> Iterator[str]:
             path = f"{inside}/{entry.name}" if inside else entry.name
             if entry.is_dir(follow_symlinks=False):  # a link may lead in a circle
                 pending.append(path)
-            elif entry.is_file():  # not a pipe, which would wait for ever
+            elif entry.is_file() or not os.path.exists(entry.path):  # not a pipe, which would wait for ever
                 yield path
 
 
