@@ -27,7 +27,7 @@ from alexnet_fast.training import runs
 from alexnet_fast.training.distributed import Topology
 from alexnet_fast.training.loop import train
 
-SETTINGS: dict[str, Any] = {"arch": "onetower", "epochs": 3, "batch": 4, "lr": 0.0005, "dropout": 0.0, "hidden": 16}
+SETTINGS: dict[str, Any] = {"arch": "onetower", "epochs": 9, "batch": 4, "lr": 0.0005, "dropout": 0.0, "hidden": 16}
 SETTINGS |= {"crop": 64, "precision": "fp32", "threads": 1, "log_every": 1, "save_every": 4}
 STEPS = 15
 """Of an epoch: 60 images."""
@@ -162,8 +162,8 @@ def test_a_lost_machine_costs_the_steps_since_the_last_save(raw_shards: Path, tm
             reached = last_step(run)
             assert stays.wait(timeout=300) == 0, outputs[0].read_text()
 
-    said = re.findall(r"going on from .+last\.pt: epoch 2, (\d+) steps done", outputs[0].read_text())
-    assert len(said) == 1
+    said = re.findall(r"going on from .+last\.pt: epoch \d+, (\d+) steps done", outputs[0].read_text())
+    assert len(said) == 1, outputs[0].read_text()  # of the nine epochs some are left, however late this process looks
     assert 0 <= reached - int(said[0]) <= SETTINGS["save_every"]
     runs.create(tmp_path / "alone", make_config("fast", shards=str(raw_shards), **SETTINGS))
     train(Topology(0, 1, torch.device("cpu")), runs.reopen(tmp_path / "alone", {}), tmp_path / "alone", resume=False)
