@@ -21,7 +21,7 @@ import torch
 from alexnet_fast.config import TrainConfig, make_config
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.results import evaluate as evaluation
-from alexnet_fast.training import checkpoint, loop, runs
+from alexnet_fast.training import checkpoint, loop, placement, runs
 from alexnet_fast.training.distributed import Topology
 from alexnet_fast.training.log import Log
 from tests.conftest import Payload, interrupted
@@ -244,10 +244,10 @@ def test_a_network_is_gathered_once_for_all_that_looks_at_it(
     raw_shards: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over processes that takes as long as sending it: an epoch's evaluation, best.pt and last.pt have the same one."""
-    place, calls = loop.place, 0
+    calls = 0
 
     def counting(*args: Any) -> Any:
-        placed = place(*args)
+        placed = placement.place(*args)
 
         def gathered() -> Any:
             nonlocal calls

@@ -3,7 +3,11 @@
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ import pytest
 import yaml
 
 from alexnet_fast.cli import main
+from alexnet_fast.training import checkpoint
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 SLURM = sorted((TOOLS / "slurm").iterdir())
@@ -79,6 +84,62 @@ def test_slurm_shards_every_part(called: Call) -> None:
     params = parse(arguments)
     assert (params["part"], params["workers"]) == ((3, int(array[1])), 8)
     assert (params["src"], params["outs"]) == (Path("/imagenet"), ("/out",))
+
+
+SRUN = """#!/bin/sh
+while [ "${1#--}" != "$1" ]; do shift; done
+exec "$@"
+"""
+SCONTROL = """#!/bin/sh
+case "$1" in show) echo 127.0.0.1 ;; *) echo "$@" >> "$REQUESTS" ;; esac
+"""
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_slurm_trains_and_queues_itself_again(raw_shards: Path, tmp_path: Path) -> None:
+    """Two processes on the CPU, with stand-ins for srun and scontrol. Told that its time is over, it saves, asks to be
+    queued again and ends well; queued again, it goes on to the end."""
+    for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    run, requests, output = tmp_path / "a run", tmp_path / "requests", tmp_path / "output.txt"
+    job = next(str(number) for number in range(os.getpid() % 10_000, 20_000) if is_free(20_000 + number % 10_000))
+    variables = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "REQUESTS": str(requests),
+        **{"SLURM_JOB_ID": job, "SLURM_JOB_NODELIST": "node[1]", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "2"},
+    }
+    settings = ["arch=onetower", "hidden=16", "crop=64", "precision=fp32", "log_every=1", "threads=1"]
+    options = ["--gpus", "0", "--shards", str(raw_shards), "--batch", "4", "--epochs", "3"]
+    options += [word for setting in settings for word in ("--set", setting)]
+
+    def queued() -> subprocess.Popen[bytes]:
+        with output.open("wb") as file:
+            script = TOOLS / "slurm" / "train.sbatch"
+            return subprocess.Popen(
+                ["bash", script, run, *options], cwd=tmp_path, env=variables, stdout=file, stderr=file
+            )
+
+    with queued() as first:
+        while not (run / "log.jsonl").exists():
+            assert first.poll() is None, output.read_text()
+            time.sleep(0.05)
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(timeout=200) == 0, output.read_text()
+    assert requests.read_text() == f"requeue {job}\n"
+    saved = checkpoint.load(run / "last.pt")
+    assert saved["epoch"] < 3
+    with queued() as second:
+        assert second.wait(timeout=200) == 0, output.read_text()
+    assert f"going on from {run / 'last.pt'}: epoch {saved['epoch'] + 1}" in output.read_text()
+    assert checkpoint.load(run / "last.pt")["epoch"] == 3
+    assert requests.read_text() == f"requeue {job}\n"
 
 
 def documents() -> dict[str, dict[str, Any]]:

@@ -27,7 +27,7 @@ from alexnet_fast.training import runs
 from alexnet_fast.training.distributed import Topology
 from alexnet_fast.training.loop import train
 
-SETTINGS: dict[str, Any] = {"arch": "onetower", "epochs": 3, "batch": 4, "lr": 0.0005, "dropout": 0.0, "hidden": 16}
+SETTINGS: dict[str, Any] = {"arch": "onetower", "epochs": 9, "batch": 4, "lr": 0.0005, "dropout": 0.0, "hidden": 16}
 SETTINGS |= {"crop": 64, "precision": "fp32", "threads": 1, "log_every": 1, "save_every": 4}
 STEPS = 15
 """Of an epoch: 60 images."""
@@ -79,11 +79,14 @@ def two_machines() -> Iterator[tuple[Machine, Machine]]:
 def agent(
     machine: Machine, host: Machine, port: int, arguments: list[str], output: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """torchrun on one machine; the rendezvous is at `host`."""
+    """torchrun on one machine; the rendezvous is at `host`.
+
+    A machine that is silent for 12 s is taken for lost: of 3 s, other work on this one's cores made a living one so.
+    """
     rendezvous = ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "3", "--rdzv-backend", "c10d"]
     rendezvous += ["--rdzv-endpoint", f"{host.address}:{port}", "--local-addr", machine.address, "--rdzv-conf"]
     is_host = str(machine is host).lower()
-    rendezvous += [f"is_host={is_host},last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3"]
+    rendezvous += [f"is_host={is_host},last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=12"]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -149,7 +152,7 @@ def test_a_lost_machine_costs_the_steps_since_the_last_save(raw_shards: Path, tm
             agent(one, one, port, arguments, outputs[0]) as stays,
             agent(two, one, port, arguments, outputs[1]) as goes,
         ):
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while last_step(run) < STEPS + 6:
                 assert stays.poll() is None, outputs[0].read_text()
                 assert goes.poll() is None, outputs[1].read_text()
@@ -157,10 +160,10 @@ def test_a_lost_machine_costs_the_steps_since_the_last_save(raw_shards: Path, tm
                 time.sleep(0.02)
             kill(goes.pid)
             reached = last_step(run)
-            assert stays.wait(timeout=120) == 0, outputs[0].read_text()
+            assert stays.wait(timeout=300) == 0, outputs[0].read_text()
 
-    said = re.findall(r"going on from .+last\.pt: epoch 2, (\d+) steps done", outputs[0].read_text())
-    assert len(said) == 1
+    said = re.findall(r"going on from .+last\.pt: epoch \d+, (\d+) steps done", outputs[0].read_text())
+    assert len(said) == 1, outputs[0].read_text()  # of the nine epochs some are left, however late this process looks
     assert 0 <= reached - int(said[0]) <= SETTINGS["save_every"]
     runs.create(tmp_path / "alone", make_config("fast", shards=str(raw_shards), **SETTINGS))
     train(Topology(0, 1, torch.device("cpu")), runs.reopen(tmp_path / "alone", {}), tmp_path / "alone", resume=False)
