@@ -1,12 +1,12 @@
 """Bytes of any image file -> RGB square -> encoded bytes.
 
-One compiled function of ours decodes and resizes a JPEG row by row, with libjpeg-turbo and the arithmetic of torch's
-antialiased uint8. Where it cannot, or anything about a JPEG is odd, simplejpeg decodes the whole; it encodes, too, and
-Pillow reads everything else: measured side by side, tools/records/ has the numbers. Of an ImageNet photograph's 1.4 ms,
-1.1 are decoding (0.8 of it Huffman), 0.1 resizing and 0.2 encoding. Tried and left out: cropping before resizing
-(shifts by part of a pixel: -1.7 dB), decoding at 6/8 (-4 dB, and slower), libjpeg's fast DCT (-0.2 dB for 2 % of the
-time), decoding to YCbCr planes (saves 0.08 ms; encoding from planes nothing), decoders in Rust (zune 1.29 ms, edgefirst
-0.96), a Huffman decoder of our own with tables of one or two coefficients (0.8 ms), encoding in our function (nothing).
+One compiled function of ours decodes and resizes a JPEG row by row, with libjpeg-turbo, a Huffman decoder of ours
+below it, and the arithmetic of torch's antialiased uint8. Where it cannot, or anything about a JPEG is odd,
+simplejpeg decodes the whole; it encodes, too, and Pillow reads everything else: measured side by side, tools/records/
+has the numbers. Most of an ImageNet photograph's time is decoding, and of that most the coefficients. Tried and left
+out: cropping before resizing (shifts by part of a pixel: -1.7 dB), decoding at 6/8 (-4 dB, and slower), libjpeg's
+fast DCT (-0.2 dB for 2 % of the time), decoding to YCbCr planes (saves 0.08 ms of 1.4; encoding from planes nothing),
+decoders in Rust (zune 1.29 ms, edgefirst 0.96, libjpeg-turbo 1.07), encoding in our function (nothing).
 """
 
 from __future__ import annotations
