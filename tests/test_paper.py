@@ -15,6 +15,7 @@ from PIL import Image
 from alexnet_fast.cli import main
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.model.alexnet import build
 from alexnet_fast.paper import measures, runs, systems, table
 from alexnet_fast.paper.measures import BASE, Scores, epochs_to
 from alexnet_fast.paper.statistics import (
@@ -286,6 +287,16 @@ def test_pre_training_then_fine_tuning(small_shards: Path, tmp_path: Path) -> No
     name = "features.conv3.weight"
     assert (tuned[name] - big[name]).norm() < 0.5 * (fresh[name] - big[name]).norm()
     assert [claim["name"] for claim in claims_of(tmp_path / "out")[0]] == ["tuned"]
+
+
+def test_without_fc6_the_network_is_that_without_fc7() -> None:
+    """So one of them is trained."""
+    logits = []
+    for layer in ("fc6", "fc7"):
+        torch.manual_seed(0)
+        model = build(10, systems.configure(BASE, 0, "s", "b", {"without": layer, "hidden": 64})).eval()
+        logits.append(model(torch.arange(3 * 70 * 70.0).reshape(1, 3, 70, 70) % 255 - 127))
+    assert torch.equal(*logits)
 
 
 def test_the_list_names_every_claim() -> None:

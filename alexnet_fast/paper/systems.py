@@ -35,7 +35,12 @@ NETWORKS = {
     BASE: Network("the published net"),
     "no-dropout": Network("no dropout", {"dropout": 0.0}),
     "no-crops": Network("no random crops and mirror images", {"crops": False}),
-    **{f"no-{layer}": Network(f"{layer} left out", {"without": layer}) for layer in REMOVABLE},
+    **{
+        f"no-{layer}": Network(f"{layer} left out", {"without": layer})
+        for layer in REMOVABLE
+        if layer.startswith("conv")
+    },
+    "no-fc7": Network("fc6 or fc7 left out, which is the same network", {"without": "fc7"}),
     "half": Network("one GPU's half net", {"arch": "half"}),
     "no-lrn": Network("no local response normalisation", {"lrn": "none"}),
     "no-overlap": Network("pools of 2x2", {"pool": 2}),
@@ -103,8 +108,14 @@ CLAIMS = [
     _number("five-cnns", "five CNNs", "38.1 / 16.4 (2012)", FIVE),
     Claim("averaging", "averaging five lowers the error", "2.6 / 1.8 (2012)", FIVE, measures.averaging(FIVE)),
     *[
-        _lowers(f"no-{layer}", f"{layer} lowers", "about 2 (top-1; any of the middle layers)")
-        for layer in ("conv4", "conv3", "conv5", "conv2", "fc7", "fc6")
+        _lowers(network, f"{layer} lowers", "about 2 (top-1; any of the middle layers)")
+        for network, layer in [
+            ("no-conv4", "conv4"),
+            ("no-conv3", "conv3"),
+            ("no-conv5", "conv5"),
+            ("no-conv2", "conv2"),
+            ("no-fc7", "fc6 or fc7"),
+        ]
     ],
     _lowers("half", "two towers, not the half net, lower", "1.7 / 1.2 (2010)"),
     _lowers("no-lrn", "LRN lowers", "1.4 / 1.2 (2012)"),
