@@ -54,7 +54,8 @@ def paper_command(
     """Try every claim of the paper on your data: train the networks it takes, and write one table.
 
     Each network and seed has a run folder below --out. Stopped, the same command goes on; what is finished is not
-    done again, and the table shows all of it: OUT/paper.md, OUT/paper.json.
+    done again, and the table shows all of it: OUT/paper.md, OUT/paper.json. Beside it are the paper's figures 1, 3
+    and 4.
     """
     from alexnet_fast.paper import systems
 
@@ -71,7 +72,7 @@ def paper_command(
 
     import torch
 
-    from alexnet_fast.paper import runs, table
+    from alexnet_fast.paper import figures, runs, table
 
     gpus = int(torch.cuda.is_available()) if gpus is None else gpus
     experiment = runs.Experiment(out, shards, big, given)
@@ -85,8 +86,10 @@ def paper_command(
         return table.write(out, experiment, left_out)
 
     outcome = runs.run_all(experiment, chosen, seeds=seeds, gpus=gpus, budget=budget, say=say, keep=keep)
-    text = table.as_text(experiment.found(), outcome.left_out, width)
-    show(f"{text}\n{out / 'paper.md'}", keep(outcome.left_out), json_file)
+    found = experiment.found()
+    drawn = [] if outcome.stopped else figures.write(out, experiment, found, say)
+    text = table.as_text(found, outcome.left_out, width)
+    show("\n".join([text, str(out / "paper.md"), *map(str, drawn)]), keep(outcome.left_out), json_file)
     if outcome.stopped:
         say("Stopped; what is done is kept. Go on with the same command.")
         sys.exit(130)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from alexnet_fast.results import figures
@@ -17,6 +18,8 @@ from alexnet_fast.results.insight import Subject, confusion, drawn, guess, neigh
 from alexnet_fast.results.record import read
 from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training import checkpoint
+
+WHITE = (1.0, 1.0, 1.0, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +152,31 @@ def test_guesses_are_the_networks(subject: Subject) -> None:
         assert subject.shards.split("val").labels[place] == label
         expected = np.exp(logits[place]) / np.exp(logits[place]).sum()
         np.testing.assert_allclose(probability, expected, rtol=1e-4)
+
+
+def test_guesses_and_neighbours_are_drawn_as_found(subject: Subject) -> None:
+    names, seen, found = ["ball", "cube", "cone"], guess(subject, 5), neighbours(subject, 3, 4, 2000)
+    figure = Figure()
+    figures.draw_seen(figure, seen, names, columns=3)
+    assert len(figure.axes) == 2 * len(seen.labels) == 10
+    for i, (picture, bars) in enumerate(zip(figure.axes[::2], figure.axes[1::2], strict=True)):
+        assert (picture.images[0].get_array() == seen.images[i]).all()
+        assert picture.get_title() == names[seen.labels[i]]
+        assert [bar.get_width() for bar in bars.patches if isinstance(bar, Rectangle)] == sorted(
+            seen.probabilities[i].tolist(), reverse=True
+        )
+        filled = [text for text, bar in zip(bars.texts, bars.patches, strict=True) if bar.get_facecolor() != WHITE]
+        assert [text.get_text() for text in filled] == [names[seen.labels[i]]]
+
+    figure = Figure()
+    figures.draw_neighbours(figure, found, names)
+    rows = np.array(figure.axes).reshape(3, 5)
+    for i, row in enumerate(rows):
+        assert (row[0].images[0].get_array() == found.queries[i]).all()
+        assert row[0].get_title() == names[found.query_labels[i]]
+        for axes, image, label in zip(row[1:], found.images[i], found.labels[i], strict=True):
+            assert (axes.images[0].get_array() == image).all()
+            assert axes.get_title() == ("" if label == found.query_labels[i] else names[label])
 
 
 def test_confusion_is_counted_by_hand_and_drawn(subject: Subject) -> None:

@@ -1,6 +1,7 @@
 """The paper's claims: intervals and comparisons against hand-computed ones, and real runs on tiny shard sets."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from matplotlib.figure import Figure
 from PIL import Image
 
 from alexnet_fast.cli import main
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.model.alexnet import build
-from alexnet_fast.paper import measures, runs, systems, table
+from alexnet_fast.paper import figures, measures, runs, systems, table
 from alexnet_fast.paper.measures import BASE, Scores, epochs_to
 from alexnet_fast.paper.statistics import (
     FAILS,
@@ -219,6 +221,7 @@ def test_a_stopped_one_is_gone_on_with(small_shards: Path, tmp_path: Path, monke
     assert paper(small_shards, parts, *only).exit_code == 0
     assert len(calls) == 3
 
+    assert {path.name for path in whole.glob("*.png")} == {"figure3.png", "figure4.png"}
     claims, networks = claims_of(whole)
     assert [claim["name"] for claim in claims] == ["one-cnn", "views", "no-dropout"]
     accuracy = guess_checkpoints([whole / "base-0" / "last.pt"], 0, views=10).accuracy()
@@ -287,6 +290,42 @@ def test_pre_training_then_fine_tuning(small_shards: Path, tmp_path: Path) -> No
     name = "features.conv3.weight"
     assert (tuned[name] - big[name]).norm() < 0.5 * (fresh[name] - big[name]).norm()
     assert [claim["name"] for claim in claims_of(tmp_path / "out")[0]] == ["tuned"]
+
+
+def test_figure_1_is_the_training_error_of_both() -> None:
+    errors = {"ReLU": np.array([80.0, 40.0, 20.0]), "tanh": np.array([90.0, 70.0, 50.0])}
+    axes = Figure().add_subplot()
+    figures.draw_errors(axes, errors)
+    *curves, level = axes.lines
+    for curve, (name, each) in zip(curves, errors.items(), strict=True):
+        assert curve.get_label() == name
+        assert np.array_equal(curve.get_xydata(), list(enumerate(each, 1)))
+    assert np.array_equal(level.get_ydata(), [25, 25])
+
+
+def test_figures_of_what_is_there(trained_run: Path, raw_shards: Path, tmp_path: Path) -> None:
+    """Figure 1 waits for tanh; one that cannot be drawn is named and the others come."""
+    given = {"epochs": 2, "batch": 16, "hidden": 32}
+    experiment = runs.Experiment(tmp_path, str(raw_shards), None, given)
+    said: list[str] = []
+    assert figures.write(tmp_path, experiment, {}, said.append) == []
+    shutil.copytree(trained_run, tmp_path / "base-1")
+    found = {BASE: {1: made_up(9, 9)}}
+    drawn = figures.write(tmp_path, experiment, found, said.append)
+    assert [path.name for path in drawn] == ["figure3.png", "figure4.png"]
+    for path in drawn:
+        ink = np.asarray(Image.open(path).convert("L")) < 128
+        assert all(0.01 < half.mean() < 0.6 for half in np.array_split(ink, 2, axis=1))
+    state = checkpoint.load(tmp_path / "base-1" / "last.pt")
+    state["config"]["shards"] = "moved/away"
+    checkpoint.save(tmp_path / "base-1" / "last.pt", state)
+    found["tanh"] = {seed: made_up(9, 9) for seed in (0, 1)}
+    assert [path.name for path in figures.write(tmp_path, experiment, found, said.append)] == [
+        "figure1.png",
+        "figure3.png",
+    ]
+    (left_out,) = said
+    assert left_out.startswith("left out: figure4.png: moved/away is not a shard set")
 
 
 def test_without_fc6_the_network_is_that_without_fc7() -> None:

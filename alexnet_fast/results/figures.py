@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from alexnet_fast.files import written
-from alexnet_fast.results.insight import Seen, guess, open_subject
+from alexnet_fast.model.alexnet import AlexNet
+from alexnet_fast.results.insight import Neighbours, Seen, guess, open_subject
 from alexnet_fast.results.record import Record, labels, read
 
 COLUMNS, ROWS = 5, 2
@@ -31,17 +32,12 @@ def draw_run(run: Path, out: Path) -> None:
     """One PNG: loss and accuracy of the run above, ten validation images with their five best guesses below."""
     record, subject = read(run), open_subject(run)
     figure = Figure(figsize=(13, 12), layout="constrained")
-    grid = figure.add_gridspec(1 + 2 * ROWS, 2 * COLUMNS, height_ratios=[2.4, *(1.6, 1.0) * ROWS])
-    draw_loss(figure.add_subplot(grid[0, :COLUMNS]), [record])
-    draw_accuracy(figure.add_subplot(grid[0, COLUMNS:]), record)
-    seen = guess(subject, COLUMNS * ROWS)
-    for i in range(len(seen.labels)):
-        row, column = 1 + 2 * (i // COLUMNS), 2 * (i % COLUMNS)
-        picture = figure.add_subplot(grid[row, column : column + 2])
-        picture.imshow(seen.images[i])
-        picture.set_title(short(subject.names[seen.labels[i]]), fontsize=10, parse_math=False)
-        picture.axis("off")
-        draw_guesses(figure.add_subplot(grid[row + 1, column : column + 2]), seen, i, subject.names)
+    grid = figure.add_gridspec(2, 1, height_ratios=[2.4, 2.6 * ROWS])
+    above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
+    loss, accuracy = above.subplots(1, 2)
+    draw_loss(loss, [record])
+    draw_accuracy(accuracy, record)
+    draw_seen(below, guess(subject, COLUMNS * ROWS), subject.names, COLUMNS)
     with written(out) as temporary:
         figure.savefig(temporary, dpi=110)
 
@@ -96,6 +92,13 @@ def draw_kernels(figure: Figure, towers: list[NDArray[np.float32]]) -> None:
             axes.set_title(f"tower {number}", fontsize=10, loc="left")
 
 
+def conv1_pictures(model: AlexNet) -> list[NDArray[np.float32]]:
+    """Of a network's first layer, as `kernel_pictures` makes them."""
+    layers = model.layers()
+    towers = max(getattr(layer, "groups", 1) for layer in layers.values())
+    return kernel_pictures(layers["conv1"].weight.detach().numpy(), towers)
+
+
 def kernel_pictures(weights: NDArray[np.float32], towers: int) -> list[NDArray[np.float32]]:
     """(K, 3, 11, 11) -> RGB 0-1, a picture a tower: 16 kernels a row, white lines between.
 
@@ -121,16 +124,40 @@ def draw_confusion(axes: Axes, counts: NDArray[np.int64], names: list[str]) -> N
     axes.set(xlabel="taken for", ylabel="class")
 
 
+def draw_seen(figure: FigureBase, seen: Seen, names: list[str], columns: int) -> None:
+    """Images in rows, below each its five best guesses."""
+    rows = -(-len(seen.labels) // columns)
+    grid = figure.add_gridspec(2 * rows, columns, height_ratios=[1.6, 1.0] * rows)
+    for i, label in enumerate(seen.labels):
+        row, column = divmod(i, columns)
+        _draw_image(figure.add_subplot(grid[2 * row, column]), seen.images[i], names[label])
+        draw_guesses(figure.add_subplot(grid[2 * row + 1, column]), seen, i, names)
+
+
+def draw_neighbours(figure: FigureBase, found: Neighbours, names: list[str]) -> None:
+    """A row a query: first the query itself, with its class, then the nearest, with their classes where others."""
+    rows = figure.subplots(len(found.queries), 1 + found.images.shape[1], squeeze=False)
+    for i, row in enumerate(rows):
+        label = found.query_labels[i]
+        _draw_image(row[0], found.queries[i], names[label])
+        for axes, image, other in zip(row[1:], found.images[i], found.labels[i], strict=True):
+            _draw_image(axes, image, "" if other == label else names[other])
+
+
+def _draw_image(axes: Axes, image: NDArray[np.uint8], title: str) -> None:
+    axes.imshow(image)
+    axes.set_title(short(title), fontsize=10, parse_math=False)
+    axes.axis("off")
+
+
 def draw_guesses(axes: Axes, seen: Seen, i: int, names: list[str]) -> None:
-    """Horizontal bars of image i's five best guesses, the right one dark."""
+    """Horizontal bars of image i's five best guesses, the right one filled."""
     probability, label = seen.probabilities[i], seen.labels[i]
     best = np.argsort(probability)[::-1][:5]
-    colours = ["black" if one == label else "lightgrey" for one in best]
+    colours = ["darkgrey" if one == label else "white" for one in best]
     axes.barh(range(len(best)), probability[best], color=colours, edgecolor="grey")
     for place, one in enumerate(best):
-        inside = one == label and probability[one] > 0.5
-        colour = "white" if inside else "black"
-        axes.text(0.03, place, short(names[one]), va="center", fontsize=9, color=colour, parse_math=False)
+        axes.text(0.03, place, short(names[one]), va="center", fontsize=9, parse_math=False)
     axes.set(xlim=(0, 1), ylim=(len(best) - 0.5, -0.5), xticks=[], yticks=[])
 
 

@@ -225,19 +225,17 @@ def _curves(records: list[Record]) -> list[dict[str, Any]]:
 
 def _kernels(record: Record) -> dict[str, Any]:
     model = checkpoint.build_model(checkpoint.load(checkpoint.find(record.folder)))
-    layers = model.layers()
-    towers = max(getattr(layer, "groups", 1) for layer in layers.values())
-    weights = layers["conv1"].weight.detach().numpy()
-    pictures = figures.kernel_pictures(weights, towers)
+    pictures = figures.conv1_pictures(model)
+    kernels, towers = model.layers()["conv1"].weight.shape[0], len(pictures)
     height = sum(picture.shape[0] / picture.shape[1] * 7 + 0.35 for picture in pictures)
     figure = Figure(figsize=(7.2, height), layout="constrained")
     figures.draw_kernels(figure, pictures)
-    split = f", {len(weights) // towers} in each tower" if towers > 1 else ""
+    split = f", {kernels // towers} in each tower" if towers > 1 else ""
     caption = (
-        f"The {len(weights)} kernels of conv1{split}, 11x11 pixels in RGB. Each is scaled by its own largest weight; "
+        f"The {kernels} kernels of conv1{split}, 11x11 pixels in RGB. Each is scaled by its own largest weight; "
         "grey is 0."
     )
-    return _drawing(figure, f"{len(weights)} kernels of conv1", caption, png=True)
+    return _drawing(figure, f"{kernels} kernels of conv1", caption, png=True)
 
 
 def _guesses(subject: insight.Subject) -> list[dict[str, Any]]:

@@ -1,0 +1,73 @@
+"""The paper's figures 1, 3 and 4, of the networks that `paper` trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.files import written
+from alexnet_fast.paper.measures import BASE, FIGURE_1, Found
+from alexnet_fast.paper.runs import Experiment
+from alexnet_fast.paper.statistics import Array
+from alexnet_fast.results import insight
+from alexnet_fast.results.figures import conv1_pictures, draw_kernels, draw_neighbours, draw_seen
+from alexnet_fast.results.networks import open_network
+
+TANH = "tanh"
+GUESSES, QUERIES, NEAREST = 8, 5, 6
+"""As many as the paper's Figure 4 has."""
+SEARCHED = 2000
+"""Training images among which the neighbours are looked for, at most."""
+
+
+def write(out: Path, experiment: Experiment, found: Found, say: Callable[[str], None]) -> list[Path]:
+    """Draws, into the folder `out`, the figures whose networks are done: of the first seed that is. Returns the files;
+    says why one could not be drawn."""
+    figures: dict[str, Callable[[Figure], None]] = {}
+    if seeds := sorted(found.get(BASE, {}).keys() & found.get(TANH, {}).keys()):
+        errors = {"ReLU": found[BASE][seeds[0]].errors, TANH: found[TANH][seeds[0]].errors}
+        figures["figure1.png"] = lambda figure: draw_errors(figure.add_subplot(), errors)
+    if found.get(BASE):
+        last = experiment.run(BASE, min(found[BASE])).folder / "last.pt"
+        figures["figure3.png"] = lambda figure: _kernels(figure, last)
+        figures["figure4.png"] = lambda figure: _guesses_and_neighbours(figure, last)
+    drawn = []
+    for name, draw in figures.items():
+        figure = Figure(layout="constrained")
+        try:
+            draw(figure)
+            with written(out / name) as temporary:
+                figure.savefig(temporary, dpi=150)
+            drawn.append(out / name)
+        except (InputError, TrainingError, OSError) as error:
+            say(f"left out: {name}: {error}")
+    return drawn
+
+
+def draw_errors(axes: Axes, errors: dict[str, Array]) -> None:
+    """`errors`: training error by epoch, per cent, of two networks. Dotted: where Figure 1 counts the epochs."""
+    for (name, each), style in zip(errors.items(), ("-", "--"), strict=True):
+        axes.plot(range(1, len(each) + 1), each, style, marker="o", markersize=3, color="black", label=name)
+    axes.axhline(FIGURE_1, color="grey", linestyle=":")
+    axes.set(xlabel="epoch", ylabel="training error, per cent", xlim=(0, None), ylim=(0, 100))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.legend()
+
+
+def _kernels(figure: Figure, last: Path) -> None:
+    figure.set_size_inches(7.2, 3.8)
+    draw_kernels(figure, conv1_pictures(open_network(last).model))
+
+
+def _guesses_and_neighbours(figure: Figure, last: Path) -> None:
+    subject = insight.open_subject(last)
+    figure.set_size_inches(16, 7.5)
+    grid = figure.add_gridspec(1, 2)
+    left, right = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
+    draw_seen(left, insight.guess(subject, GUESSES), subject.names, columns=GUESSES // 2)
+    draw_neighbours(right, insight.neighbours(subject, QUERIES, NEAREST, SEARCHED), subject.names)
