@@ -162,8 +162,9 @@ def test_guesses_and_neighbours_are_drawn_as_found(subject: Subject) -> None:
     for i, (picture, bars) in enumerate(zip(figure.axes[::2], figure.axes[1::2], strict=True)):
         assert (picture.images[0].get_array() == seen.images[i]).all()
         assert picture.get_title() == names[seen.labels[i]]
-        widths = [bar.get_bbox().width for bar in bars.patches if isinstance(bar, Rectangle)]
-        assert widths == sorted(seen.probabilities[i].tolist(), reverse=True)
+        assert [bar.get_width() for bar in bars.patches if isinstance(bar, Rectangle)] == sorted(
+            seen.probabilities[i].tolist(), reverse=True
+        )
         filled = [text for text, bar in zip(bars.texts, bars.patches, strict=True) if bar.get_facecolor() != WHITE]
         assert [text.get_text() for text in filled] == [names[seen.labels[i]]]
 

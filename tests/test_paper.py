@@ -299,8 +299,8 @@ def test_figure_1_is_the_training_error_of_both() -> None:
     *curves, level = axes.lines
     for curve, (name, each) in zip(curves, errors.items(), strict=True):
         assert curve.get_label() == name
-        assert np.asarray(curve.get_xydata()).tolist() == [[epoch, error] for epoch, error in enumerate(each, 1)]
-    assert level.get_ydata() == [25, 25]
+        assert np.array_equal(curve.get_xydata(), list(enumerate(each, 1)))
+    assert np.array_equal(level.get_ydata(), [25, 25])
 
 
 def test_figures_of_what_is_there(trained_run: Path, raw_shards: Path, tmp_path: Path) -> None:
