@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import yaml
 
 from alexnet_fast.cli import main
 from alexnet_fast.training import checkpoint
+from tests.test_elastic import kill
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 SLURM = sorted((TOOLS / "slurm").iterdir())
@@ -119,12 +121,17 @@ def test_slurm_trains_and_queues_itself_again(raw_shards: Path, tmp_path: Path) 
     options = ["--gpus", "0", "--shards", str(raw_shards), "--batch", "4", "--epochs", "3"]
     options += [word for setting in settings for word in ("--set", setting)]
 
-    def queued() -> subprocess.Popen[bytes]:
-        with output.open("wb") as file:
-            script = TOOLS / "slurm" / "train.sbatch"
-            return subprocess.Popen(
-                ["bash", script, run, *options], cwd=tmp_path, env=variables, stdout=file, stderr=file
-            )
+    @contextmanager
+    def queued() -> Iterator[subprocess.Popen[bytes]]:
+        command: list[str | Path] = ["bash", TOOLS / "slurm" / "train.sbatch", run, *options]
+        with (
+            output.open("wb") as file,
+            subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=file, stderr=file) as process,
+        ):
+            try:
+                yield process
+            finally:
+                kill(process.pid)
 
     with queued() as first:
         while not (run / "log.jsonl").exists():

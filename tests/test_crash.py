@@ -42,7 +42,9 @@ class Here:
 def write_and_die(out, moment):
     pid = os.fork()
     if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert code in (0, -signal.SIGKILL), code
+        return code
     left = moment
     def hook(event, arguments):
         nonlocal left
@@ -62,7 +64,7 @@ while True:
     if write_and_die(out, moment) == 0:
         break
     kills += 1
-    while write_and_die(out, draw.randrange(5, 60)):  # the second run may be killed as well, and the third
+    while write_and_die(out, draw.randrange(5, 150)):  # the second run may be killed as well, and the third
         kills += 1
 print(kills, moment)
 """
