@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 BASELINE, EXTENDED, PROGRESSIVE = 0xC0, 0xC1, 0xC2
-"""Kinds. Others are lossless or arithmetic."""
+"""Kinds. Others are lossless, hierarchical or arithmetic."""
+
+ARITHMETIC = range(0xC9, 0xD0)
 
 MAX_SCANS = 200
 """Of one JPEG: every scan passes over the whole image, and a small file can hold thousands. Cameras write 10."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from alexnet_fast.sharding import resize_kernel
-from alexnet_fast.sharding.jpeg_header import BASELINE, MAX_SCANS, read_frame, scans
+from alexnet_fast.sharding.jpeg_header import ARITHMETIC, BASELINE, MAX_SCANS, read_frame, scans
 
 MAX_PIXELS = 178_956_970
 """Larger images are refused: a small file can claim any size, and decoding it would take all memory. Pillow's limit."""
@@ -108,8 +108,9 @@ def square_with_torch(image: RGB, height: int, width: int, size: int) -> RGB:
     """As `resize_kernel.square`, with the same result."""
     import torch
 
+    image = np.require(image, requirements=["C", "W"])  # torch warns of arrays it may not write to
     # Batched first, permuted second: with these strides torch keeps the channels last, at half the time.
-    nchw = torch.from_numpy(np.ascontiguousarray(image))[None].permute(0, 3, 1, 2)
+    nchw = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(nchw, (height, width), mode="bilinear", antialias=True)
     top, left = (height - size) // 2, (width - size) // 2
     square = resized[0].permute(1, 2, 0).numpy()[top : top + size, left : left + size]
@@ -124,7 +125,10 @@ def decode(data: bytes, min_side: int) -> RGB:
     data = unpack(data)
     if data[:2] != b"\xff\xd8":
         return _decode_with_pillow(data, min_side)
-    found = scans(data, read_frame(data))
+    frame = read_frame(data)
+    if frame.kind in ARITHMETIC:  # libjpeg-turbo reads Huffman codes as such without a warning
+        raise ValueError("a JPEG of arithmetic codes, which are not supported, or one with a damaged header")
+    found = scans(data, frame)
     if found > MAX_SCANS:
         raise ValueError(f"a JPEG of {found:,} scans, more than the limit of {MAX_SCANS}")
     # Odd but readable files are Pillow's to judge; damaged and too large ones fail there too.
@@ -180,7 +184,7 @@ def _decode_with_pillow(data: bytes, min_side: int) -> RGB:
                 if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip at 255
                     grey = np.asarray(image, dtype=np.int64) >> 8
                     return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-                return np.array(image.convert("RGB"))  # a copy: torch warns of arrays it may not write to
+                return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except UnidentifiedImageError as error:  # Pillow's text holds an address, another one each run
         raise ValueError(_why_unknown(data)) from error
     except Exception as error:  # Pillow's plugins raise many kinds on damaged files
