@@ -1,14 +1,15 @@
 """Schedules and parameter groups against hand-computed numbers and a plain loop."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alexnet_fast.config import TrainConfig, make_config
 from alexnet_fast.errors import InputError
-from alexnet_fast.model.alexnet import bn
+from alexnet_fast.model.alexnet import bn, paper
 from alexnet_fast.training.optim import learning_rate, make_optimizer, set_learning_rates
 
 PAPER = make_config("paper")
@@ -140,7 +141,7 @@ def test_fused_step_is_the_plain_loop_s() -> None:
     assert ours.defaults["fused"]
     groups = make_optimizer(models[1], config).param_groups
     plain = torch.optim.SGD(
-        [{key: group[key] for key in ("params", "weight_decay", "kind", "conv1")} for group in groups],
+        [{key: group[key] for key in ("params", "weight_decay", "kind", "conv1", "rate")} for group in groups],
         lr=config.lr,
         momentum=config.momentum,
         foreach=False,
@@ -154,6 +155,38 @@ def test_fused_step_is_the_plain_loop_s() -> None:
             optimizer.step()
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lars"])
+def test_dropout_learns_as_in_the_original(optimizer: str) -> None:
+    """Kept units as they are in training, all halved when testing: written out, from the same draw of weights."""
+    config = make_config("paper", optimizer=optimizer, precision="fp32", hidden=24, dropout=0.3, lr=0.02)
+    model = paper(5, config)
+    original = {name: layer for name, layer in deepcopy(model).layers().items() if name.startswith("fc")}
+    for name in ("fc7", "fc8"):
+        original[name].weight.data /= 0.7
+    ours, theirs = make_optimizer(model, config), make_optimizer(nn.ModuleDict(original), config)
+    x, labels = torch.randn(16, 9216), torch.randint(5, (16,))
+
+    def in_original(masks: list[Tensor | float]) -> Tensor:
+        seven = original["fc6"](x).relu() * masks[0]
+        return original["fc8"](original["fc7"](seven).relu() * masks[1])  # type: ignore[no-any-return]
+
+    for step in range(6):
+        torch.manual_seed(step)
+        logits = model.classifier(x)
+        torch.manual_seed(step)
+        masks = [nn.functional.dropout(torch.ones(16, 24), 0.3) * 0.7 for _ in range(2)]
+        expected = in_original([*masks])
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+        for of, outputs in ((ours, logits), (theirs, expected)):
+            of.zero_grad()
+            nn.functional.cross_entropy(outputs, labels).backward()
+            set_learning_rates(of, config, 0.0)
+            of.step()
+    model.eval()
+    torch.testing.assert_close(model.classifier(x), in_original([0.7, 0.7]), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(model.classifier(x), in_original([1.0, 1.0]), atol=1e-3)
 
 
 def test_batch_scales_the_recipe_s_rate_unless_one_is_given() -> None:

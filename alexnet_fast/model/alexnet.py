@@ -33,13 +33,18 @@ POOLED = (6, 6)
 
 
 class AlexNet(nn.Module):
-    """`features` (N, 3, S, S) -> (N, 256, 6, 6), `classifier` -> (N, classes) logits."""
+    """`features` (N, 3, S, S) -> (N, 256, 6, 6), `classifier` -> (N, classes) logits.
 
-    def __init__(self, features: nn.Sequential, classifier: nn.Sequential) -> None:
+    `original_dropout`: its weights are to learn as in the original, which leaves the units that dropout keeps as they
+    are in training, and halves all when testing; torch doubles the kept ones in training.
+    """
+
+    def __init__(self, features: nn.Sequential, classifier: nn.Sequential, *, original_dropout: bool = False) -> None:
         super().__init__()
         self.features = features
         self.avgpool = nn.AdaptiveAvgPool2d(POOLED)
         self.classifier = classifier
+        self.original_dropout = original_dropout
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.columns(x))  # type: ignore[no-any-return]
@@ -64,6 +69,21 @@ class AlexNet(nn.Module):
                 numbered = f"{'conv' if isinstance(m, nn.Conv2d) else 'fc'}{len(layers) + 1}"
                 layers[numbered if name.isdigit() else name] = m
         return layers
+
+    def kept_shares(self) -> dict[Tensor, float]:
+        """Of each weight that reads units behind a dropout: the share of them that is kept, where they learn so.
+
+        Then the weight is the original's times this share, and what the net computes is the same, in training too.
+        It stays so through every step if the rate is the original's times the share's square and the decay divided
+        by it: the gradient is the original's divided by the share.
+        """
+        shares, share = {}, 1.0
+        for layer in self.classifier if self.original_dropout else ():
+            if isinstance(layer, nn.Dropout):
+                share = 1 - layer.p
+            elif isinstance(layer, nn.Linear):
+                shares[layer.weight], share = share, 1.0
+        return shares
 
 
 def paper(classes: int, config: TrainConfig = DEFAULTS) -> AlexNet:
@@ -141,7 +161,7 @@ def _paper_net(classes: int, config: TrainConfig, widths: list[int], towers: int
 
     conv1 sees 3 zero pixels (the mean, after subtraction) past the right and lower edge, which is how 224 px and no
     padding give 55 = 1 + ceil((224 - 11) / 4). conv3 and conv6 see the maps of both towers, the others their own.
-    `as_caffe`: ReLU before the LRN in layer 1 too, and LRN over all maps with k = 1.
+    `as_caffe`: ReLU before the LRN in layer 1 too, and LRN over all maps with k = 1; and dropout as torch has it.
     """
     features: OrderedDict[str, nn.Module] = OrderedDict()
     classifier: OrderedDict[str, nn.Module] = OrderedDict()
@@ -195,7 +215,10 @@ def _paper_net(classes: int, config: TrainConfig, widths: list[int], towers: int
         classifier["bottleneck"] = nn.Linear(units, config.bottleneck)
         units = config.bottleneck
     classifier["fc8"] = nn.Linear(units, classes)
-    model = _initialise(AlexNet(nn.Sequential(features), nn.Sequential(classifier)))
+    model = _initialise(AlexNet(nn.Sequential(features), nn.Sequential(classifier), original_dropout=not as_caffe))
+    with torch.no_grad():
+        for weight, share in model.kept_shares().items():
+            weight.mul_(share)
     if config.activation == "tanh":
         _keep_from_saturating(model)
     return model

@@ -34,7 +34,8 @@ def tower(model: AlexNet, peers: Peers) -> AlexNet:
     classifier = _split(model.classifier, peers, is_part=True)
     last = len(list(model.layers().values())[-1].weight)
     classifier["gather_logits"] = Gather(peers, last, replicated=True)
-    return AlexNet(nn.Sequential(_split(model.features, peers, is_part=False)), nn.Sequential(classifier))
+    features = _split(model.features, peers, is_part=False)
+    return AlexNet(nn.Sequential(features), nn.Sequential(classifier), original_dropout=model.original_dropout)
 
 
 class HybridNet(AlexNet):
@@ -49,7 +50,7 @@ class HybridNet(AlexNet):
         classifier = _split(model.classifier, peers, is_part=False)
         last = len(list(model.layers().values())[-1].weight)
         classifier["gather_logits"] = Gather(peers, last)
-        super().__init__(nn.Sequential(features), nn.Sequential(classifier))
+        super().__init__(nn.Sequential(features), nn.Sequential(classifier), original_dropout=model.original_dropout)
         self.peers = peers
         for p in self.classifier.parameters():
             p.register_hook(lambda gradient: gradient / peers.world)
@@ -73,12 +74,12 @@ class Gather(nn.Module):
         return self.peers.gather(columns, -1, self.sizes, self.replicated).movedim(-1, 1)
 
 
-class PartDropout(nn.Module):
+class PartDropout(nn.Dropout):
     """Dropout of this process' units, by the mask that one process with all `width` of them would draw."""
 
     def __init__(self, p: float, peers: Peers, width: int) -> None:
-        super().__init__()
-        self.p, self.width, self.own = p, width, peers.own(width)
+        super().__init__(p)
+        self.width, self.own = width, peers.own(width)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:

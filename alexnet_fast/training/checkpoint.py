@@ -15,7 +15,7 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.files import written
 from alexnet_fast.model.alexnet import AlexNet, build
 
-VERSION = 2
+VERSION = 3
 """Of the layout: what is under which key."""
 
 

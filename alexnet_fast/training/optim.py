@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from alexnet_fast.config import TrainConfig
+from alexnet_fast.model.alexnet import AlexNet
 
 STEPS_FACTOR, STEPS_PHASES = 250.0, 4
 """cuda-convnet2's schedule of weights: /250 in all over four equal phases (each step /6.3) ..."""
@@ -23,20 +24,22 @@ CONV1_SLOW = 0.1
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD or LARS. Weights are decayed; biases and batch norm are not; conv1's have groups of their own.
+    """SGD or LARS. Weights are decayed; biases and batch norm are not; conv1's have groups of their own, and those that
+    read dropped out units (see `AlexNet.kept_shares`).
 
     torch multiplies the velocity by the learning rate, the paper the gradient; the two differ only for the few
     steps after the rate changes.
     """
     conv1 = next((set(m.parameters()) for m in model.modules() if isinstance(m, nn.Conv2d)), set())
-    groups = []
-    for first in (False, True):
-        of = [p for p in model.parameters() if (p in conv1) == first]
-        kinds = {"weights": [p for p in of if p.ndim > 1], "biases": [p for p in of if p.ndim <= 1]}
-        for kind, parameters in kinds.items():
-            decay = config.weight_decay if kind == "weights" else 0.0
-            if parameters:
-                groups.append({"params": parameters, "weight_decay": decay, "kind": kind, "conv1": first})
+    shares = model.kept_shares() if isinstance(model, AlexNet) else {}
+    members: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
+    for p in model.parameters():
+        members.setdefault((p in conv1, p.ndim <= 1, shares.get(p, 1.0)), []).append(p)
+    groups: list[dict[str, Any]] = []
+    for (first, is_bias, kept), parameters in sorted(members.items(), key=lambda item: item[0]):
+        kind, decay = ("biases", 0.0) if is_bias else ("weights", config.weight_decay / kept**2)
+        rate = 1.0 if config.optimizer == "lars" else kept**2  # of lars the rate follows from the norms
+        groups.append({"params": parameters, "weight_decay": decay, "kind": kind, "conv1": first, "rate": rate})
     if config.optimizer == "lars":
         return Lars(groups, config.momentum, config.trust)
     # With a loss scaler a skipped first step leaves the fused kernel's momentum uninitialised (torch 2.13).
@@ -79,7 +82,7 @@ def set_learning_rates(
     conv1 = 0.0 if done >= config.conv1_freeze else CONV1_SLOW if done >= config.conv1_slow else 1.0
     for group in optimizer.param_groups:
         rate = learning_rate(config, progress, top1s, biases=group["kind"] == "biases")
-        group["lr"] = rate * conv1 if group["conv1"] else rate
+        group["lr"] = rate * group["rate"] * (conv1 if group["conv1"] else 1.0)
 
 
 def learning_rate(config: TrainConfig, progress: float, top1s: Sequence[float] = (), *, biases: bool = False) -> float:
