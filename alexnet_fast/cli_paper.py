@@ -21,10 +21,10 @@ class DurationType(click.ParamType[float]):
     name = "TIME"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?) ?(h|min|s)", str(value), re.ASCII)
+        match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?) ?(h|min|m|s)", str(value), re.ASCII)
         if match is None:
             self.fail(f"{value!r} is not a time like 2h, 90min or 1.5h.", param, ctx)
-        return float(match[1]) * {"h": 3600, "min": 60, "s": 1}[match[2]]
+        return float(match[1]) * {"h": 3600, "min": 60, "m": 60, "s": 1}[match[2]]
 
 
 @click.command("paper")
