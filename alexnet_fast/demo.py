@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from shlex import quote
 from time import perf_counter
 from typing import Any
 
@@ -38,20 +39,20 @@ def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tupl
     with Progress("demo", 1) as progress:
         progress.say(f"1/4  drawing sample images: {images}")
         draw_samples(images, train_per_class=train_per_class)
-        progress.say(f"2/4  alexnet-fast shard --src {images} --out {shards} --size 96")
+        progress.say(f"2/4  alexnet-fast shard --src {quote(str(images))} --out {quote(str(shards))} --size 96")
         output = open_output([str(shards)])
         write_shard_set(find_images(images), output, Options(size=96), lambda: Processes(cores()))
         gpus = int(torch.cuda.is_available())
         progress.say(
             f"3/4  alexnet-fast train --gpus {gpus} --recipe fast --epochs {epochs} --batch 64 "
-            f"--shards {shards} --run {run}"
+            f"--shards {quote(str(shards))} --run {quote(str(run))}"
         )
     config = make_config("fast", shards=str(shards), epochs=epochs, batch=64)
     runs.create(run, config)
     result = distributed.run(loop.train, gpus, config, run, False)
     if not result.finished:
         raise TrainingError("the demo was stopped. Start it again to see the rest.")
-    progress.say(f"4/4  alexnet-fast eval {run}")
+    progress.say(f"4/4  alexnet-fast eval {quote(str(run))}")
     accuracy = guess_checkpoints([run], gpus).accuracy()
     assert accuracy is not None  # every sample image has a label
 

@@ -64,7 +64,7 @@ while True:
     if write_and_die(out, moment) == 0:
         break
     kills += 1
-    while write_and_die(out, draw.randrange(5, 150)):  # the second run may be killed as well, and the third
+    while write_and_die(out, draw.randrange(5, 400)):  # the second run may be killed as well, and the third
         kills += 1
 print(kills, moment)
 """
