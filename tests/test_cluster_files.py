@@ -8,8 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import yaml
 
 from alexnet_fast.cli import main
 from alexnet_fast.training import checkpoint
-from tests.test_elastic import kill
+from tests.test_elastic import running
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 SLURM = sorted((TOOLS / "slurm").iterdir())
@@ -121,19 +120,8 @@ def test_slurm_trains_and_queues_itself_again(raw_shards: Path, tmp_path: Path) 
     options = ["--gpus", "0", "--shards", str(raw_shards), "--batch", "4", "--epochs", "3"]
     options += [word for setting in settings for word in ("--set", setting)]
 
-    @contextmanager
-    def queued() -> Iterator[subprocess.Popen[bytes]]:
-        command: list[str | Path] = ["bash", TOOLS / "slurm" / "train.sbatch", run, *options]
-        with (
-            output.open("wb") as file,
-            subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=file, stderr=file) as process,
-        ):
-            try:
-                yield process
-            finally:
-                kill(process.pid)
-
-    with queued() as first:
+    command = ["bash", str(TOOLS / "slurm" / "train.sbatch"), str(run), *options]
+    with running(command, output, variables, tmp_path) as first:
         while not (run / "log.jsonl").exists():
             assert first.poll() is None, output.read_text()
             time.sleep(0.05)
@@ -142,7 +130,7 @@ def test_slurm_trains_and_queues_itself_again(raw_shards: Path, tmp_path: Path) 
     assert requests.read_text() == f"requeue {job}\n"
     saved = checkpoint.load(run / "last.pt")
     assert saved["epoch"] < 3
-    with queued() as second:
+    with running(command, output, variables, tmp_path) as second:
         assert second.wait(timeout=200) == 0, output.read_text()
     assert f"going on from {run / 'last.pt'}: epoch {saved['epoch'] + 1}" in output.read_text()
     assert checkpoint.load(run / "last.pt")["epoch"] == 3

@@ -95,9 +95,18 @@ def agent(
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     command = [*machine.enter, sys.executable, "-m", "torch.distributed.run", *rendezvous, "-m", "alexnet_fast", "--"]
+    with running([*command, *arguments], output, environment) as process:
+        yield process
+
+
+@contextmanager
+def running(
+    command: list[str], output: Path, environment: dict[str, str], folder: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """What it prints goes to `output`; killed in the end with all that it started."""
     with (
         output.open("wb") as file,
-        subprocess.Popen([*command, *arguments], stdout=file, stderr=file, env=environment) as process,
+        subprocess.Popen(command, cwd=folder, stdout=file, stderr=file, env=environment) as process,
     ):
         try:
             yield process

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from alexnet_fast.cli import main
+from alexnet_fast.cli_paper import DurationType
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.model.alexnet import build
@@ -244,6 +246,14 @@ def test_a_budget_leaves_out_and_says_so(small_shards: Path, tmp_path: Path, mon
     assert "of 2 runs about 1 fit into 1 min: no-dropout seed 0" in result.output
     assert not (tmp_path / "base-0").exists()
     assert (tmp_path / "no-dropout-0" / "scores.npz").is_file()
+
+
+def test_times_of_a_budget() -> None:
+    for text, seconds in {"90s": 90, "90m": 5400, "90min": 5400, "90 min": 5400, "1.5h": 5400}.items():
+        assert DurationType().convert(text, None, None) == seconds
+    for text in ("90", "90x", "m", "-1h", "1h30m"):
+        with pytest.raises(click.BadParameter, match="is not a time like"):
+            DurationType().convert(text, None, None)
 
 
 def test_the_clock_learns_from_the_runs(small_shards: Path, tmp_path: Path) -> None:

@@ -216,9 +216,6 @@ def _paper_net(classes: int, config: TrainConfig, widths: list[int], towers: int
         units = config.bottleneck
     classifier["fc8"] = nn.Linear(units, classes)
     model = _initialise(AlexNet(nn.Sequential(features), nn.Sequential(classifier), original_dropout=not as_caffe))
-    with torch.no_grad():
-        for weight, share in model.kept_shares().items():
-            weight.mul_(share)
     if config.activation == "tanh":
         _keep_from_saturating(model)
     return model
@@ -253,9 +250,12 @@ def _torchvision_classifier(classes: int, config: TrainConfig) -> nn.Sequential:
 
 
 def _initialise(model: AlexNet) -> AlexNet:
-    """Weights N(0, 0.01), but 0.03 in conv3-6; biases 1 in conv2, 4, 5, 6 and fc6, 7, else 0 (layer files)."""
+    """Weights N(0, 0.01), but 0.03 in conv3-6; biases 1 in conv2, 4, 5, 6 and fc6, 7, else 0 (layer files). Weights
+    behind the original's dropout times their share of `kept_shares`."""
+    shares = model.kept_shares()
     for name, layer in model.layers().items():
-        nn.init.normal_(layer.weight, std=0.03 if name in ("conv3", "conv4", "conv5", "conv6") else 0.01)
+        std = 0.03 if name in ("conv3", "conv4", "conv5", "conv6") else 0.01
+        nn.init.normal_(layer.weight, std=std * shares.get(layer.weight, 1.0))
         bias = 1.0 if name in ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7") else 0.0
         nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]
     return model
