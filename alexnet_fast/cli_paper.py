@@ -12,6 +12,7 @@ import click
 
 from alexnet_fast.cli_options import json_option, parse_settings, path_type, show
 from alexnet_fast.errors import InputError
+from alexnet_fast.files import locked
 from alexnet_fast.training import signals
 
 
@@ -56,7 +57,7 @@ def paper_command(
 
     Each network and seed has a run folder below --out. Stopped, the same command goes on; what is finished is not
     done again, and the table shows all of it: OUT/paper.md, OUT/paper.json. Beside it are the paper's figures 1, 3
-    and 4.
+    and 4. Given twice at a time, on two GPUs say, the two share the runs.
     """
     from alexnet_fast.paper import systems
 
@@ -84,11 +85,13 @@ def paper_command(
         click.echo(text, err=True)
 
     def keep(left_out: dict[str, str]) -> dict[str, Any]:
-        return table.write(out, experiment, left_out)
+        with locked(out / runs.LOCK, wait=True):
+            return table.write(out, experiment, left_out)
 
     outcome = runs.run_all(experiment, chosen, seeds=seeds, gpus=gpus, budget=budget, say=say, keep=keep)
     found = experiment.found()
-    drawn = [] if outcome.stopped else figures.write(out, experiment, found, say)
+    with locked(out / runs.LOCK, wait=True):
+        drawn = [] if outcome.stopped else figures.write(out, experiment, found, say)
     text = table.as_text(found, outcome.left_out, width)
     show("\n".join([text, str(out / "paper.md"), *map(str, drawn)]), keep(outcome.left_out), json_file)
     if outcome.stopped:

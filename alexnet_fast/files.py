@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,6 +39,30 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class Taken(Exception):
+    """Another process has the lock; its text says which."""
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """A lock of this process on the file `path`, seen by other machines where the file system passes locks on.
+
+    The file stays, the lock goes with the process, however it ends. Raises Taken while another has it, unless to wait.
+    """
+    with path.open("a+b", buffering=0) as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            raise Taken(file.read().decode().strip()) from error
+        except OSError:
+            pass  # a file system without locks
+        with suppress(OSError):  # a full disk: only the text above would say less
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
 
 
 def check_target(path: Path | None, option: str, suffixes: tuple[str, ...]) -> None:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
+from alexnet_fast.mapped import can_be_read, map_tar
 
 FORMAT = "alexnet-fast shard set"
 FORMAT_VERSION = 1
@@ -311,11 +312,16 @@ class Split:
         ]
 
     def intact(self, samples: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether the stored bytes of each are those that were written, by their crc32."""
+        """Whether the stored bytes of each can be read, and are those that were written, by their crc32."""
         self.expect(samples)  # these reads come on top of those that were announced
-        sums = np.array([isal_zlib.crc32(member.data) for member in self._members(samples)], np.uint32)
-        same: NDArray[np.bool_] = sums == self.index["crc32"][samples]
-        return same
+        sums = self.index["crc32"][samples].tolist()
+        return np.array(
+            [
+                can_be_read(member) and isal_zlib.crc32(member.data) == crc32
+                for member, crc32 in zip(self._members(samples), sums, strict=True)
+            ],
+            bool,
+        )
 
     def name_of(self, sample: int) -> str:
         row = self.index[sample]
@@ -465,18 +471,3 @@ def _allow_open_files(more: int) -> None:
     if now != resource.RLIM_INFINITY:
         wanted = now + more if most == resource.RLIM_INFINITY else min(now + more, most)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
-
-
-def map_tar(path: Path, expected_bytes: int) -> NDArray[np.uint8]:
-    try:
-        with path.open("rb") as file:
-            actual_bytes = file.seek(0, 2)
-            if actual_bytes != expected_bytes:
-                raise InputError(
-                    f"{path} has {actual_bytes:,} bytes, the manifest says {expected_bytes:,}: "
-                    "the copy is not complete, or the file was changed. Copy it again."
-                )
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise InputError(f"{path} cannot be opened ({error.strerror}). Copy it again.") from error
-    return np.frombuffer(mapped, dtype=np.uint8)

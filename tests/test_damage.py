@@ -1,6 +1,10 @@
 """Samples whose bytes are not those that were written: training goes on without them, evaluation counts them."""
 
+import platform
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,12 @@ from alexnet_fast.training.distributed import Topology
 
 CROP = 84
 CPU = torch.device("cpu")
+
+
+def kernel() -> tuple[int, int]:
+    """Linux's version, (0, 0) of another system."""
+    found = re.match(r"(\d+)\.(\d+)", platform.release()) if sys.platform == "linux" else None
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def damaged_copy(shards: Path, split: str, samples: list[int], out: Path) -> Path:
@@ -93,3 +103,53 @@ def test_evaluation_counts_it_as_wrong(jpeg_shards: Path, tmp_path: Path) -> Non
     accuracy = evaluate([bn(3, TrainConfig(hidden=64))], split, shards.manifest.pixels, Topology(0, 1, CPU), crop=CROP)
     assert (accuracy.images, accuracy.damaged) == (18, 2)
     assert accuracy.top5 == pytest.approx(100 * 16 / 18)  # three classes: all but the damaged are among the best five
+
+
+CUT_OFF = """
+import os, sys
+from pathlib import Path
+import torch
+from alexnet_fast import Loader, ShardSet
+from alexnet_fast.errors import TrainingError
+from alexnet_fast.loading import damage
+from alexnet_fast.loading.plan import training_rows
+
+folder, crop, before = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "before"
+damage.LIMIT = 1
+split = ShardSet(folder).split("train")
+index = split.index[split.index["shard"] == 0]
+cut = int(index["offset"][len(index) // 2])
+rows = training_rows(len(split), 10, 0, margin=split.size - crop, colour_std=0.1, epochs=range(2))
+loader = Loader(split, split.pixels, rows, max_batch=10, crop=crop, device=torch.device("cpu"))
+if before:
+    os.truncate(folder / "train-000000.tar", cut)
+batches = iter(loader)
+for _ in range(len(split) // 10):
+    next(batches)
+if before:
+    assert len(list(batches)) == len(split) // 10
+    assert sorted(loader.damaged) == list(range(len(index) // 2, len(index)))
+else:
+    assert not loader.damaged
+    os.truncate(folder / "train-000000.tar", cut)
+    try:
+        list(batches)
+        raise AssertionError("nothing was noticed")
+    except TrainingError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(kernel() < (5, 14), reason="the system cannot tell (Linux 5.14 can)")
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+@pytest.mark.parametrize("when", ["before", "later"])
+def test_a_tar_that_is_cut_off(encoding: str, when: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Though it is mapped already: its samples are damaged ones, or once it was read the training ends with a line.
+    To touch such bytes would kill the process (SIGBUS), as a disk's error would."""
+    shutil.copytree(request.getfixturevalue(f"{encoding}_shards"), tmp_path / "set")
+    line = [sys.executable, "-c", CUT_OFF, str(tmp_path / "set"), str(CROP), when]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    if when == "later":
+        assert "an image of the split train does not decode" in done.stdout
+        assert "its file cannot be read any more" in done.stdout

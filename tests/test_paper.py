@@ -1,7 +1,11 @@
 """The paper's claims: intervals and comparisons against hand-computed ones, and real runs on tiny shard sets."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -181,10 +185,13 @@ def small_shards(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     return out
 
 
-def paper(shards: Path, out: Path, *more: str) -> Result:
+def command(shards: Path, out: Path, *more: str) -> list[str]:
     settings = [word for each in ("batch=16", "hidden=32", "schedule=steps") for word in ("--set", each)]
-    line = ["paper", "--shards", str(shards), "--out", str(out), "--epochs", "1", "--gpus", "0", *settings, *more]
-    result = CliRunner().invoke(main, line)
+    return ["paper", "--shards", str(shards), "--out", str(out), "--epochs", "1", "--gpus", "0", *settings, *more]
+
+
+def paper(shards: Path, out: Path, *more: str) -> Result:
+    result = CliRunner().invoke(main, command(shards, out, *more))
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 
@@ -236,6 +243,32 @@ def test_a_stopped_one_is_gone_on_with(small_shards: Path, tmp_path: Path, monke
     assert "was trained with lr=0.00125, not 0.5" in refused.output
 
 
+def test_two_at_a_time_share_the_runs(small_shards: Path, tmp_path: Path) -> None:
+    """Each run is made by one of them, and both wait for all; what a third has taken is its own until it is killed."""
+    hold = f"""
+from pathlib import Path; from time import sleep; from alexnet_fast.files import locked
+with locked(Path({str(tmp_path / "base-0" / runs.LOCK)!r})): print(flush=True); sleep(600)
+"""
+    (tmp_path / "base-0").mkdir()
+    line = [sys.executable, "-m", "alexnet_fast", *command(small_shards, tmp_path, "--only", "no-dropout,no-crops")]
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as third:
+        assert third.stdout
+        third.stdout.readline()
+        both = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+        while {path.parent.name for path in tmp_path.glob("*/scores.npz")} != {"no-dropout-0", "no-crops-0"}:
+            assert [process.poll() for process in both] == [None, None]
+            time.sleep(0.1)
+        third.kill()
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    made = re.findall(r"^\d/3  (.*) seed 0:", "".join(said), re.MULTILINE)
+    assert sorted(made) == ["base", "no-crops", "no-dropout"]
+    assert all(re.search("^other processes are at .*base seed 0", text, re.MULTILINE) for text in said)
+    tables = [text[text.index("error of one") :] for text in said]
+    assert tables[0] == tables[1]
+    assert [claim["name"] for claim in claims_of(tmp_path)[0]] == ["one-cnn", "views", "no-dropout", "no-crops"]
+
+
 def test_a_budget_leaves_out_and_says_so(small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four steps of 10 s and a fifth besides are 48 s; without dropout 4.8 s, which fit. The run then takes much less,
     but the first has had its turn."""
@@ -258,7 +291,7 @@ def test_times_of_a_budget() -> None:
 
 def test_the_clock_learns_from_the_runs(small_shards: Path, tmp_path: Path) -> None:
     run = runs.Experiment(tmp_path, str(small_shards), None, {"epochs": 1, "batch": 16, "hidden": 32}).run(BASE, 0)
-    clock = runs.Clock(gpus=0)
+    clock = runs.Clock(gpus=0, budget=60)
     said = clock.seconds(run)
     assert said > 0
     clock.learn(said, 3 * said)

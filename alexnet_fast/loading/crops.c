@@ -1,6 +1,10 @@
 /* Of crops.py: stored samples to crops, each pixel touched once. A JPEG is decoded by libjpeg-turbo a few rows at a time,
    which are mirrored, centred and written to the batch while they are in the first-level cache. */
 
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include "../jpeg.h"
 #ifdef __AVX2__
 #include <immintrin.h>
@@ -78,6 +82,18 @@ static void put_row(const uint8_t *in, Out how, const float *offset, uint8_t *tu
     else if (!turned) memcpy((uint8_t *)out + at, in, values);
 }
 
+/* Brings mapped bytes into memory; 0 where that cannot be, as mapped.py's `can_be_read`: the file may have been cut off
+   since it was checked. */
+static int can_be_read(const uint8_t *in, long bytes) {
+#ifdef __linux__
+    enum { POPULATE_READ = 22 };
+    long within_page = (uintptr_t)in % sysconf(_SC_PAGESIZE);
+    return !madvise((void *)(in - within_page), bytes + within_page, POPULATE_READ) || errno == EINVAL;
+#else
+    return 1;
+#endif
+}
+
 /* The place of a crop in an image of another length than the set's: `place` is one of 0 to `margin`. */
 static int placed(int place, int margin, int free) {
     return margin > 0 ? (int)((2L * place * free + margin) / (2L * margin)) : 0;
@@ -134,15 +150,21 @@ int crops(int n, const uint8_t *const *stored, const int64_t *bytes, int side, c
         void *image = out + (long)i * crop * values * widths[kind];
         uint8_t *turn = i < upright ? NULL : turned;
         const int32_t *corner = corners + 2 * i;
-        if (bytes[i] < 0) {
-            const uint8_t *in = stored[i] + 3 * ((long)corner[0] * side + corner[1]);
+        int is_raw = bytes[i] < 0;
+        const uint8_t *in = stored[i] + (is_raw ? 3 * ((long)corner[0] * side + corner[1]) : 0);
+        if (!can_be_read(in, is_raw ? 3 * ((crop - 1L) * side + crop) : bytes[i])) {
+            strcpy(message, "its file cannot be read any more");
+            failed = i;
+            break;
+        }
+        if (is_raw) {
             for (int row = 0; row < crop; row++) put_row(in + 3L * row * side, how, offsets, turn, image, row);
             continue;
         }
         if (!has_decoder) has_decoder = create(&decoder, ignore);
         if (!has_decoder) { strcpy(message, "no decoder"); failed = i; break; }
-        if (!decode(&decoder, 1, stored[i], bytes[i], side, corner, how, offsets, turn, image) &&
-            !decode(&decoder, 0, stored[i], bytes[i], side, corner, how, offsets, turn, image)) {
+        if (!decode(&decoder, 1, in, bytes[i], side, corner, how, offsets, turn, image) &&
+            !decode(&decoder, 0, in, bytes[i], side, corner, how, offsets, turn, image)) {
             memcpy(message, decoder.message, sizeof decoder.message);
             failed = i;
         }

@@ -279,7 +279,7 @@ class Loader:
             yield
         except (RuntimeError, ValueError) as error:
             raise TrainingError(
-                f"an image of the split {self._split.name} does not decode, though its bytes are what was written "
+                f"an image of the split {self._split.name} does not decode, though its bytes were what was written "
                 f"({str(error).splitlines()[0]}). alexnet-fast verify names it; make the shard set again."
             ) from error
 

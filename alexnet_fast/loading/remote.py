@@ -30,7 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.shardset import MANIFEST, Manifest, Tar, index_name, load_index, map_tar, parse_manifest
+from alexnet_fast.mapped import map_tar
+from alexnet_fast.shardset import MANIFEST, Manifest, Tar, index_name, load_index, parse_manifest
 
 FETCHES = 4
 """Tars that one process fetches at once."""

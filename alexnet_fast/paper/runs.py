@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, sleep
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ import torch
 from alexnet_fast.bench.run import synthetic
 from alexnet_fast.config import FREE, TrainConfig
 from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.files import Taken, locked
 from alexnet_fast.loading.plan import steps_per_epoch
 from alexnet_fast.paper import scores
 from alexnet_fast.paper.measures import BASE, Found
@@ -26,6 +27,10 @@ SAME_RESULT = {*FREE, "init"} - {"shards"}
 """Settings in which the runs of a folder may differ from those asked for: `init` is where a file lies."""
 FILLED_IN = {"crop": 0, "precision": "auto"}
 """Values for which training puts others, that fit the shards and the machine."""
+LOCK = ".paper"
+"""In the folder of a run, or of all: held by the process that trains and scores it, or writes the table."""
+PATIENCE = 5.0
+"""Seconds between two looks for what other processes have finished."""
 TIMED_STEPS = 3
 BESIDES = 1.2
 """Seconds of a run for each that its steps take: the loader, evaluation, checkpoints, scoring. A first guess."""
@@ -69,6 +74,11 @@ class Experiment:
         before = str(self._folder(start, seed) / "last.pt") if start else ""
         config = configure(network, seed, self.shards, self.big or "", self.given, before)
         return Run(network, seed, self._folder(network, seed), config)
+
+    def before(self, run: Run) -> Run | None:
+        """That from whose weights it starts."""
+        start = NETWORKS[run.network].start
+        return self.run(start, run.seed) if start else None
 
     def _folder(self, network: str, seed: int) -> Path:
         return self.out / f"{network}-{seed}"
@@ -134,50 +144,76 @@ def run_all(
     say: Callable[[str], None],
     keep: Callable[[dict[str, str]], object],
 ) -> Outcome:
-    """Trains and scores what is not there yet. `budget`: seconds from now; a run that would end later is left out.
+    """Trains and scores what is not there yet, and waits for what other processes have begun.
 
-    `keep` is called after each run, with what was left out so far.
+    `budget`: seconds from now; a run that would end later is left out. `keep` is called after each run, with what was
+    left out so far.
     """
-    started = monotonic()
-    left_out: dict[str, str] = {}
+    todo, left_out = _missing(experiment, claims, seeds)
     failed = False
-    todo: list[Run] = []
+    clock = Clock(gpus, budget) if budget is not None else None
+    if clock:
+        _tell_plan(todo, clock, budget or 0.0, say)
+    waiting = todo
+    while waiting:
+        elsewhere: list[Run] = []
+        for run in waiting:
+            before = experiment.before(run)
+            if run.done:  # by another process, meanwhile
+                continue
+            if before and before in elsewhere:
+                elsewhere.append(run)
+                continue
+            if before and not before.trained:
+                left_out[run.name] = f"{before.name}, which it starts from, is not there"
+                continue
+            if clock and (why := clock.why_not(run)):
+                left_out[run.name] = why
+                continue
+            try:
+                run.folder.mkdir(parents=True, exist_ok=True)
+                with locked(run.folder / LOCK):
+                    say(f"{todo.index(run) + 1}/{len(todo)}  {run.name}: {NETWORKS[run.network].what}")
+                    if not _train_and_score(run, gpus, clock):
+                        return Outcome(left_out, failed, stopped=True)
+            except Taken:
+                elsewhere.append(run)
+                continue
+            except TrainingError as error:
+                left_out[run.name], failed = str(error), True
+                continue
+            keep(left_out)
+        if elsewhere == waiting:
+            sleep(PATIENCE)
+        elif elsewhere:
+            say(f"other processes are at {', '.join(run.name for run in elsewhere)}")
+        waiting = elsewhere
+    return Outcome(left_out, failed)
+
+
+def _missing(experiment: Experiment, claims: list[Claim], seeds: int) -> tuple[list[Run], dict[str, str]]:
+    """The runs to be made, and why others cannot be."""
+    todo, cannot = [], {}
     for network, seed in plan(claims, seeds):
         needs_big = NETWORKS[network].big or NETWORKS[network].start
         if needs_big and experiment.big is None:
-            left_out[f"{network} seed {seed}"] = "needs --big SHARDS, to pre-train on"
+            cannot[f"{network} seed {seed}"] = "needs --big SHARDS, to pre-train on"
         elif not (run := experiment.run(network, seed)).done:
             todo.append(run)
-    clock = Clock(gpus) if budget is not None else None
-    if clock:
-        _tell_plan(todo, clock, budget or 0.0, say)
-    for number, run in enumerate(todo, 1):
-        if run.done:  # by another process, meanwhile
-            continue
-        before = NETWORKS[run.network].start
-        if before and not experiment.run(before, run.seed).trained:
-            left_out[run.name] = f"{before} seed {run.seed}, which it starts from, is not there"
-            continue
-        left = (budget or 0.0) - (monotonic() - started)
-        needed = clock.seconds(run) if clock else 0.0
-        if clock and needed > left:
-            left_out[run.name] = f"would take about {duration(needed)}, {duration(max(left, 0))} of the budget are left"
-            continue
-        say(f"{number}/{len(todo)}  {run.name}: {NETWORKS[run.network].what}")
-        begun = perf_counter()
-        try:
-            finished = run.trained or train(run, gpus)
-        except TrainingError as error:
-            left_out[run.name], failed = str(error), True
-            continue
-        if not finished:
-            return Outcome(left_out, failed, stopped=True)
-        if not run.done:
-            scores.score(run.folder, min(gpus, 1))
-        if clock and needed:  # there was training to do
-            clock.learn(needed, perf_counter() - begun)
-        keep(left_out)
-    return Outcome(left_out, failed)
+    return todo, cannot
+
+
+def _train_and_score(run: Run, gpus: int, clock: Clock | None) -> bool:
+    """Whether it was not stopped."""
+    said = clock.seconds(run) if clock else 0.0
+    begun = perf_counter()
+    if not (run.trained or train(run, gpus)):
+        return False
+    if not run.done:
+        scores.score(run.folder, min(gpus, 1))
+    if clock and said:  # there was training to do
+        clock.learn(said, perf_counter() - begun)
+    return True
 
 
 def train(run: Run, gpus: int) -> bool:
@@ -186,10 +222,14 @@ def train(run: Run, gpus: int) -> bool:
 
 
 class Clock:
-    """How long runs will take: by a few steps of each network, corrected by the runs that were made since."""
+    """How long runs will take: by a few steps of each network, corrected by the runs that were made since.
 
-    def __init__(self, gpus: int) -> None:
+    `budget`: seconds from now.
+    """
+
+    def __init__(self, gpus: int, budget: float) -> None:
         self._gpus = gpus
+        self._end = monotonic() + budget
         self._steps: dict[str, float] = {}
         self._guessed = self._took = 0.0
 
@@ -201,6 +241,13 @@ class Clock:
         epochs = run.config.epochs - (checkpoint.load(last)["epoch"] if last.is_file() else 0)
         images = len(ShardSet.of(run.config).split("train"))
         return self._steps[run.network] * steps_per_epoch(images, run.config.batch) * epochs * self._factor
+
+    def why_not(self, run: Run) -> str:
+        """Why the run does not fit into the budget; empty where it does."""
+        needed, left = self.seconds(run), self._end - monotonic()
+        if needed <= left:
+            return ""
+        return f"would take about {duration(needed)}, {duration(max(left, 0))} of the budget are left"
 
     def learn(self, said: float, took: float) -> None:
         """A run for which `seconds` said so has taken so long."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import socket
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 from alexnet_fast.config import FREE, TrainConfig, batch_for, config_from, make_config
 from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
+from alexnet_fast.files import Taken, locked
 from alexnet_fast.loading.loader import check_dali, needs_dali
 from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training import loop, machine, metrics
@@ -110,27 +108,17 @@ def _check(config: TrainConfig, topology: Topology) -> None:
 @contextmanager
 def _only_trainer(run: Path, topology: Topology) -> Iterator[None]:
     """Raises InputError, in every process, while another trainer has the run."""
-    with ExitStack() as stack:
-        from_first(lambda: stack.enter_context(_locked(run)), topology)
-        yield
+    lock = run / ".lock"
 
-
-@contextmanager
-def _locked(run: Path) -> Iterator[None]:
-    """A lock of this process on `run`/.lock, seen by other machines where the file system passes locks on; the file
-    stays, the lock goes with the process, however it ends."""
-    with (run / ".lock").open("a+b", buffering=0) as file:
+    def take() -> None:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            file.seek(0)
+            stack.enter_context(locked(lock))
+        except Taken as other:
             raise InputError(
-                f"{run} is being trained already, by {file.read().decode().strip()}. Stop that one first, or choose "
-                f"another --run. If that machine is gone for good, delete {run / '.lock'}."
-            ) from error
-        except OSError:
-            pass  # a file system without locks
-        with suppress(OSError):  # a full disk: only the message above would say less
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+                f"{run} is being trained already, by {other}. Stop that one first, or choose another --run. "
+                f"If that machine is gone for good, delete {lock}."
+            ) from other
+
+    with ExitStack() as stack:
+        from_first(take, topology)
         yield

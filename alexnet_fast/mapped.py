@@ -1,0 +1,45 @@
+"""Files in memory as the system maps them: pages come from the disk when they are touched."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_fast.errors import InputError
+
+POPULATE_READ = 22
+"""madvise's MADV_POPULATE_READ of Linux 5.14, which Python's mmap has no name for."""
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def map_tar(path: Path, expected_bytes: int) -> NDArray[np.uint8]:
+    try:
+        with path.open("rb") as file:
+            actual_bytes = file.seek(0, 2)
+            if actual_bytes != expected_bytes:
+                raise InputError(
+                    f"{path} has {actual_bytes:,} bytes, the manifest says {expected_bytes:,}: "
+                    "the copy is not complete, or the file was changed. Copy it again."
+                )
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened ({error.strerror}). Copy it again.") from error
+    return np.frombuffer(mapped, dtype=np.uint8)
+
+
+def can_be_read(mapped: NDArray[np.uint8]) -> bool:
+    """Brings part of a mapped file into memory. False where the disk fails or the file ends before: who touches the
+    bytes then is killed (SIGBUS). Always True where the system cannot tell."""
+    if not sys.platform.startswith("linux"):
+        return True
+    address = mapped.ctypes.data
+    within_page = address % mmap.PAGESIZE
+    start, length = ctypes.c_void_p(address - within_page), ctypes.c_size_t(len(mapped) + within_page)
+    failed = _LIBC.madvise(start, length, POPULATE_READ)
+    return not failed or ctypes.get_errno() == errno.EINVAL
