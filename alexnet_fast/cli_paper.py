@@ -32,6 +32,7 @@ class DurationType(click.ParamType[float]):
 @click.option("--list", "list_only", is_flag=True, help="Show the claims, the paper's numbers and what each takes.")
 @click.option("--shards", help="Folder of the shard set, or its URL.")
 @click.option("--big", metavar="SHARDS", help="A second shard set, to pre-train on before --shards.")
+@click.option("--split", metavar="NAME", default="val", show_default=True, help="Judge networks by these images.")
 @click.option("--out", type=path_type, default="runs/paper", show_default=True, help="Folder of runs and table.")
 @click.option("--only", metavar="NAME,...", help="These claims.  [default: all]")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Of every network, at least.")
@@ -44,6 +45,7 @@ def paper_command(
     list_only: bool,
     shards: str | None,
     big: str | None,
+    split: str,
     out: Path,
     only: str | None,
     seeds: int,
@@ -77,7 +79,7 @@ def paper_command(
     from alexnet_fast.paper import figures, runs, table
 
     gpus = int(torch.cuda.is_available()) if gpus is None else gpus
-    experiment = runs.Experiment(out, shards, big, given)
+    experiment = runs.Experiment(out, chosen, shards, big, given, split)
     runs.check(experiment, gpus)
     out.mkdir(parents=True, exist_ok=True)
 
@@ -86,13 +88,13 @@ def paper_command(
 
     def keep(left_out: dict[str, str]) -> dict[str, Any]:
         with locked(out / runs.LOCK, wait=True):
-            return table.write(out, experiment, left_out)
+            return table.write(experiment, left_out)
 
-    outcome = runs.run_all(experiment, chosen, seeds=seeds, gpus=gpus, budget=budget, say=say, keep=keep)
+    outcome = runs.run_all(experiment, seeds=seeds, gpus=gpus, budget=budget, say=say, keep=keep)
     found = experiment.found()
     with locked(out / runs.LOCK, wait=True):
-        drawn = [] if outcome.stopped else figures.write(out, experiment, found, say)
-    text = table.as_text(found, outcome.left_out, width)
+        drawn = [] if outcome.stopped else figures.write(experiment, found, say)
+    text = table.as_text(found, chosen, outcome.left_out, width)
     show("\n".join([text, str(out / "paper.md"), *map(str, drawn)]), keep(outcome.left_out), json_file)
     if outcome.stopped:
         say("Stopped; what is done is kept. Go on with the same command.")

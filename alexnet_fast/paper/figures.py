@@ -25,9 +25,9 @@ SEARCHED = 2000
 """Training images among which the neighbours are looked for, at most."""
 
 
-def write(out: Path, experiment: Experiment, found: Found, say: Callable[[str], None]) -> list[Path]:
-    """Draws, into the folder `out`, the figures whose networks are done: of the first seed that is. Returns the files;
-    says why one could not be drawn."""
+def write(experiment: Experiment, found: Found, say: Callable[[str], None]) -> list[Path]:
+    """Draws the figures whose networks are done, of the first seed that is, into the experiment's folder. Returns the
+    files; says why one could not be drawn."""
     figures: dict[str, Callable[[Figure], None]] = {}
     if seeds := sorted(found.get(BASE, {}).keys() & found.get(TANH, {}).keys()):
         errors = {"ReLU": found[BASE][seeds[0]].errors, TANH: found[TANH][seeds[0]].errors}
@@ -41,9 +41,9 @@ def write(out: Path, experiment: Experiment, found: Found, say: Callable[[str], 
         figure = Figure(layout="constrained")
         try:
             draw(figure)
-            with written(out / name) as temporary:
+            with written(experiment.out / name) as temporary:
                 figure.savefig(temporary, dpi=150)
-            drawn.append(out / name)
+            drawn.append(experiment.out / name)
         except (InputError, TrainingError, OSError) as error:
             say(f"left out: {name}: {error}")
     return drawn

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_fast.paper.statistics import Array, Estimate, over_images, paired, ratio, share
+from alexnet_fast.paper.statistics import Array, Estimate, compared, ratio, share, within
+from alexnet_fast.shardset import UNLABELLED
 
 BASE = "base"
 FIGURE_1 = 25.0
 """Training error at which Figure 1 counts the epochs, per cent."""
+LEARNT = 0.05
+"""The part of the classes' entropy that a network's guesses must give to count as learnt; or it is right twice as often
+as who always guesses the most frequent class."""
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,18 @@ class Scores:
 
     @property
     def learnt(self) -> bool:
-        """Not where it guesses one and the same class for every image: its training has failed."""
-        guesses = self.probabilities.argmax(1)
-        return bool((guesses != guesses[0]).any())
+        """Not where its guesses are worth hardly more than the classes' frequencies: its training has failed."""
+        judged = self.labels[self.labels != UNLABELLED]
+        frequencies = np.bincount(judged, minlength=self.probabilities.shape[1]) / len(judged)
+        entropy = -np.sum(frequencies * np.log(np.maximum(frequencies, TINY)))
+        likelihoods = self.probabilities[self.labels != UNLABELLED, judged]
+        loss = -np.log(np.maximum(likelihoods, TINY)).mean()
+        return bool(loss < (1 - LEARNT) * entropy or self.right10[:, 0].mean() >= 2 * frequencies.max())
+
+    @property
+    def tops(self) -> range:
+        """Which columns tell something: not whether five guesses hold the label, where there are no more classes."""
+        return range(2 if self.probabilities.shape[1] > 5 else 1)
 
 
 Found = Mapping[str, Mapping[int, Scores]]
@@ -49,7 +63,8 @@ def error(network: str) -> Measure:
     """The error of one network, 10 views."""
 
     def measure(found: Found) -> list[Estimate]:
-        return [share([_wrong(scores.right10, top) for scores in found[network].values()]) for top in (0, 1)]
+        each = _seeds(found, network)
+        return [share([_wrong(scores.right10, top) for scores in each]) for top in each[0].tops]
 
     return measure
 
@@ -58,34 +73,42 @@ def error_of_average(members: Mapping[str, int]) -> Measure:
     """The error of averaged predictions, 10 views. `members`: how many seeds of which networks."""
 
     def measure(found: Found) -> list[Estimate]:
-        return [share([wrong]) for wrong in _wrong_on_average(found, members)]
+        groups = _groups(found, members)
+        return [share([_wrong_on_average(group, top) for group in groups], "averages") for top in groups[0][0].tops]
 
     return measure
 
 
 def views(found: Found) -> list[Estimate]:
     """How much lower the error is with 10 views than with 1."""
-    seeds = found[BASE].values()
-    return [paired([[_wrong(s.right1, top) - _wrong(s.right10, top)] for s in seeds]) for top in (0, 1)]
+    each = _seeds(found, BASE)
+    return [within([_wrong(s.right1, top) - _wrong(s.right10, top) for s in each]) for top in each[0].tops]
 
 
 def averaging(members: Mapping[str, int]) -> Measure:
-    """How much lower the error of the average is than the mean error of its members, over images."""
+    """How much lower the error of the average is than the mean error of its members."""
 
     def measure(found: Found) -> list[Estimate]:
-        averages, each = _wrong_on_average(found, members), _members(found, members)
-        singles = [np.mean([_wrong(scores.right10, top) for scores in each], axis=0) for top in (0, 1)]
-        return [over_images([single - average]) for single, average in zip(singles, averages, strict=True)]
+        groups = _groups(found, members)
+
+        def gained(group: Sequence[Scores], top: int) -> Array:
+            singles: Array = np.mean([_wrong(scores.right10, top) for scores in group], axis=0)
+            return singles - _wrong_on_average(group, top)
+
+        return [within([gained(group, top) for group in groups], "averages") for top in groups[0][0].tops]
 
     return measure
 
 
 def joining(before: Mapping[str, int], after: Mapping[str, int]) -> Measure:
-    """How much lower the error of the average of `after` is than that of `before`, over images."""
+    """How much lower the error of the average of `after` is than that of `before`."""
 
     def measure(found: Found) -> list[Estimate]:
-        pairs = zip(_wrong_on_average(found, before), _wrong_on_average(found, after), strict=True)
-        return [over_images([few - many]) for few, many in pairs]
+        pairs = list(zip(_groups(found, before), _groups(found, after), strict=False))
+        return [
+            within([_wrong_on_average(few, top) - _wrong_on_average(many, top) for few, many in pairs], "averages")
+            for top in pairs[0][0][0].tops
+        ]
 
     return measure
 
@@ -94,8 +117,8 @@ def difference(worse: str, better: str = BASE) -> Measure:
     """How much lower the error of `better` is than that of `worse`, 10 views."""
 
     def measure(found: Found) -> list[Estimate]:
-        pairs = _pairs(found, worse, better)
-        return [paired([[_wrong(w.right10, top) - _wrong(b.right10, top)] for w, b in pairs]) for top in (0, 1)]
+        pair = _seeds(found, worse), _seeds(found, better)
+        return [compared(*([[_wrong(s.right10, top)] for s in each] for each in pair)) for top in pair[0][0].tops]
 
     return measure
 
@@ -104,35 +127,21 @@ def gap(network: str) -> Measure:
     """How much wider the gap between training and validation accuracy is than the base network's; top-1, 1 view."""
 
     def measure(found: Found) -> list[Estimate]:
-        return [
-            paired(
-                [
-                    [
-                        _wrong(base.train_right[:, None], 0) - _wrong(other.train_right[:, None], 0),
-                        _wrong(other.right1, 0) - _wrong(base.right1, 0),
-                    ]
-                    for other, base in _pairs(found, network, BASE)
-                ]
-            )
-        ]
+        pair = _seeds(found, network), _seeds(found, BASE)
+        return [compared(*([[_wrong(s.right1, 0), -_wrong(s.train_right[:, None], 0)] for s in each] for each in pair))]
 
     return measure
 
 
 def slower(network: str) -> Measure:
     """How many times the base network's epochs `network` takes to the 25 % training error of Figure 1, or to the lowest
-    that both reached."""
+    that all of them reached."""
 
     def measure(found: Found) -> list[Estimate]:
-        pairs = _pairs(found, network, BASE)
-        levels = [max(FIGURE_1, other.errors.min(), base.errors.min()) for other, base in pairs]
-        times = [
-            epochs_to(other.errors, level) / epochs_to(base.errors, level)
-            for (other, base), level in zip(pairs, levels, strict=True)
-        ]
-        estimate = ratio(times)
-        at = ", ".join(f"{level:.1f}" for level in levels)
-        return [replace(estimate, over=f"{estimate.over}, to {at} % training error")]
+        pair = _seeds(found, network), _seeds(found, BASE)
+        level = max(FIGURE_1, *(scores.errors.min() for each in pair for scores in each))
+        estimate = ratio(*([epochs_to(scores.errors, level) for scores in each] for each in pair))
+        return [replace(estimate, over=f"{estimate.over}, to {level:.1f} % training error")]
 
     return measure
 
@@ -146,9 +155,8 @@ def epochs_to(errors: Array, level: float) -> float:
     return float(after + (above - level) / (above - below))
 
 
-def _pairs(found: Found, one: str, other: str) -> list[tuple[Scores, Scores]]:
-    """Of the seeds that both networks have."""
-    return [(found[one][seed], found[other][seed]) for seed in sorted(found[one].keys() & found[other].keys())]
+def _seeds(found: Found, network: str) -> list[Scores]:
+    return [scores for _, scores in sorted(found[network].items())]
 
 
 def _wrong(right: NDArray[np.bool_], top: int) -> Array:
@@ -157,15 +165,22 @@ def _wrong(right: NDArray[np.bool_], top: int) -> Array:
     return wrong
 
 
-def _members(found: Found, members: Mapping[str, int]) -> list[Scores]:
-    """Of each network so many seeds, the lowest first."""
-    return [found[network][seed] for network, count in members.items() for seed in sorted(found[network])[:count]]
+def _groups(found: Found, members: Mapping[str, int]) -> list[list[Scores]]:
+    """As many averages as the seeds suffice for: of each network so many, no seed in two."""
+    groups = min(len(found[network]) // count for network, count in members.items())
+    return [
+        [
+            scores
+            for network, count in members.items()
+            for scores in _seeds(found, network)[group * count : (group + 1) * count]
+        ]
+        for group in range(groups)
+    ]
 
 
-def _wrong_on_average(found: Found, members: Mapping[str, int]) -> list[Array]:
-    """Top-1 and top-5 of the average, all members weighing alike: (n,) each."""
-    each = _members(found, members)
+def _wrong_on_average(each: Sequence[Scores], top: int) -> Array:
+    """(n,) of the average, all members weighing alike."""
     mean = np.mean([scores.probabilities for scores in each], axis=0)
     best = np.argsort(-mean, axis=1, kind="stable")[:, :5]
     right = best == each[0].labels[:, None]
-    return [_wrong(np.stack([right[:, 0], right.any(1)], 1), top) for top in (0, 1)]
+    return _wrong(np.stack([right[:, 0], right.any(1)], 1), top)

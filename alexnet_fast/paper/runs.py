@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
@@ -38,10 +38,13 @@ BESIDES = 1.2
 
 @dataclass(frozen=True)
 class Run:
+    """`split`: by whose images it is judged."""
+
     network: str
     seed: int
     folder: Path
     config: TrainConfig
+    split: str
 
     @property
     def name(self) -> str:
@@ -52,7 +55,7 @@ class Run:
         """Scored, which comes after training; where it is there to start others from, trained."""
         if NETWORKS[self.network].big:
             return self.trained
-        return (self.folder / "last.pt").is_file() and (self.folder / scores.FILE).is_file()
+        return (self.folder / "last.pt").is_file() and scores.file(self.folder, self.split).is_file()
 
     @property
     def trained(self) -> bool:
@@ -62,18 +65,21 @@ class Run:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Where the runs are, and with which settings: `given` to all networks. `big`: the second shard set."""
+    """The claims to be tried, where the runs are, and with which settings: `given` to all networks. `big`: the second
+    shard set. `split`: by whose images networks are judged."""
 
     out: Path
+    claims: list[Claim]
     shards: str
-    big: str | None
-    given: dict[str, Any]
+    big: str | None = None
+    given: dict[str, Any] = field(default_factory=dict)
+    split: str = "val"
 
     def run(self, network: str, seed: int) -> Run:
         start = NETWORKS[network].start
         before = str(self._folder(start, seed) / "last.pt") if start else ""
         config = configure(network, seed, self.shards, self.big or "", self.given, before)
-        return Run(network, seed, self._folder(network, seed), config)
+        return Run(network, seed, self._folder(network, seed), config, self.split)
 
     def before(self, run: Run) -> Run | None:
         """That from whose weights it starts."""
@@ -88,7 +94,8 @@ class Experiment:
         return {
             name: of
             for name, network in NETWORKS.items()
-            if not network.big and (of := {run.seed: scores.load(run.folder) for run in self.runs(name) if run.done})
+            if not network.big
+            and (of := {run.seed: scores.load(run.folder, self.split) for run in self.runs(name) if run.done})
         }
 
     def runs(self, network: str) -> Iterator[Run]:
@@ -107,6 +114,7 @@ def check(experiment: Experiment, gpus: int) -> None:
     for location in filter(None, (experiment.shards, experiment.big)):
         if "val" not in ShardSet(location, base.cache, base.cache_bytes or None):
             raise InputError(f"{location} has no val split to judge networks by. Shard with --val-fraction 0.1.")
+    ShardSet.of(base).split(experiment.split)
     for name, network in NETWORKS.items():
         for run in experiment.runs(name) if experiment.big or not network.big else ():
             if (run.folder / "last.pt").is_file():
@@ -136,7 +144,6 @@ class Outcome:
 
 def run_all(
     experiment: Experiment,
-    claims: list[Claim],
     *,
     seeds: int,
     gpus: int,
@@ -149,12 +156,12 @@ def run_all(
     `budget`: seconds from now; a run that would end later is left out. `keep` is called after each run, with what was
     left out so far.
     """
-    todo, left_out = _missing(experiment, claims, seeds)
+    todo, left_out = _missing(experiment, seeds)
     failed = False
     clock = Clock(gpus, budget) if budget is not None else None
     if clock:
-        _tell_plan(todo, clock, budget or 0.0, say)
-    waiting = todo
+        _tell_plan(experiment, todo, clock, say)
+    waiting, told = todo, list[Run]()
     while waiting:
         elsewhere: list[Run] = []
         for run in waiting:
@@ -183,18 +190,19 @@ def run_all(
                 left_out[run.name], failed = str(error), True
                 continue
             keep(left_out)
-        if elsewhere == waiting:
-            sleep(PATIENCE)
-        elif elsewhere:
+        if elsewhere and elsewhere != told:
             say(f"other processes are at {', '.join(run.name for run in elsewhere)}")
-        waiting = elsewhere
-    return Outcome(left_out, failed)
+        if elsewhere:
+            sleep(PATIENCE)
+        waiting = told = elsewhere
+    made = {run.name for run in todo if run.done}  # by others too
+    return Outcome({name: why for name, why in left_out.items() if name not in made}, failed)
 
 
-def _missing(experiment: Experiment, claims: list[Claim], seeds: int) -> tuple[list[Run], dict[str, str]]:
+def _missing(experiment: Experiment, seeds: int) -> tuple[list[Run], dict[str, str]]:
     """The runs to be made, and why others cannot be."""
     todo, cannot = [], {}
-    for network, seed in plan(claims, seeds):
+    for network, seed in plan(experiment.claims, seeds):
         needs_big = NETWORKS[network].big or NETWORKS[network].start
         if needs_big and experiment.big is None:
             cannot[f"{network} seed {seed}"] = "needs --big SHARDS, to pre-train on"
@@ -210,7 +218,7 @@ def _train_and_score(run: Run, gpus: int, clock: Clock | None) -> bool:
     if not (run.trained or train(run, gpus)):
         return False
     if not run.done:
-        scores.score(run.folder, min(gpus, 1))
+        scores.score(run.folder, run.split, min(gpus, 1))
     if clock and said:  # there was training to do
         clock.learn(said, perf_counter() - begun)
     return True
@@ -228,6 +236,7 @@ class Clock:
     """
 
     def __init__(self, gpus: int, budget: float) -> None:
+        self.budget = budget
         self._gpus = gpus
         self._end = monotonic() + budget
         self._steps: dict[str, float] = {}
@@ -277,14 +286,20 @@ def step_seconds(config: TrainConfig, gpus: int) -> float:
 
 
 def duration(seconds: float) -> str:
-    minutes = max(round(seconds / 60), 1)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
-def _tell_plan(todo: list[Run], clock: Clock, budget: float, say: Callable[[str], None]) -> None:
-    fits, total = [], 0.0
+def _tell_plan(experiment: Experiment, todo: list[Run], clock: Clock, say: Callable[[str], None]) -> None:
+    fits: list[Run] = []
+    total = 0.0
     for run in todo:
-        if total + (needed := clock.seconds(run)) <= budget:
+        before = experiment.before(run)
+        can_start = before is None or before in fits or before.trained
+        if can_start and total + (needed := clock.seconds(run)) <= clock.budget:
             fits.append(run)
             total += needed
-    say(f"of {len(todo)} runs about {len(fits)} fit into {duration(budget)}: {', '.join(run.name for run in fits)}")
+    names = ", ".join(run.name for run in fits)
+    say(f"of {len(todo)} runs about {len(fits)} fit into {duration(clock.budget)}: {names}")

@@ -21,15 +21,17 @@ from alexnet_fast.results.insight import drawn
 from alexnet_fast.results.networks import Network, open_network
 from alexnet_fast.shardset import UNLABELLED, ShardSet
 
-FILE = "scores.npz"
+
+def file(run: Path, split: str) -> Path:
+    return run / ("scores.npz" if split == "val" else f"scores-{split}.npz")
 
 
-def score(run: Path, gpus: int) -> None:
+def score(run: Path, split: str, gpus: int) -> None:
     """Scores a finished run, the network as it was at the end: none is chosen by the images it is judged on."""
     network = open_network(run / "last.pt", gpus)
-    one, ten = guess_split([network]), guess_split([network], views=10, keep=True)
+    one, ten = guess_split([network], split=split), guess_split([network], split=split, views=10, keep=True)
     save_npz(
-        run / FILE,
+        file(run, split),
         right1=_right(one),
         right10=_right(ten),
         train_right=_right_in_training(network, most=len(one.labels)),
@@ -38,8 +40,8 @@ def score(run: Path, gpus: int) -> None:
     )
 
 
-def load(run: Path) -> Scores:
-    with np.load(run / FILE) as arrays:
+def load(run: Path, split: str) -> Scores:
+    with np.load(file(run, split)) as arrays:
         _, top1 = record.read(run).training_top1()
         return Scores(**arrays, errors=100 - np.array(top1))
 

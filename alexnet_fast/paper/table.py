@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,14 @@ from alexnet_fast.shardset import ShardSet
 from alexnet_fast.training.metrics import write_json
 
 HEAD = ["claim", "paper", "ours [95 % interval]", "over", "verdict"]
-NETWORK_HEAD = ["network", "what", "seeds", "training top-1", "val top-1, 1 view", "10 views"]
+NETWORK_HEAD = ["network", "what", "seeds", "training top-1", "top-1, 1 view", "10 views"]
 NOTES = (
-    "Points of per cent, top-1 / top-5; differences are of error, above 0 where the paper is right. Same seeds are "
-    "compared with each other: with two or more by Student's interval over the seeds, which is that of training again "
-    "and judging by the same images; with one by the normal interval over the images, which is that of other images. "
-    "A gap is training less validation top-1, 1 view, training images not augmented. Every network is judged as it was "
-    "after its last epoch."
+    "Points of per cent, top-1 / top-5; differences are of error, above 0 where the paper is right, and a verdict is "
+    "by the sign of the first number, not by its size. Two networks are compared by the means of their seeds, with "
+    "Student's interval from the spread of both, pooled: that of training again and judging by the same images. One "
+    "seed of each decides nothing. What is compared within a network (views, averages) is so over its seeds, or where "
+    "there is one over the images, which is the interval of other images. A gap is training less validation top-1, 1 "
+    "view, training images not augmented. Every network is judged as it was after its last epoch."
 )
 UNCHANGED = {"recipe", "shards", "seed", "threads", "cache", "cache_bytes", "log_every", "parallel"}
 """Settings that are not named as changes of the recipe: they are no part of it."""
@@ -36,34 +36,45 @@ UNCHANGED = {"recipe", "shards", "seed", "threads", "cache", "cache_bytes", "log
 
 @dataclass(frozen=True)
 class Row:
-    """`failed`: those of its networks that learnt nothing, with any seed."""
+    """`failed`: those of its networks that learnt nothing, with any seed. `lacks`: runs that were left out; it has no
+    estimates then."""
 
     claim: Claim
     estimates: list[Estimate]
     failed: list[str]
+    lacks: list[str]
 
     @property
     def verdict(self) -> str:
         """By top-1."""
+        if self.lacks:
+            return f"not tried: {', '.join(self.lacks)} left out"
+        learnt_nothing = f"{', '.join(self.failed)} learnt nothing"
         if not self.claim.decides:
-            return "-"
-        if self.failed:
-            return f"{UNDECIDED}: {', '.join(self.failed)} learnt nothing"
-        return self.estimates[0].verdict()
+            return learnt_nothing if self.failed else "-"
+        return f"{UNDECIDED}: {learnt_nothing}" if self.failed else self.estimates[0].verdict()
+
+    @property
+    def over(self) -> str:
+        return self.estimates[0].over if self.estimates else "-"
 
     def cells(self) -> list[str]:
-        ours = " / ".join(map(interval, self.estimates))
-        return [self.claim.text, self.claim.paper, ours, self.estimates[0].over, self.verdict]
+        ours = " / ".join(map(interval, self.estimates)) or "-"
+        return [self.claim.text, self.claim.paper, ours, self.over, self.verdict]
 
 
-def rows(found: Found) -> list[Row]:
-    """Of every claim whose networks are there."""
+def rows(found: Found, asked: Sequence[Claim], left_out: Iterable[str]) -> list[Row]:
+    """Of every claim whose networks are there, and of those that were asked for and lack a run that was left out."""
     failed = [name for name, of in found.items() if not all(scores.learnt for scores in of.values())]
-    return [
-        Row(claim, claim.measure(found), [name for name in claim.networks if name in failed])
-        for claim in CLAIMS
-        if not missing(claim, found)
-    ]
+    table = []
+    for claim in CLAIMS:
+        lacking = missing(claim, found)
+        lacks = [run for run in lacking if run in left_out] if claim in asked else []
+        if lacks:
+            table.append(Row(claim, [], [], lacks))
+        elif not lacking and (claim in asked or not claim.by_name):
+            table.append(Row(claim, claim.measure(found), [name for name in claim.networks if name in failed], []))
+    return table
 
 
 def missing(claim: Claim, found: Found) -> list[str]:
@@ -120,48 +131,46 @@ def setup(experiment: Experiment) -> str:
             f"{config.crop or manifest.size * 7 // 8}."
         )
     changed = ", ".join(f"{name} {value}" for name, value in changes(experiment).items()) or "nothing"
+    lines += [f"Judged by the split {experiment.split}."] * (experiment.split != "val")
     return "\n".join([*lines, f"Recipe: {RECIPE}; changed for all networks: {changed}."])
 
 
-def write(out: Path, experiment: Experiment, left_out: dict[str, str]) -> dict[str, Any]:
-    """paper.md and paper.json in the folder `out`; returns what the latter holds."""
+def write(experiment: Experiment, left_out: dict[str, str]) -> dict[str, Any]:
+    """paper.md and paper.json in the experiment's folder; returns what the latter holds."""
     found = experiment.found()
-    body = {**as_dict(experiment, found, left_out), "environment": environment()}
-    with written(out / "paper.md") as file:
-        file.write_text(as_markdown(experiment, found, left_out), encoding="utf-8")
-    write_json(out / "paper.json", body)
+    table = rows(found, experiment.claims, left_out)
+    networks = network_cells(found)
+    body = {
+        "claims": [_as_dict(row) for row in table],
+        "networks": [dict(zip(NETWORK_HEAD, cells, strict=True)) for cells in networks],
+        "changes": changes(experiment),
+        "left_out": left_out,
+        "environment": environment(),
+    }
+    blocks = [setup(experiment), _grid(HEAD, [row.cells() for row in table]), NOTES, _grid(NETWORK_HEAD, networks)]
+    blocks += ["\n".join(["Left out:", "", *(f"- {name}: {why}" for name, why in left_out.items())])] * bool(left_out)
+    with written(experiment.out / "paper.md") as file:
+        file.write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
+    write_json(experiment.out / "paper.json", body)
     return body
 
 
-def as_markdown(experiment: Experiment, found: Found, left_out: dict[str, str]) -> str:
-    blocks = [setup(experiment), _grid(HEAD, [row.cells() for row in rows(found)]), NOTES]
-    blocks += [_grid(NETWORK_HEAD, network_cells(found))]
-    blocks += ["\n".join(["Left out:", "", *(f"- {name}: {why}" for name, why in left_out.items())])] * bool(left_out)
-    return "\n\n".join(blocks) + "\n"
-
-
-def as_text(found: Found, left_out: dict[str, str], width: int) -> str:
-    shown = [row.cells() for row in rows(found)]
+def as_text(found: Found, asked: Sequence[Claim], left_out: dict[str, str], width: int) -> str:
+    shown = [row.cells() for row in rows(found, asked, left_out)]
     lines = [f"left out: {name}: {why}" for name, why in left_out.items()]
     return "\n".join([*([drawn(HEAD, shown, width)] if shown else ["no claim's networks are there yet"]), *lines])
 
 
-def as_dict(experiment: Experiment, found: Found, left_out: dict[str, str]) -> dict[str, Any]:
-    claims = [
-        {
-            "name": row.claim.name,
-            "claim": row.claim.text,
-            "paper": row.claim.paper,
-            "ours": [
-                {"value": e.value, "interval": None if math.isinf(e.high) else [e.low, e.high]} for e in row.estimates
-            ],
-            "over": row.estimates[0].over,
-            "verdict": row.verdict,
-        }
-        for row in rows(found)
-    ]
-    networks = [dict(zip(NETWORK_HEAD, cells, strict=True)) for cells in network_cells(found)]
-    return {"claims": claims, "networks": networks, "changes": changes(experiment), "left_out": left_out}
+def _as_dict(row: Row) -> dict[str, Any]:
+    ours = [{"value": e.value, "interval": None if math.isinf(e.high) else [e.low, e.high]} for e in row.estimates]
+    return {
+        "name": row.claim.name,
+        "claim": row.claim.text,
+        "paper": row.claim.paper,
+        "ours": ours,
+        "over": row.over,
+        "verdict": row.verdict,
+    }
 
 
 def _grid(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
