@@ -147,14 +147,22 @@ def _class_lines(guesses: Guesses, result: dict[str, Any]) -> list[str]:
     names = {entry["id"]: entry["name"] or entry["id"] for entry in guesses.classes}
     worst = sorted((row for row in result["classes"] if row["images"]), key=lambda row: row["top1"])[:10]
     return [
-        "worst classes, top-1 and top-5 in per cent:",
-        *(f"  {row['top1']:6.2f} {row['top5']:6.2f}  {names[row['id']]} ({row['images']:,} images)" for row in worst),
+        "worst classes, top-1 and top-5 in per cent, with 95 % intervals:",
+        *(
+            f"  {_interval(row, 'top1')}  {_interval(row, 'top5')}  {names[row['id']]} ({row['images']:,} images)"
+            for row in worst
+        ),
         "most often confused, images and per cent of the class:",
         *(
             f"  {row['images']:6,} {row['share']:6.2f}  {names[row['label']]} taken for {names[row['guess']]}"
             for row in result["confusions"][:10]
         ),
     ]
+
+
+def _interval(row: dict[str, Any], name: str) -> str:
+    low, high = row[f"{name}_interval"]
+    return f"{row[name]:6.2f} [{low:5.1f} to {high:5.1f}]"
 
 
 @click.command("predict")

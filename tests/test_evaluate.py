@@ -99,6 +99,8 @@ def test_classes_and_confusions_by_hand() -> None:
     assert [row["images"] for row in rows] == [3, 2, 1, 0]
     assert [row["top1"] for row in rows] == pytest.approx([100 / 3, 50, 0, None])
     assert [row["top5"] for row in rows] == pytest.approx([200 / 3, 50, 100, None])
+    intervals = [wilson(100 / 3, 3), wilson(50, 2), wilson(0, 1), None]
+    assert [row["top1_interval"] for row in rows] == [each and pytest.approx(each) for each in intervals]
     assert worst_pairs(guesses, labels, classes, 2) == [
         {"label": "a", "guess": "b", "images": 2, "share": pytest.approx(200 / 3)},
         {"label": "b", "guess": "a", "images": 1, "share": 50},

@@ -86,20 +86,28 @@ def test_images_give_what_the_split_gives(onetower: Path, raw_shards: Path, imag
 
 
 def test_where_the_papers_net_is_tapped(tmp_path: Path, raw_shards: Path) -> None:
-    """Layer 1 is conv -> LRN -> pool -> ReLU: conv1 is after all four, pool1 before the ReLU that works in place."""
+    """Layer 1 is conv -> LRN -> pool -> ReLU: conv1 is after all four, norm1 and pool1 before the ReLU, which works in
+    place."""
     network = open_network(save_network(tmp_path / "paper.pt", "paper", bottleneck=8))
     split = ShardSet(raw_shards).split("val")
     assert list(features.places(network.model)) == [
-        *("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5", "fc6", "fc7", "bottleneck", "fc8"),
+        *("conv1", "norm1", "pool1", "conv2", "norm2", "pool2", "conv3", "conv4", "conv5", "pool5"),
+        *("fc6", "fc7", "bottleneck", "fc8"),
     ]
     pool1 = features.of_split(network, split, "pool1").features
     assert pool1.min() < 0
+    norm1 = torch.from_numpy(features.of_split(network, split, "norm1").features)
+    np.testing.assert_array_equal(torch.nn.functional.max_pool2d(norm1, 3, 2).numpy(), pool1)
     np.testing.assert_array_equal(features.of_split(network, split, "conv1").features, pool1.clip(0))
     batch = next(
         iter(Loader(split, network.pixels, [_first(len(split))], max_batch=18, crop=84, device=network.device))
     )
     with torch.inference_mode():
         logits = network.model(batch.images).numpy()
+        towers = network.model.layers()["conv1"](torch.nn.functional.pad(batch.images, (0, 3, 0, 3))).chunk(2, 1)
+        normed = torch.cat([torch.nn.functional.local_response_norm(each, 5, k=2.0) for each in towers], 1)
+    order = np.argsort(batch.rows.samples)
+    np.testing.assert_allclose(norm1.numpy(), normed.numpy()[order], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(features.of_split(network, split, "fc8").features, logits, rtol=1e-4, atol=1e-4)
     assert features.of_split(network, split, "bottleneck").features.shape == (18, 8)
 

@@ -342,19 +342,26 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_in_a_browser(nasty_page: Path, tmp_path: Path, browser: Callable[..., str], width: int) -> None:
+@pytest.mark.parametrize("runs", [1, 3])
+def test_in_a_browser(
+    nasty_page: Path, trained_run: Path, run: Path, tmp_path: Path, browser: Callable[..., str], runs: int, width: int
+) -> None:
     """No element but those inside a box that scrolls is wider than the window, and every picture is shown."""
+    page = nasty_page
+    if runs > 1:
+        page = tmp_path / "compared.html"
+        write_report([nasty_page.parent, trained_run, run], page)
     probe = tmp_path / "probe.html"
-    source = json.dumps(nasty_page.read_text(encoding="utf-8")).replace("</", "<\\/")
+    source = json.dumps(page.read_text(encoding="utf-8")).replace("</", "<\\/")
     probe.write_text(PROBE.replace("WIDTH", str(width)).replace("SOURCE", source), encoding="utf-8")
     (text,) = re.findall("<pre>(.*)</pre>", browser(probe, "--virtual-time-budget=5000", "--dump-dom"))
     measured = json.loads(text)
     assert measured["window"] == width
     assert measured["width"] <= width
-    assert measured["shown"] == measured["images"] > 40
+    assert measured["shown"] == measured["images"] > (40 if runs == 1 else 4)
     assert measured["smallest"] >= 12
     shot = tmp_path / "shot.png"
-    browser(nasty_page, f"--screenshot={shot}", f"--window-size={width},2000")
+    browser(page, f"--screenshot={shot}", f"--window-size={width},2000")
     picture = np.asarray(Image.open(shot).convert("L"))
     assert picture.shape == (2000, width)
     assert 0.01 < (picture < 128).mean() < 0.6

@@ -25,7 +25,7 @@ def wilson(share: float, of: int) -> list[float]:
 def per_class(
     guesses: NDArray[np.int64], labels: NDArray[np.int64], classes: list[dict[str, str]]
 ) -> list[dict[str, Any]]:
-    """By class index: id, name, images, top1 and top5 in per cent (None without images).
+    """By class index: id, name, images, top1 and top5 in per cent and their 95 % intervals (None without images).
 
     `guesses` (n, up to 5): class indexes, the best first; `labels` (n,).
     """
@@ -33,15 +33,15 @@ def per_class(
     images, top1, top5 = (
         np.bincount(labels, weights, minlength=len(classes)) for weights in (None, right[:, 0], right.any(1))
     )
-    return [
-        {
-            **entry,
-            "images": int(images[label]),
-            "top1": 100 * float(top1[label] / images[label]) if images[label] else None,
-            "top5": 100 * float(top5[label] / images[label]) if images[label] else None,
-        }
-        for label, entry in enumerate(classes)
-    ]
+    rows = []
+    for label, entry in enumerate(classes):
+        row: dict[str, Any] = {**entry, "images": int(images[label])}
+        for name, count in (("top1", top1[label]), ("top5", top5[label])):
+            share = 100 * float(count / images[label]) if images[label] else None
+            row[name] = share
+            row[f"{name}_interval"] = None if share is None else wilson(share, row["images"])
+        rows.append(row)
+    return rows
 
 
 def confused(labels: NDArray[np.int64], guesses: NDArray[np.int64], count: int) -> list[tuple[int, int, int, float]]:

@@ -18,6 +18,7 @@ from alexnet_fast.files import check_memory, save_npz
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.plan import evaluation_rows
 from alexnet_fast.model.alexnet import AlexNet
+from alexnet_fast.model.lrn import LocalResponseNorm
 from alexnet_fast.results.evaluate import views_of
 from alexnet_fast.results.images import BATCH, ImageFiles, find_images
 from alexnet_fast.results.networks import Network
@@ -42,8 +43,9 @@ def places(model: AlexNet) -> dict[str, nn.Module]:
     """By name, the module whose output is taken.
 
     `conv1`, `fc6` and so on: the activation after the layer's nonlinearity, which in the paper's nets comes after
-    normalisation and pooling in layer 1. `pool1` and so on: the maps right after that pool, in the paper's nets before
-    the nonlinearity in layer 1. The last layer, and a bottleneck, have no nonlinearity: theirs are linear outputs.
+    normalisation and pooling in layer 1. `norm1` and so on: right after local response normalisation; `pool1`: the maps
+    right after that pool; in layer 1 of the paper's nets both come before the nonlinearity. The last layer, and a
+    bottleneck, have no nonlinearity: theirs are linear outputs.
     """
     weighted = {id(layer): name for name, layer in model.layers().items()}
     found: dict[str, nn.Module] = {}
@@ -54,6 +56,8 @@ def places(model: AlexNet) -> dict[str, nn.Module]:
             found[layer] = module
         elif isinstance(module, nn.ReLU | nn.Tanh):
             found[layer] = module
+        elif isinstance(module, LocalResponseNorm):
+            found[f"norm{layer.removeprefix('conv')}"] = module
         elif isinstance(module, nn.MaxPool2d):
             found[f"pool{layer.removeprefix('conv')}"] = module
     return found
