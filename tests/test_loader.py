@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_fast.loading import crops, loader
-from alexnet_fast.loading.graph import JpegDecoder
 from alexnet_fast.loading.loader import Batch, Loader, arranged
 from alexnet_fast.loading.pixels import centre
 from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
@@ -89,23 +88,19 @@ def beside_dali(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.375, 1.0])
 @pytest.mark.parametrize("encoding", ["jpeg", "mixed"])
 def test_the_host_decodes_its_share(
-    encoding: str, share: float, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    encoding: str,
+    share: float,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    fed_to_dali: list[int],
 ) -> None:
     shards = request.getfixturevalue(f"{encoding}_shards")
     split = ShardSet(shards).split("train")
     rows = some_rows(split)
-    fed: list[int] = []
-    submit = JpegDecoder.submit
-
-    def counted(self: JpegDecoder, stored: list[NDArray[np.uint8]], position: NDArray[np.float32]) -> None:
-        fed.append(len(stored))
-        submit(self, stored, position)
-
-    monkeypatch.setattr(JpegDecoder, "submit", counted)
     monkeypatch.setattr(Loader, "_measured_share", lambda *_: share)
     batches = load(shards, rows)
     jpegs = [int((~split.raw[row.samples]).sum()) for row in rows]
-    assert fed == [left for count in jpegs if (left := count - round(share * count))]
+    assert fed_to_dali == [left for count in jpegs if (left := count - round(share * count))]
     pixels = ShardSet(shards).manifest.pixels
     for batch in batches:
         for i in range(len(batch.labels)):

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from itertools import chain
 from time import perf_counter
@@ -86,6 +87,8 @@ class Loader:
         self._strict = strict
         self._rows = rows
         self._crop = crop
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
         self._device = device
         self._dtype = dtype
         self._threads = threads
@@ -189,7 +192,7 @@ class Loader:
                 crop=self._crop,
                 max_batch=self._max_batch,
                 threads=self._threads,
-                gpu=self._device.index or 0 if self._device.type == "cuda" else None,
+                gpu=self._device.index if self._device.type == "cuda" else None,
                 prefetch=PREFETCH,
             )
         reader = CropReader(
@@ -219,7 +222,7 @@ class Loader:
                     under_way.append(self._submit(rows, decoder, reader))
                 self._at = "copying", work.rows.samples
                 images = self._joined(work, jpegs, cut)
-                batch = Batch(images, work.labels.to(self._device, non_blocking=True), work.rows)
+                batch = Batch(images, self._on_device(work.labels), work.rows)
                 self.wait_seconds += perf_counter() - started
                 yield batch
         finally:
@@ -240,14 +243,19 @@ class Loader:
         if not n:
             return 0.0
 
-        def on_device() -> None:
-            decoder.submit(jpegs, np.zeros((n, 2), np.float32))
-            decoder.result()
+        def finish() -> None:
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
 
+        def on_device() -> None:
+            decoder.submit(jpegs, np.zeros((n, 2), np.float32))
+            decoder.result()
+            finish()
+
         def on_host() -> None:
-            reader.submit(jpegs, np.zeros((n, 2), np.uint16), n, torch.zeros(n, 3), torch.uint8).result()
+            cut = reader.submit(jpegs, np.zeros((n, 2), np.uint16), n, torch.zeros(n, 3), torch.uint8)
+            self._on_device(cut.result())
+            finish()
 
         with self._decoding():
             device_seconds, host_seconds = _seconds_of_second(on_device), _seconds_of_second(on_host)
@@ -285,24 +293,35 @@ class Loader:
 
     def _joined(self, work: _UnderWay, jpegs: torch.Tensor | None, cut: torch.Tensor | None) -> torch.Tensor:
         """The batch in channels-last memory, (n, 3, crop, crop)."""
-        cut = None if cut is None else cut.to(self._device, non_blocking=True)
+        cut = None if cut is None else self._on_device(cut)
         if jpegs is None and cut is not None and cut.dtype == self._dtype:
             return cut.permute(0, 3, 1, 2)
-        upright = int((~work.rows.mirror[: work.jpegs]).sum())
+        upright, offset = int((~work.rows.mirror[: work.jpegs]).sum()), self._on_device(work.offset)
         with one_thread():
             if cut is None and jpegs is not None and self._dtype == torch.uint8:
                 images = jpegs
-                centre(jpegs, upright, work.offset, images)
+                centre(jpegs, upright, offset, images)
             else:
                 shape = (len(work.rows.samples), self._crop, self._crop, 3)
                 images = torch.empty(shape, dtype=self._dtype, device=self._device)
                 if jpegs is not None:
-                    centre(jpegs, upright, work.offset[: work.jpegs], images[: work.jpegs])
+                    centre(jpegs, upright, offset[: work.jpegs], images[: work.jpegs])
                 if cut is not None and cut.dtype == self._dtype:
                     images[work.jpegs :] = cut
                 elif cut is not None:  # mirrored already
-                    centre(cut, len(cut), work.offset[work.jpegs :], images[work.jpegs :])
+                    centre(cut, len(cut), offset[work.jpegs :], images[work.jpegs :])
         return images.permute(0, 3, 1, 2)
+
+    def _on_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy to a GPU goes by a stream of its own: beside the step under way, not behind it."""
+        if self._device.type != "cuda":
+            return tensor.to(self._device)
+        copies, current = _copy_stream(self._device), torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(copies):  # torch notes it: page-locked memory is not used again before it is copied
+            copy = tensor.to(self._device, non_blocking=True)
+        current.wait_stream(copies)
+        copy.record_stream(current)
+        return copy
 
 
 @dataclass(frozen=True)
@@ -329,6 +348,12 @@ def check_dali() -> None:
             f"There are wheels for glibc's Linux on x86_64 and aarch64 (this is {platform.machine()}): pip install "
             "nvidia-dali-cuda120. Elsewhere use the Docker image, or shard with --encoding raw, which needs no decoder."
         )
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all loaders of a GPU: torch keeps freed memory for the stream that it was of."""
+    return torch.cuda.Stream(device)
 
 
 def _seconds_of_second(work: Callable[[], None]) -> float:
