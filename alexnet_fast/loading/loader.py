@@ -23,7 +23,7 @@ from alexnet_fast.loading.crops import KINDS, CropReader, Cut, library
 from alexnet_fast.loading.damage import Sentry
 from alexnet_fast.loading.memory import keep_freed_memory
 from alexnet_fast.loading.pixels import centre, one_thread
-from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
+from alexnet_fast.loading.plan import Rows, Window, evaluation_rows, training_rows
 from alexnet_fast.shardset import Pixels, Split
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Loader:
     `host_share`: of the JPEGs that train on a GPU, the share that the host's threads decode beside it. Measured when
     iterating begins; the two decoders' pixels differ by a few grey levels. With `strict` it is 0: an evaluation gives
     the same each time.
+    `whole_tars`: the rows are in a window's order, so each tar is read from end to end when its first sample comes up.
     `wait_seconds` sums the time the consumer spent waiting in this iterator.
 
     Iterating raises TrainingError when more than 0.1 % of the split are damaged, InputError where there are JPEGs
@@ -79,12 +80,14 @@ class Loader:
         dtype: torch.dtype = torch.float32,
         threads: int = 2,
         strict: bool = False,
+        whole_tars: bool = False,
     ) -> None:
         self.wait_seconds = 0.0
         self.host_share = 0.0
         self._split = split
         self._sentry = Sentry(split, strict)
         self._strict = strict
+        self._whole_tars = whole_tars
         self._rows = rows
         self._crop = crop
         if device.type == "cuda" and device.index is None:
@@ -109,6 +112,7 @@ class Loader:
         crop: int = 224,
         seed: int = 0,
         colour_std: float = 0.1,
+        window: int | None = None,
         rank: int = 0,
         world: int = 1,
         device: str | torch.device = "cpu",
@@ -117,7 +121,8 @@ class Loader:
     ) -> Loader:
         """One epoch for a training loop of one's own: a pure function of (seed, epoch), from `first_step` on.
 
-        `batch` counts the images of a step over all `world` ranks. See `epoch_plan` for `colour_std`.
+        `batch` counts the images of a step over all `world` ranks. `window`: tars open at a time, for disks that want
+        sequential reads; None: a global shuffle. See `epoch_plan` for `colour_std`.
         """
         rows = training_rows(
             len(split),
@@ -125,6 +130,7 @@ class Loader:
             seed,
             margin=split.size - crop,
             colour_std=colour_std,
+            window=Window(split.index["shard"], window) if window else None,
             rank=rank,
             world=world,
             epochs=range(epoch, epoch + 1),
@@ -139,6 +145,7 @@ class Loader:
             device=torch.device(device),
             dtype=dtype,
             threads=threads,
+            whole_tars=bool(window),
         )
 
     @classmethod
@@ -232,6 +239,8 @@ class Loader:
     def _asked_ahead(self) -> Iterator[Rows]:
         """The rows; tars and, nearer their use, pages are asked for ahead."""
         expected = _ahead(iter(self._rows), TARS_AHEAD, lambda rows: self._split.expect(rows.samples))
+        if self._whole_tars:
+            return _ahead(expected, PAGES_AHEAD, lambda rows: self._split.ask_for_tars(rows.samples, rows.epoch))
         return _ahead(expected, PAGES_AHEAD, lambda rows: self._split.ask_for(rows.samples))
 
     def _measured_share(self, rows: Rows, decoder: JpegDecoder, reader: CropReader) -> float:

@@ -259,6 +259,7 @@ def _batches(
         device=topology.device,
         dtype=DTYPES[config.precision],
         threads=config.threads,
+        whole_tars=config.order == "window",
     )
 
 
