@@ -260,6 +260,26 @@ def test_an_accumulated_batch_is_one_step() -> None:
         torch.testing.assert_close(weights_parts[name], values, rtol=1e-4, atol=1e-6)
 
 
+def test_a_run_goes_on_in_other_parts(jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when memory ran out: the losses, to float tolerance, of a run that was never stopped."""
+    config = settings(jpeg_shards, "paper", arch="onetower", dropout=0.0, lr=0.0003, hidden=64)
+    start(config, tmp_path / "whole")
+    step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", interrupted(step, 3))
+    start(config, tmp_path / "parts")
+    parts: list[int] = []
+
+    def noted(model: Any, state: Any, batch: Batch, config: TrainConfig, share: float) -> Any:
+        parts.append(config.accumulate)
+        return step(model, state, batch, config, share)
+
+    monkeypatch.setattr(loop, "train_step", noted)
+    assert train(CPU, runs.reopen(tmp_path / "parts", {"accumulate": 4}), tmp_path / "parts", resume=True).finished
+    assert parts == [4] * 5
+    found, expected = ([loss for *_, loss in losses(tmp_path / run)] for run in ("parts", "whole"))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.skipif(
     " " in os.environ.get("TORCHINDUCTOR_CACHE_DIR", ""),
