@@ -283,6 +283,7 @@ class Split:
             )
         self._tars = tars or LocalTars(folder, listed)
         self._tar_files = [tar.file for tar in listed]
+        self._cache = folder if tars else None
         self._asked = np.zeros(len(self.index), bool)
         self._opened = np.full(len(listed), -1)
         """The epoch in which each tar was last asked for as a whole."""
@@ -332,7 +333,10 @@ class Split:
 
     def name_of(self, sample: int) -> str:
         row = self.index[sample]
-        return f"sample {sample:,} of {self.name} ({self._tar_files[row['shard']]}, image at byte {row['offset']:,})"
+        tar, again = self._tar_files[row["shard"]], ""
+        if self._cache:
+            tar, again = str(self._cache / tar), "; delete that file, and it is fetched again"
+        return f"sample {sample:,} of {self.name} ({tar}, image at byte {row['offset']:,}{again})"
 
     def keys(self) -> list[str]:
         """Every sample's name, in stored order, from the tars' own headers: `<class id>/<file>`."""
