@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -240,6 +241,35 @@ def test_centre_by_hand(upright: int, dtype: torch.dtype) -> None:
     out = torch.empty(pixels.shape, dtype=dtype)
     centre(pixels, upright, offset, out)
     torch.testing.assert_close(out.permute(0, 3, 1, 2), expected.to(dtype))
+
+
+def test_the_next_batch_is_begun_before_this_one_is_waited_for(
+    raw_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the first, which waits for no other; and it goes on while this one is used."""
+    split = ShardSet(raw_shards).split("train")
+    begun: list[crops.Cut] = []
+    events: list[tuple[str, int]] = []
+    submit, result = crops.CropReader.submit, crops.Cut.result
+
+    def begin(*arguments: Any) -> crops.Cut:
+        events.append(("begin", len(begun)))
+        begun.append(submit(*arguments))
+        return begun[-1]
+
+    def wait(cut: crops.Cut) -> torch.Tensor:
+        events.append(("wait", [one is cut for one in begun].index(True)))
+        return result(cut)
+
+    monkeypatch.setattr(crops.CropReader, "submit", begin)
+    monkeypatch.setattr(crops.Cut, "result", wait)
+    for number, _ in enumerate(Loader.training(split, batch=12, crop=CROP)):
+        events.append(("use", number))
+    when = {event: place for place, event in enumerate(events)}
+    assert len(when) == 3 * 5
+    assert when["wait", 0] < when["begin", 1] < when["use", 0]
+    for number in (1, 2, 3):
+        assert when["begin", number + 1] < when["wait", number] < when["use", number]
 
 
 def test_pages_are_asked_for_once_until_one_was_waited_for(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
