@@ -36,13 +36,15 @@ FREE = (
     "cache",
     "cache_bytes",
     "parallel",
+    "accumulate",
     "save_every",
     "keep",
     "log_every",
     "tensorboard",
     "layer_scales",
 )
-"""Settings that a run may be gone on with by others: they change no result."""
+"""Settings that a run may be gone on with by others: they change no result (`accumulate` dropout's masks and batch
+norm's statistics, which are each part's own)."""
 REMOVABLE = ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
 PAPER_NETS_ONLY = ("lrn", "within_map_norm", "pool", "activation", "without", "bottleneck")
 

@@ -15,6 +15,10 @@ from alexnet_fast.errors import InputError
 
 POPULATE_READ = 22
 """madvise's MADV_POPULATE_READ of Linux 5.14, which Python's mmap has no name for."""
+WILL_NEED = 3
+"""madvise's MADV_WILLNEED, of Linux and macOS."""
+PIECE = 128 << 10
+"""Bytes asked for at a time: of more Linux reads only as much as it reads ahead on that disk."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -31,6 +35,14 @@ def map_tar(path: Path, expected_bytes: int) -> NDArray[np.uint8]:
     except OSError as error:
         raise InputError(f"{path} cannot be opened ({error.strerror}). Copy it again.") from error
     return np.frombuffer(mapped, dtype=np.uint8)
+
+
+def ask_for(mapped: NDArray[np.uint8]) -> None:
+    """Has the system read part of a mapped file. Waits only where the disk's queue is full."""
+    within_page = mapped.ctypes.data % mmap.PAGESIZE
+    for start in range(-within_page, len(mapped), PIECE):
+        length = min(PIECE, len(mapped) - start)
+        _LIBC.madvise(ctypes.c_void_p(mapped.ctypes.data + start), ctypes.c_size_t(length), WILL_NEED)
 
 
 def can_be_read(mapped: NDArray[np.uint8]) -> bool:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
 import resource
 import warnings
@@ -29,7 +28,7 @@ from numpy.typing import NDArray
 
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
-from alexnet_fast.mapped import can_be_read, map_tar
+from alexnet_fast.mapped import ask_for, can_be_read, map_tar
 
 FORMAT = "alexnet-fast shard set"
 FORMAT_VERSION = 1
@@ -200,6 +199,9 @@ class Tars(Protocol):
     def ask_for(self, shards: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> None:
         """Has the system read those bytes, without waiting for them."""
 
+    def ask_for_all_of(self, shards: Sequence[int]) -> None:
+        """Has the system read those tars from end to end, without waiting for them."""
+
     def hold_all(self) -> None:
         """Raises InputError when they cannot all be mapped at once."""
 
@@ -221,12 +223,15 @@ class LocalTars:
         pass
 
     def ask_for(self, shards: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> None:
-        if not hasattr(mmap, "MADV_WILLNEED"):
-            return
         for shard, offset, size in zip(shards, offsets, sizes, strict=True):
-            view: Any = self._mapped[shard].base  # of the array, and below it the mmap
-            start = offset - offset % mmap.PAGESIZE
-            view.obj.madvise(mmap.MADV_WILLNEED, start, offset + size - start)
+            ask_for(self._mapped[shard][offset : offset + size])
+
+    def ask_for_all_of(self, shards: Sequence[int]) -> None:
+        def ask() -> None:
+            for shard in shards:
+                ask_for(self._mapped[shard])
+
+        Thread(target=ask, daemon=True).start()  # a tar may fill the disk's queue
 
     def hold_all(self) -> None:
         pass
@@ -278,7 +283,10 @@ class Split:
             )
         self._tars = tars or LocalTars(folder, listed)
         self._tar_files = [tar.file for tar in listed]
+        self._cache = folder if tars else None
         self._asked = np.zeros(len(self.index), bool)
+        self._opened = np.full(len(listed), -1)
+        """The epoch in which each tar was last asked for as a whole."""
         self._waits = 0
         """Page faults so far that had to wait for a disk."""
 
@@ -325,7 +333,10 @@ class Split:
 
     def name_of(self, sample: int) -> str:
         row = self.index[sample]
-        return f"sample {sample:,} of {self.name} ({self._tar_files[row['shard']]}, image at byte {row['offset']:,})"
+        tar, again = self._tar_files[row["shard"]], ""
+        if self._cache:
+            tar, again = str(self._cache / tar), "; delete that file, and it is fetched again"
+        return f"sample {sample:,} of {self.name} ({tar}, image at byte {row['offset']:,}{again})"
 
     def keys(self) -> list[str]:
         """Every sample's name, in stored order, from the tars' own headers: `<class id>/<file>`."""
@@ -360,6 +371,14 @@ class Split:
         samples = samples[~self._asked[samples]]
         self._asked[samples] = True
         self._tars.ask_for(*self._places(samples))
+
+    def ask_for_tars(self, samples: NDArray[np.int64], epoch: int) -> None:
+        """As `ask_for`, in an order that opens few tars at a time: of the whole tars, each once an epoch."""
+        shards = np.unique(self.index["shard"][samples])
+        shards = shards[self._opened[shards] != epoch]
+        if len(shards):
+            self._opened[shards] = epoch
+            self._tars.ask_for_all_of(shards.tolist())
 
     def expect(self, samples: NDArray[np.int64]) -> None:
         """Samples that will be read next, in this order: a remote set fetches their tars ahead."""

@@ -134,6 +134,22 @@ def trained_run(raw_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+@pytest.fixture
+def fed_to_dali(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many JPEGs each call gave to DALI's decoder."""
+    from alexnet_fast.loading.graph import JpegDecoder
+
+    fed: list[int] = []
+    submit = JpegDecoder.submit
+
+    def counted(self: JpegDecoder, stored: list[NDArray[np.uint8]], position: NDArray[np.float32]) -> None:
+        fed.append(len(stored))
+        submit(self, stored, position)
+
+    monkeypatch.setattr(JpegDecoder, "submit", counted)
+    return fed
+
+
 def unpacked(archive: Path, folder: Path) -> Path:
     """The archive's folder that holds train/; skips where the archive is not there."""
     path = Path(__file__).resolve().parents[2] / archive

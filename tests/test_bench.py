@@ -93,9 +93,13 @@ def test_other_parts_of_the_loader_may_be_the_limit() -> None:
         "What would help: a GPU, which does them in passing.",
     ]
     copied = {**fast, "decode": 5_100.0, "copy": 5_200.0, "joint": 5_000.0}
-    assert find_limit(copied, GPU) == "decode"  # a JPEG set's crops are made on the GPU
-    assert find_limit(copied, replace(GPU, encoding="raw")) == "copy"
-    assert advise(copied, replace(GPU, encoding="raw"))[0].startswith("The copy to the GPU is the limit: 0.78 GB/s")
+    assert find_limit(copied, GPU) == "copy"  # the crops of a JPEG set that the host decodes
+    assert advise(copied, GPU) == [
+        "The copy to the GPU is the limit: 0.78 GB/s of uint8 crops.",
+        "What would help: a smaller crop.",
+    ]
+    assert "a JPEG shard set, " in advise(copied, replace(GPU, encoding="raw"))[1]
+    assert find_limit({**copied, "copy": 50_000.0}, GPU) == "decode"
 
 
 def test_raw_crops_on_all_cores_leave_only_more_cores() -> None:

@@ -323,8 +323,8 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
     (tmp_path / "run" / "config.json").write_text('{"epochs": 3, "recipe": "paper"}')
     assert_refused(
         "run was begun with batch 128, epochs 3, and --resume goes on with the run's own settings: leave out batch, "
-        "epochs, or choose another --run. Only shards, threads, cache, cache_bytes, parallel, save_every, keep, "
-        "log_every, tensorboard, layer_scales may differ.",
+        "epochs, or choose another --run. Only shards, threads, cache, cache_bytes, parallel, accumulate, save_every, "
+        "keep, log_every, tensorboard, layer_scales may differ.",
         *(*resume, "--run", "run", "--epochs", "2", "--recipe", "paper", "--save-every", "5", "--set", "batch=8"),
     )
     (tmp_path / "run" / "last.pt").write_bytes(b"damaged")

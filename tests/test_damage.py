@@ -1,5 +1,7 @@
 """Samples whose bytes are not those that were written: training goes on without them, evaluation counts them."""
 
+import json
+import os
 import platform
 import re
 import shutil
@@ -14,11 +16,13 @@ from click.testing import CliRunner
 
 from alexnet_fast import Batch, Loader, ShardSet
 from alexnet_fast.cli import main
-from alexnet_fast.config import TrainConfig
+from alexnet_fast.config import TrainConfig, make_config
 from alexnet_fast.errors import TrainingError
 from alexnet_fast.loading import damage
+from alexnet_fast.loading.plan import epoch_plan
 from alexnet_fast.model.alexnet import bn
 from alexnet_fast.results.evaluate import evaluate
+from alexnet_fast.training import distributed, loop, runs
 from alexnet_fast.training.distributed import Topology
 
 CROP = 84
@@ -105,6 +109,43 @@ def test_evaluation_counts_it_as_wrong(jpeg_shards: Path, tmp_path: Path) -> Non
     assert accuracy.top5 == pytest.approx(100 * 16 / 18)  # three classes: all but the damaged are among the best five
 
 
+def train_in(topology: Topology, shards: str, out: str) -> None:
+    """Twice: 3 damaged samples may be, then 1."""
+    config = make_config("paper", shards=shards, epochs=2, batch=15, hidden=16, crop=64, precision="fp32", log_every=2)
+    for tolerated in (3, 1):
+        damage.LIMIT = tolerated / 60
+        run = Path(out, str(tolerated))
+        if topology.first:
+            runs.create(run, config)
+        try:
+            loop.train(topology, config, run, resume=False)
+        except TrainingError as error:
+            (run / f"error-{topology.rank}").write_text(str(error))
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_training_goes_on_and_counts(world: int, jpeg_shards: Path, tmp_path: Path) -> None:
+    """Once each over all processes, of which both meet one in the first epoch; together they stop at too many."""
+    order = epoch_plan(0, 0, 60, margin=0, colour_std=0).order
+    bad = sorted([int(order[0]), int(order[29])])  # the first of rank 0's first step and the last of rank 1's second
+    shards = damaged_copy(damaged_copy(jpeg_shards, "train", bad, tmp_path / "a"), "val", [17], tmp_path / "set")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [*command, __file__, str(shards), str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    log = [json.loads(line) for line in (tmp_path / "3" / "log.jsonl").read_text().splitlines()]
+    assert [line["damaged"] for line in log if "loss" in line] == [2] * 4
+    assert [line["val_damaged"] for line in log if "val_top1" in line] == [1, 1]
+    for sample in bad:
+        assert f"damaged, so its neighbour is seen instead: sample {sample} of train (" in done.stderr
+    assert done.stderr.count("; 1 damaged images counted as wrong") == 2
+    errors = [path.read_text() for path in sorted((tmp_path / "1").glob("error-*"))]
+    assert len(errors) == world
+    assert all(error.startswith("2 damaged samples so far, more than 1.7% of 60, the last") for error in errors)
+
+
 CUT_OFF = """
 import os, sys
 from pathlib import Path
@@ -153,3 +194,7 @@ def test_a_tar_that_is_cut_off(encoding: str, when: str, request: pytest.Fixture
     if when == "later":
         assert "an image of the split train does not decode" in done.stdout
         assert "its file cannot be read any more" in done.stdout
+
+
+if __name__ == "__main__":
+    distributed.run(train_in, 0, *sys.argv[1:])

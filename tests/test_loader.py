@@ -1,9 +1,14 @@
 """The loader's images against an independent Pillow and NumPy computation of the same row."""
 
 import io
+import mmap
+import os
+import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_fast.loading import crops, loader
-from alexnet_fast.loading.graph import JpegDecoder
 from alexnet_fast.loading.loader import Batch, Loader, arranged
 from alexnet_fast.loading.pixels import centre
 from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
+from alexnet_fast.mapped import ask_for, map_tar
 from alexnet_fast.shardset import Pixels, ShardSet, Split
 
 CROP = 84
@@ -89,23 +94,19 @@ def beside_dali(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.375, 1.0])
 @pytest.mark.parametrize("encoding", ["jpeg", "mixed"])
 def test_the_host_decodes_its_share(
-    encoding: str, share: float, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    encoding: str,
+    share: float,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    fed_to_dali: list[int],
 ) -> None:
     shards = request.getfixturevalue(f"{encoding}_shards")
     split = ShardSet(shards).split("train")
     rows = some_rows(split)
-    fed: list[int] = []
-    submit = JpegDecoder.submit
-
-    def counted(self: JpegDecoder, stored: list[NDArray[np.uint8]], position: NDArray[np.float32]) -> None:
-        fed.append(len(stored))
-        submit(self, stored, position)
-
-    monkeypatch.setattr(JpegDecoder, "submit", counted)
     monkeypatch.setattr(Loader, "_measured_share", lambda *_: share)
     batches = load(shards, rows)
     jpegs = [int((~split.raw[row.samples]).sum()) for row in rows]
-    assert fed == [left for count in jpegs if (left := count - round(share * count))]
+    assert fed_to_dali == [left for count in jpegs if (left := count - round(share * count))]
     pixels = ShardSet(shards).manifest.pixels
     for batch in batches:
         for i in range(len(batch.labels)):
@@ -242,6 +243,35 @@ def test_centre_by_hand(upright: int, dtype: torch.dtype) -> None:
     torch.testing.assert_close(out.permute(0, 3, 1, 2), expected.to(dtype))
 
 
+def test_the_next_batch_is_begun_before_this_one_is_waited_for(
+    raw_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the first, which waits for no other; and it goes on while this one is used."""
+    split = ShardSet(raw_shards).split("train")
+    begun: list[crops.Cut] = []
+    events: list[tuple[str, int]] = []
+    submit, result = crops.CropReader.submit, crops.Cut.result
+
+    def begin(*arguments: Any) -> crops.Cut:
+        events.append(("begin", len(begun)))
+        begun.append(submit(*arguments))
+        return begun[-1]
+
+    def wait(cut: crops.Cut) -> torch.Tensor:
+        events.append(("wait", [one is cut for one in begun].index(True)))
+        return result(cut)
+
+    monkeypatch.setattr(crops.CropReader, "submit", begin)
+    monkeypatch.setattr(crops.Cut, "result", wait)
+    for number, _ in enumerate(Loader.training(split, batch=12, crop=CROP)):
+        events.append(("use", number))
+    when = {event: place for place, event in enumerate(events)}
+    assert len(when) == 3 * 5
+    assert when["wait", 0] < when["begin", 1] < when["use", 0]
+    for number in (1, 2, 3):
+        assert when["begin", number + 1] < when["wait", number] < when["use", number]
+
+
 def test_pages_are_asked_for_once_until_one_was_waited_for(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = ShardSet(jpeg_shards).split("train")
     waits = 3
@@ -254,3 +284,55 @@ def test_pages_are_asked_for_once_until_one_was_waited_for(jpeg_shards: Path, mo
     waits += 1
     split.ask_for(np.array([7, 8]))
     assert asked == split.index["offset"][[5, 3, 7, 7, 8]].tolist()
+
+
+def test_bytes_are_asked_for_batches_before_they_are_read(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = ShardSet(jpeg_shards).split("train")
+    rows = some_rows(split, batch=6)
+    read, asked, asked_before = split.read, list[NDArray[np.int64]](), list[int]()
+
+    def note_read(samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        asked_before.append(len(asked))
+        return read(samples)
+
+    monkeypatch.setattr(split, "read", note_read)
+    monkeypatch.setattr(split, "ask_for", asked.append)
+    assert len(list(Loader(split, split.pixels, rows, max_batch=6, crop=CROP, device=torch.device("cpu")))) == 10
+    assert asked_before == [5, 6, 7, 8, 9, 10, 10, 10, 10, 10]
+    assert all(np.array_equal(samples, row.samples) for samples, row in zip(asked, rows, strict=True))
+
+
+def test_in_a_window_s_order_whole_tars_are_asked_for(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once an epoch, when its first sample comes up."""
+    split = ShardSet(jpeg_shards).split("train")
+    opened: list[int] = []
+    monkeypatch.setattr(split._tars, "ask_for_all_of", opened.extend)
+    monkeypatch.setattr(split._tars, "ask_for", None)
+    for epoch in range(2):
+        opened.clear()
+        for step, batch in enumerate(Loader.training(split, batch=1, epoch=epoch, crop=CROP, window=2)):
+            assert {*split.index["shard"][batch.rows.samples].tolist()} <= {*opened}
+            assert step or len(opened) < 4
+        assert sorted(opened) == [0, 1, 2, 3]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's count of a thread's page faults")
+def test_a_tar_that_was_asked_for_is_not_waited_for(tmp_path: Path) -> None:
+    """To the end: of one request for all of it Linux would read as much as it reads ahead."""
+    path, size = tmp_path / "a.tar", 32 << 20
+    path.write_bytes(os.urandom(size))
+
+    def waits(ask: Callable[[NDArray[np.uint8]], None]) -> int:
+        """Page faults for which a disk was waited for, of a tar that is not in memory."""
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        tar = map_tar(path, size)
+        ask(tar)
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
+        tar[:: mmap.PAGESIZE].sum()
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_majflt - before
+
+    if not waits(lambda tar: None):
+        pytest.skip("this file system is in memory")
+    assert waits(ask_for) == 0

@@ -357,6 +357,26 @@ def test_a_small_cache_makes_room_and_touches_nothing_else(
         assert refusal(call).startswith(needs)
 
 
+def test_a_damaged_tar_of_the_cache_is_named(
+    serve: Callable[[Path], Server], jpeg_shards: Path, tmp_path: Path
+) -> None:
+    """Deleted, as the line says, it comes whole again."""
+    url = serve(jpeg_shards).url
+    split = ShardSet(url, tmp_path).split("train")
+    split.read(np.array([3]))
+    (tar,) = tmp_path.rglob("train-000000.tar")
+    at = int(split.index["offset"][3])
+    with tar.open("r+b") as file:
+        file.seek(at)
+        file.write(b"?")
+    split = ShardSet(url, tmp_path).split("train")
+    assert not split.intact(np.array([3]))[0]
+    expected = f"sample 3 of train ({tar}, image at byte {at:,}; delete that file, and it is fetched again)"
+    assert split.name_of(3) == expected
+    tar.unlink()
+    assert ShardSet(url, tmp_path).split("train").intact(np.array([3]))[0]
+
+
 def test_threads_that_need_more_than_fits_at_once_take_turns(
     serve: Callable[[Path], Server], jpeg_shards: Path, tmp_path: Path
 ) -> None:

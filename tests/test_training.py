@@ -19,11 +19,12 @@ import torch
 from alexnet_fast.config import TrainConfig, batch_for, make_config
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.loading.loader import Batch
-from alexnet_fast.loading.plan import Rows
+from alexnet_fast.loading.plan import Rows, Window, epoch_plan
 from alexnet_fast.model.alexnet import build
 from alexnet_fast.results.guesses import guess_checkpoints
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
+from alexnet_fast.shardset import LocalTars, ShardSet
 from alexnet_fast.training import checkpoint, loop, optim, runs
 from alexnet_fast.training.distributed import Topology
 from alexnet_fast.training.loop import Result, train
@@ -83,6 +84,28 @@ def test_a_run_learns_and_leaves_its_folder(jpeg_shards: Path, tmp_path: Path) -
     assert accuracy is not None
     assert accuracy.top1 == pytest.approx(result.best_top1)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 6
+
+
+def test_the_order_window(jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream is the plan's; tars are read from end to end, one by one."""
+    seen: list[Rows] = []
+    opened: list[int] = []
+    step = loop.train_step
+
+    def noted(model: Any, state: Any, batch: Batch, *more: Any) -> Any:
+        seen.append(batch.rows)
+        return step(model, state, batch, *more)
+
+    monkeypatch.setattr(loop, "train_step", noted)
+    monkeypatch.setattr(LocalTars, "ask_for_all_of", lambda _, shards: opened.extend(shards))
+    start(settings(jpeg_shards, order="window", window=2, hidden=16), tmp_path / "run")
+    tars = ShardSet(jpeg_shards).split("train").index["shard"]
+    for epoch in range(2):
+        order = epoch_plan(0, epoch, 60, margin=0, colour_std=0, window=Window(tars, 2)).order
+        assert [sorted(rows.samples.tolist()) for rows in seen if rows.epoch == epoch] == [
+            sorted(part.tolist()) for part in np.split(order, 4)
+        ]
+    assert sorted(opened) == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize("arch", ["paper", "onetower"])
@@ -235,6 +258,26 @@ def test_an_accumulated_batch_is_one_step() -> None:
     assert [correct for _, correct in whole] == [correct for _, correct in parts_]
     for name, values in weights_whole.items():
         torch.testing.assert_close(weights_parts[name], values, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_goes_on_in_other_parts(jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when memory ran out: the losses, to float tolerance, of a run that was never stopped."""
+    config = settings(jpeg_shards, "paper", arch="onetower", dropout=0.0, lr=0.0003, hidden=64)
+    start(config, tmp_path / "whole")
+    step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", interrupted(step, 3))
+    start(config, tmp_path / "parts")
+    parts: list[int] = []
+
+    def noted(model: Any, state: Any, batch: Batch, config: TrainConfig, share: float) -> Any:
+        parts.append(config.accumulate)
+        return step(model, state, batch, config, share)
+
+    monkeypatch.setattr(loop, "train_step", noted)
+    assert train(CPU, runs.reopen(tmp_path / "parts", {"accumulate": 4}), tmp_path / "parts", resume=True).finished
+    assert parts == [4] * 5
+    found, expected = ([loss for *_, loss in losses(tmp_path / run)] for run in ("parts", "whole"))
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

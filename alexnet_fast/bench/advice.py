@@ -55,8 +55,7 @@ def find_limit(rates: Mapping[str, float], setup: Setup) -> str:
     loader = rates["loader"]
     if rates["step"] <= loader:
         return "step"
-    # From a JPEG set only the compressed bytes go to the GPU, inside of decode.
-    parts = ["read", "decode"] if setup.encoding == "jpeg" else ["read", "copy", "decode"]
+    parts = ("read", "copy", "decode")  # decode includes the others
     return next((part for part in parts if part in rates and rates[part] < NEAR * loader), "loader")
 
 
@@ -115,9 +114,10 @@ def _reading(rates: Mapping[str, float], setup: Setup) -> list[str]:
 
 def _copying(rates: Mapping[str, float], setup: Setup) -> list[str]:
     speed = rates["copy"] * 3 * setup.crop**2 / 1e9
+    other = [] if setup.encoding == "jpeg" else ["a JPEG shard set, of which the GPU decodes its share itself"]
     return [
-        f"The copy to the GPU is the limit: {number(speed)} GB/s of raw crops.",
-        "What would help: a JPEG or mixed shard set, of which the GPU gets the compressed bytes and decodes them.",
+        f"The copy to the GPU is the limit: {number(speed)} GB/s of uint8 crops.",
+        _would_help([*other, "a smaller crop"]),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -37,11 +38,8 @@ class Sentry:
             self.found[sample] = self._split.name_of(sample)
             self._neighbour[sample] = self._next_intact(sample)
         self._checked[fresh] = True
-        if not self._strict and len(self.found) > LIMIT * len(self._split):
-            raise TrainingError(
-                f"{len(self.found):,} damaged samples so far, more than {LIMIT:.1%} of {len(self._split):,}, the last "
-                f"{list(self.found.values())[-1]}. alexnet-fast verify names them all; copy the shard set again."
-            )
+        if not self._strict:
+            check_damage(self.found, len(self._split))
         damaged = (
             [i for i, sample in enumerate(rows.samples.tolist()) if sample in self._neighbour] if self.found else []
         )
@@ -60,3 +58,12 @@ class Sentry:
             if self._split.intact(np.array([neighbour]))[0]:
                 return neighbour
         raise TrainingError(f"no sample of the split {self._split.name} is intact. Copy the shard set again.")
+
+
+def check_damage(found: Mapping[int, str], samples: int) -> None:
+    """Raises TrainingError when the damaged samples `found` are too many of a split's `samples`."""
+    if len(found) > LIMIT * samples:
+        raise TrainingError(
+            f"{len(found):,} damaged samples so far, more than {LIMIT:.1%} of {samples:,}, the last "
+            f"{list(found.values())[-1]}. alexnet-fast verify names them all; copy the shard set again."
+        )

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from itertools import chain
 from time import perf_counter
@@ -22,7 +23,7 @@ from alexnet_fast.loading.crops import KINDS, CropReader, Cut, library
 from alexnet_fast.loading.damage import Sentry
 from alexnet_fast.loading.memory import keep_freed_memory
 from alexnet_fast.loading.pixels import centre, one_thread
-from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
+from alexnet_fast.loading.plan import Rows, Window, evaluation_rows, training_rows
 from alexnet_fast.shardset import Pixels, Split
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Loader:
     `host_share`: of the JPEGs that train on a GPU, the share that the host's threads decode beside it. Measured when
     iterating begins; the two decoders' pixels differ by a few grey levels. With `strict` it is 0: an evaluation gives
     the same each time.
+    `whole_tars`: the rows are in a window's order, so each tar is read from end to end when its first sample comes up.
     `wait_seconds` sums the time the consumer spent waiting in this iterator.
 
     Iterating raises TrainingError when more than 0.1 % of the split are damaged, InputError where there are JPEGs
@@ -78,14 +80,18 @@ class Loader:
         dtype: torch.dtype = torch.float32,
         threads: int = 2,
         strict: bool = False,
+        whole_tars: bool = False,
     ) -> None:
         self.wait_seconds = 0.0
         self.host_share = 0.0
         self._split = split
         self._sentry = Sentry(split, strict)
         self._strict = strict
+        self._whole_tars = whole_tars
         self._rows = rows
         self._crop = crop
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
         self._device = device
         self._dtype = dtype
         self._threads = threads
@@ -106,6 +112,7 @@ class Loader:
         crop: int = 224,
         seed: int = 0,
         colour_std: float = 0.1,
+        window: int | None = None,
         rank: int = 0,
         world: int = 1,
         device: str | torch.device = "cpu",
@@ -114,7 +121,8 @@ class Loader:
     ) -> Loader:
         """One epoch for a training loop of one's own: a pure function of (seed, epoch), from `first_step` on.
 
-        `batch` counts the images of a step over all `world` ranks. See `epoch_plan` for `colour_std`.
+        `batch` counts the images of a step over all `world` ranks. `window`: tars open at a time, for disks that want
+        sequential reads; None: a global shuffle. See `epoch_plan` for `colour_std`.
         """
         rows = training_rows(
             len(split),
@@ -122,6 +130,7 @@ class Loader:
             seed,
             margin=split.size - crop,
             colour_std=colour_std,
+            window=Window(split.index["shard"], window) if window else None,
             rank=rank,
             world=world,
             epochs=range(epoch, epoch + 1),
@@ -136,6 +145,7 @@ class Loader:
             device=torch.device(device),
             dtype=dtype,
             threads=threads,
+            whole_tars=bool(window),
         )
 
     @classmethod
@@ -189,7 +199,7 @@ class Loader:
                 crop=self._crop,
                 max_batch=self._max_batch,
                 threads=self._threads,
-                gpu=self._device.index or 0 if self._device.type == "cuda" else None,
+                gpu=self._device.index if self._device.type == "cuda" else None,
                 prefetch=PREFETCH,
             )
         reader = CropReader(
@@ -219,7 +229,7 @@ class Loader:
                     under_way.append(self._submit(rows, decoder, reader))
                 self._at = "copying", work.rows.samples
                 images = self._joined(work, jpegs, cut)
-                batch = Batch(images, work.labels.to(self._device, non_blocking=True), work.rows)
+                batch = Batch(images, self._on_device(work.labels), work.rows)
                 self.wait_seconds += perf_counter() - started
                 yield batch
         finally:
@@ -229,6 +239,8 @@ class Loader:
     def _asked_ahead(self) -> Iterator[Rows]:
         """The rows; tars and, nearer their use, pages are asked for ahead."""
         expected = _ahead(iter(self._rows), TARS_AHEAD, lambda rows: self._split.expect(rows.samples))
+        if self._whole_tars:
+            return _ahead(expected, PAGES_AHEAD, lambda rows: self._split.ask_for_tars(rows.samples, rows.epoch))
         return _ahead(expected, PAGES_AHEAD, lambda rows: self._split.ask_for(rows.samples))
 
     def _measured_share(self, rows: Rows, decoder: JpegDecoder, reader: CropReader) -> float:
@@ -240,14 +252,19 @@ class Loader:
         if not n:
             return 0.0
 
-        def on_device() -> None:
-            decoder.submit(jpegs, np.zeros((n, 2), np.float32))
-            decoder.result()
+        def finish() -> None:
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
 
+        def on_device() -> None:
+            decoder.submit(jpegs, np.zeros((n, 2), np.float32))
+            decoder.result()
+            finish()
+
         def on_host() -> None:
-            reader.submit(jpegs, np.zeros((n, 2), np.uint16), n, torch.zeros(n, 3), torch.uint8).result()
+            cut = reader.submit(jpegs, np.zeros((n, 2), np.uint16), n, torch.zeros(n, 3), torch.uint8)
+            self._on_device(cut.result())
+            finish()
 
         with self._decoding():
             device_seconds, host_seconds = _seconds_of_second(on_device), _seconds_of_second(on_host)
@@ -285,24 +302,35 @@ class Loader:
 
     def _joined(self, work: _UnderWay, jpegs: torch.Tensor | None, cut: torch.Tensor | None) -> torch.Tensor:
         """The batch in channels-last memory, (n, 3, crop, crop)."""
-        cut = None if cut is None else cut.to(self._device, non_blocking=True)
+        cut = None if cut is None else self._on_device(cut)
         if jpegs is None and cut is not None and cut.dtype == self._dtype:
             return cut.permute(0, 3, 1, 2)
-        upright = int((~work.rows.mirror[: work.jpegs]).sum())
+        upright, offset = int((~work.rows.mirror[: work.jpegs]).sum()), self._on_device(work.offset)
         with one_thread():
             if cut is None and jpegs is not None and self._dtype == torch.uint8:
                 images = jpegs
-                centre(jpegs, upright, work.offset, images)
+                centre(jpegs, upright, offset, images)
             else:
                 shape = (len(work.rows.samples), self._crop, self._crop, 3)
                 images = torch.empty(shape, dtype=self._dtype, device=self._device)
                 if jpegs is not None:
-                    centre(jpegs, upright, work.offset[: work.jpegs], images[: work.jpegs])
+                    centre(jpegs, upright, offset[: work.jpegs], images[: work.jpegs])
                 if cut is not None and cut.dtype == self._dtype:
                     images[work.jpegs :] = cut
                 elif cut is not None:  # mirrored already
-                    centre(cut, len(cut), work.offset[work.jpegs :], images[work.jpegs :])
+                    centre(cut, len(cut), offset[work.jpegs :], images[work.jpegs :])
         return images.permute(0, 3, 1, 2)
+
+    def _on_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy to a GPU goes by a stream of its own: beside the step under way, not behind it."""
+        if self._device.type != "cuda":
+            return tensor.to(self._device)
+        copies, current = _copy_stream(self._device), torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(copies):  # torch notes it: page-locked memory is not used again before it is copied
+            copy = tensor.to(self._device, non_blocking=True)
+        current.wait_stream(copies)
+        copy.record_stream(current)
+        return copy
 
 
 @dataclass(frozen=True)
@@ -329,6 +357,12 @@ def check_dali() -> None:
             f"There are wheels for glibc's Linux on x86_64 and aarch64 (this is {platform.machine()}): pip install "
             "nvidia-dali-cuda120. Elsewhere use the Docker image, or shard with --encoding raw, which needs no decoder."
         )
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all loaders of a GPU: torch keeps freed memory for the stream that it was of."""
+    return torch.cuda.Stream(device)
 
 
 def _seconds_of_second(work: Callable[[], None]) -> float:

@@ -1,4 +1,4 @@
-"""The one pass over the pixels after decoding: mirror, colour and mean."""
+"""What is left to do with pixels after decoding: mirror, colour and mean."""
 
 from __future__ import annotations
 

@@ -431,6 +431,9 @@ class SplitTars:
     def ask_for(self, shards: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> None:
         """They were fetched a moment ago, or are not there yet."""
 
+    def ask_for_all_of(self, shards: Sequence[int]) -> None:
+        """The same."""
+
     def hold_all(self) -> None:
         self._cache.hold(self._names, self._split)
 

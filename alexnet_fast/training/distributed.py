@@ -165,6 +165,14 @@ def sum_over_processes(values: Tensor, topology: Topology) -> Tensor:
     return values
 
 
+def merged(mine: dict[int, str], topology: Topology) -> dict[int, str]:
+    """The entries of all processes."""
+    each = [mine] * topology.world
+    if topology.world > 1:
+        dist.all_gather_object(each, mine)
+    return {key: value for one in each for key, value in one.items()}
+
+
 def any_stopped(stopped: bool, topology: Topology) -> bool:
     """Whether any process was told to stop. GPU processes are not asked here, so as not to wait: log steps ask them."""
     if topology.world == 1:

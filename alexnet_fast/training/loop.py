@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from alexnet_fast.config import FREE, TrainConfig, config_from
 from alexnet_fast.console import Progress, Quiet
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
+from alexnet_fast.loading.damage import check_damage
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import Window, steps_per_epoch, training_rows
 from alexnet_fast.model.alexnet import AlexNet, build
@@ -141,7 +141,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     )
     loader = _batches(split, pixels, config, topology, data, state)
     window = metrics.Window(topology, loader, state.sums)
-    told: list[str] = []
+    told: set[int] = set()
 
     def end_epoch(model: AlexNet, train_loss: str) -> bool:
         """Evaluates the whole network and keeps the best; whether that was stopped, so that it is still to come."""
@@ -160,9 +160,9 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
                 )
             except Stopped:
                 return True
-            scores = {"epoch": state.epoch + 1, "val_top1": accuracy.top1, "val_top5": accuracy.top5}
+            scores = {"val_top1": accuracy.top1, "val_top5": accuracy.top5, "val_damaged": accuracy.damaged}
             if topology.first:
-                log.add(scores)
+                log.add({"epoch": state.epoch + 1, **scores})
             progress.say(
                 f"epoch {state.epoch + 1:3d}  val top-1 {accuracy.top1:5.2f} %  top-5 {accuracy.top5:5.2f} %"
                 + train_loss
@@ -207,14 +207,14 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             if is_logged:
                 line, stop = window.read(stopped())
                 finite.check(batch)
-                for name in list(loader.damaged.values())[len(told) :]:
-                    told.append(name)
-                    note = f"damaged, so its neighbour is seen instead: {name}"
-                    progress.say(note) if topology.first else print(note, file=sys.stderr)
+                for sample in sorted(window.damaged.keys() - told):
+                    progress.say(f"damaged, so its neighbour is seen instead: {window.damaged[sample]}")
+                told.update(window.damaged)
+                check_damage(window.damaged, len(split))
                 _say_if_stuck(line["loss"], done, len(classes), progress)
                 measured = scales.read()
                 if topology.first:
-                    log.add({"step": done, "epoch": state.epoch, **line, "damaged": len(told), **measured})
+                    log.add({"step": done, "epoch": state.epoch, **line, **measured})
                 progress.update(done, _describe(line, state.epoch, config.epochs))
             started = perf_counter()
             if ended or stop or (config.save_every and done % config.save_every == 0):
@@ -259,6 +259,7 @@ def _batches(
         device=topology.device,
         dtype=DTYPES[config.precision],
         threads=config.threads,
+        whole_tars=config.order == "window",
     )
 
 

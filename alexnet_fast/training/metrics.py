@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alexnet_fast.files import written
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.training.distributed import Topology, sum_over_processes
+from alexnet_fast.training.distributed import Topology, merged, sum_over_processes
 
 
 def peak_gib(device: torch.device) -> float:
@@ -35,6 +35,9 @@ class Window:
     """
 
     def __init__(self, topology: Topology, loader: Loader, sums: list[float]) -> None:
+        self.damaged: dict[int, str] = {}
+        """Names of the damaged samples that any process has met until the last line, by number."""
+        self._found = 0.0
         self._topology, self._loader = topology, loader
         before = sums if topology.first else [0.0, 0.0, 0.0]
         self._sums = torch.tensor(before[:2], dtype=torch.float64, device=topology.device)
@@ -65,9 +68,11 @@ class Window:
 
     def read(self, stop: bool) -> tuple[dict[str, float], bool]:
         """The log line of the steps since the last call; and whether any process was told to stop."""
-        more = [self._old_images, float(self._new_images), float(stop)]
+        more = [self._old_images, float(self._new_images), float(stop), float(len(self._loader.damaged))]
         sums = torch.cat([self._sums, self._sums.new_tensor(more)])
-        loss, correct, old_images, new_images, stops = sum_over_processes(sums, self._topology).tolist()
+        loss, correct, old_images, new_images, stops, found = sum_over_processes(sums, self._topology).tolist()
+        if found != self._found:  # by name: in later epochs another process meets the same sample
+            self._found, self.damaged = found, merged(self._loader.damaged, self._topology)
         assert self._started is not None
         seconds = perf_counter() - self._started
         waited = self._loader.wait_seconds - self._waited_before
@@ -85,6 +90,7 @@ class Window:
             "images_per_second": new_images / seconds,
             "data_wait": waited / seconds,
             "peak_gib": peak_gib(self._topology.device),
+            "damaged": len(self.damaged),
         }
         return line, stops > 0
 
