@@ -39,10 +39,10 @@ def map_tar(path: Path, expected_bytes: int) -> NDArray[np.uint8]:
 
 def ask_for(mapped: NDArray[np.uint8]) -> None:
     """Has the system read part of a mapped file. Waits only where the disk's queue is full."""
-    within_page = mapped.ctypes.data % mmap.PAGESIZE
-    for start in range(-within_page, len(mapped), PIECE):
-        length = min(PIECE, len(mapped) - start)
-        _LIBC.madvise(ctypes.c_void_p(mapped.ctypes.data + start), ctypes.c_size_t(length), WILL_NEED)
+    address = mapped.ctypes.data
+    end = address + len(mapped)
+    for start in range(address - address % mmap.PAGESIZE, end, PIECE):
+        _LIBC.madvise(ctypes.c_void_p(start), ctypes.c_size_t(min(PIECE, end - start)), WILL_NEED)
 
 
 def can_be_read(mapped: NDArray[np.uint8]) -> bool:

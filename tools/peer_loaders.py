@@ -54,7 +54,7 @@ class Job:
     """`files`: folder with images/<class>/*.jpg, jpeg.beton, raw.beton. `images`, `seconds`: at least that much is
     clocked, after `warm_up` batches. `order`: random, window (of `window` tars) or
     sequential; ours knows the first two, DALI the first and last. `keep_freed`: glibc keeps freed memory, as our
-    loader makes it do by itself; otherwise the peer has it as it comes."""
+    loader makes it do by itself; otherwise the peer has it as it comes. `gpu`: ours and DALI's batches are on it."""
 
     loader: str
     dtype: str
@@ -68,6 +68,7 @@ class Job:
     order: str = "random"
     window: int = 16
     keep_freed: bool = False
+    gpu: bool = False
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -111,9 +112,10 @@ def ours(job: Job) -> Iterator[int]:
         rows,
         max_batch=job.batch,
         crop=job.crop,
-        device=torch.device("cpu"),
+        device=torch.device("cuda" if job.gpu else "cpu"),
         dtype=getattr(torch, job.dtype),
         threads=job.threads,
+        whole_tars=job.order == "window",
     )
     for item in loader:
         yield len(item.labels)
@@ -125,21 +127,21 @@ def dali(decoder: str, layout: str, job: Job) -> Iterator[int]:
 
     nvidia_dali = import_module("nvidia.dali")
     fn, types = nvidia_dali.fn, nvidia_dali.types
-    size, crop = int(job.manifest["size"]), job.crop
+    size, crop, device = int(job.manifest["size"]), job.crop, "mixed" if job.gpu else "cpu"
     kind = {"dtype": types.UINT8, "output_layout": layout}
     if job.dtype == "float32":
         kind |= {"dtype": types.FLOAT, "mean": job.manifest["pixels"]["mean"], "std": [1.0, 1.0, 1.0]}
 
     def decoded(stored: Any, place: dict[str, Any]) -> Any:
         if decoder == "image_crop":
-            return fn.decoders.image_crop(stored, **place)
+            return fn.decoders.image_crop(stored, device=device, **place)
         if decoder == "numpy":
             return fn.reshape(fn.decoders.numpy(stored), layout="HWC")
         if decoder == "reshape":  # the pixels come last in an .npy file
             return fn.reshape(stored[-3 * size * size :], shape=[size, size, 3], layout="HWC")
-        return fn.decoders.image(stored)
+        return fn.decoders.image(stored, device=device)
 
-    @nvidia_dali.pipeline_def(batch_size=job.batch, num_threads=job.threads, device_id=None)  # type: ignore[untyped-decorator]
+    @nvidia_dali.pipeline_def(batch_size=job.batch, num_threads=job.threads, device_id=0 if job.gpu else None)  # type: ignore[untyped-decorator]
     def graph() -> Any:
         stored, labels = fn.readers.webdataset(
             paths=[str(tar) for tar in job.tars],
@@ -151,7 +153,10 @@ def dali(decoder: str, layout: str, job: Job) -> Iterator[int]:
         x, y = (fn.random.uniform(range=(0.0, 1.0)) for _ in range(2))
         place = {"crop": (crop, crop), "crop_pos_x": x, "crop_pos_y": y}
         later = {} if decoder == "image_crop" else place
-        pixels = fn.crop_mirror_normalize(decoded(stored, place), mirror=fn.random.coin_flip(), **later, **kind)
+        whole = decoded(stored, place)
+        pixels = fn.crop_mirror_normalize(
+            whole.gpu() if job.gpu else whole, mirror=fn.random.coin_flip(), **later, **kind
+        )
         return pixels, labels
 
     pipeline = graph()
@@ -296,7 +301,8 @@ NEEDS |= {"simplejpeg": ["simplejpeg"]}
 
 
 def rate(job: Job) -> dict[str, Any]:
-    """Batches are counted in multiples of `threads`: DataLoader's processes finish theirs together."""
+    """Batches are counted in multiples of `threads`: DataLoader's processes finish theirs together. A GPU's count when
+    they are finished there."""
     import torch
 
     torch.set_num_threads(job.threads)
@@ -306,6 +312,8 @@ def rate(job: Job) -> dict[str, Any]:
     done, started, seconds = 0, perf_counter(), 0.0
     while done < job.images or seconds < job.seconds:
         done += sum(next(batches) for _ in range(job.threads))
+        if job.gpu:
+            torch.cuda.synchronize()
         seconds = perf_counter() - started
     return {"images": done, "seconds": seconds, "images_per_second": done / seconds}
 

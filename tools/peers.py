@@ -1,11 +1,12 @@
 """Our loader beside stock DALI, FFCV, torchvision, webdataset and plain JPEG decoding: the same images, in turns.
 
     PYTHONPATH=. python tools/peers.py SHARDS_JPEG SHARDS_RAW [--python OTHER_INTERPRETER] [--turns 5] [--threads 2]
-                                       [--batch 256] [--keep-freed] [--out tools/records/DATE_peers_HARDWARE]
+                                       [--batch 256] [--keep-freed] [--gpu] [--out tools/records/DATE_peers_HARDWARE]
 
 Two shard sets of the same photographs with a split `train`. Every measurement is a process of its own, see
 tools/peer_loaders.py. A peer that this interpreter cannot import runs under OTHER_INTERPRETER; one that neither can
 is left out, with the reason in the record. Also: opening a set of ImageNet's size, made of links to the JPEG tars.
+With --gpu, ours and stock DALI alone, their batches on the first GPU.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ CASES = {
     "raw -> uint8": Case("raw", "uint8", {OURS: ["ours"], **RAW_PEERS}),
     "raw -> float32": Case("raw", "float32", {OURS: ["ours"], **RAW_PEERS}),
 }
+ON_GPUS = {"ours", *DALI_JPEG, *DALI_RAW}
 COLUMNS = [OURS, *JPEG_PEERS, DECODE]
 
 TARGETS = [
@@ -240,7 +242,8 @@ def opening_lines(row: dict[str, Any]) -> list[str]:
 
 def report(record: dict[str, Any], rates: Rates) -> str:
     lines = [
-        f"{record['unique_images']:,} stored photographs, crop and mirror at random; {record['threads']} threads or "
+        f"{record['unique_images']:,} stored photographs, crop and mirror at random"
+        f"{', batches on the GPU' * record['gpu']}; {record['threads']} threads or "
         f"processes, batch {record['batch']}, warm page cache. {record['processor']}, {record['date']}.",
         "",
         f"Every measurement is a process of its own. Batches to warm up: {record['warm_up']}; then the clock runs over "
@@ -273,6 +276,7 @@ def report(record: dict[str, Any], rates: Rates) -> str:
 @click.option("--seconds", default=3.0, show_default=True, help="To clock at least, each time.")
 @click.option("--warm-up", default=1, show_default=True, help="Batches before the clock starts.")
 @click.option("--keep-freed", is_flag=True, help="Make glibc keep freed memory for the peers too.")
+@click.option("--gpu", is_flag=True, help="Batches on the first GPU: ours and stock DALI's.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the record.")
 def main(
     jpeg: Path,
@@ -285,6 +289,7 @@ def main(
     seconds: float,
     warm_up: int,
     keep_freed: bool,
+    gpu: bool,
     out: Path | None,
 ) -> None:
     interpreters = Interpreters(other)
@@ -297,6 +302,7 @@ def main(
         "seconds": seconds,
         "warm_up": warm_up,
         "keep_freed": keep_freed,
+        "gpu": gpu,
     }
     with tempfile.TemporaryDirectory() as name:
         extract(jpegs, Path(name))
@@ -308,6 +314,7 @@ def main(
                 loader: Job(loader, spec.dtype, str(sets[spec.encoding]), name, **how)
                 for loaders in spec.columns.values()
                 for loader in loaders
+                if not gpu or loader in ON_GPUS
             }
             for case, spec in CASES.items()
         }
