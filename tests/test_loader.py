@@ -333,6 +333,7 @@ def test_a_tar_that_was_asked_for_is_not_waited_for(tmp_path: Path) -> None:
         tar[:: mmap.PAGESIZE].sum()
         return resource.getrusage(resource.RUSAGE_THREAD).ru_majflt - before
 
-    if not waits(lambda tar: None):
+    alone = waits(lambda tar: None)
+    if not alone:
         pytest.skip("this file system is in memory")
-    assert waits(ask_for) == 0
+    assert waits(ask_for) <= alone / 20  # a busy disk may turn a request down
