@@ -23,7 +23,7 @@ from alexnet_fast.training import checkpoint
 from tests.conftest import Payload
 from tests.fuzzing.harness import Target, fuzz, sample
 
-INPUTS = 150
+INPUTS = 100
 
 
 def test_every_reader_reads_or_refuses_damaged_files() -> None:

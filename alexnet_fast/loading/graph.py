@@ -12,7 +12,8 @@ from nvidia.dali import fn, pipeline_def, types
 
 
 class JpegDecoder:
-    """Decodes on `threads` of the CPU, or with `gpu` given on that GPU; no more of an image than its crop needs.
+    """Decodes on `threads` of the CPU, or with `gpu` given on that GPU; no more of an image than its crop needs. What
+    part of a batch a GPU's JPEG hardware takes is DALI's default (hw_decoder_load): no other was measured yet.
 
     `max_batch`: the most images one `submit` takes. Up to `prefetch` batches may be submitted before the first is
     taken by `result`; they come in order.
