@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import mmap
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +11,11 @@ from numpy.typing import NDArray
 
 from alexnet_fast.errors import InputError
 
-POPULATE_READ = 22
-"""madvise's MADV_POPULATE_READ of Linux 5.14, which Python's mmap has no name for."""
 WILL_NEED = 3
 """madvise's MADV_WILLNEED, of Linux and macOS."""
 PIECE = 128 << 10
 """Bytes asked for at a time: of more Linux reads only as much as it reads ahead on that disk."""
-_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC = ctypes.CDLL(None)
 
 
 def map_tar(path: Path, expected_bytes: int) -> NDArray[np.uint8]:
@@ -43,15 +39,3 @@ def ask_for(mapped: NDArray[np.uint8]) -> None:
     end = address + len(mapped)
     for start in range(address - address % mmap.PAGESIZE, end, PIECE):
         _LIBC.madvise(ctypes.c_void_p(start), ctypes.c_size_t(min(PIECE, end - start)), WILL_NEED)
-
-
-def can_be_read(mapped: NDArray[np.uint8]) -> bool:
-    """Brings part of a mapped file into memory. False where the disk fails or the file ends before: who touches the
-    bytes then is killed (SIGBUS). Always True where the system cannot tell."""
-    if not sys.platform.startswith("linux"):
-        return True
-    address = mapped.ctypes.data
-    within_page = address % mmap.PAGESIZE
-    start, length = ctypes.c_void_p(address - within_page), ctypes.c_size_t(len(mapped) + within_page)
-    failed = _LIBC.madvise(start, length, POPULATE_READ)
-    return not failed or ctypes.get_errno() == errno.EINVAL

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
-from alexnet_fast.mapped import ask_for, can_be_read, map_tar
+from alexnet_fast.mapped import ask_for, map_tar
 
 FORMAT = "alexnet-fast shard set"
 FORMAT_VERSION = 1
@@ -322,11 +322,13 @@ class Split:
     def intact(self, samples: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether the stored bytes of each can be read, and are those that were written, by their crc32."""
         self.expect(samples)  # these reads come on top of those that were announced
-        sums = self.index["crc32"][samples].tolist()
+        from alexnet_fast.loading.crops import can_be_read
+
+        members, sums = self._members(samples), self.index["crc32"][samples].tolist()
         return np.array(
             [
-                can_be_read(member) and isal_zlib.crc32(member.data) == crc32
-                for member, crc32 in zip(self._members(samples), sums, strict=True)
+                readable and isal_zlib.crc32(member.data) == crc32
+                for member, readable, crc32 in zip(members, can_be_read(members).tolist(), sums, strict=True)
             ],
             bool,
         )

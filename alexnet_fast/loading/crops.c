@@ -1,9 +1,7 @@
 /* Of crops.py: stored samples to crops, each pixel touched once. A JPEG is decoded by libjpeg-turbo a few rows at a time,
    which are mirrored, centred and written to the batch while they are in the first-level cache. */
 
-#include <errno.h>
-#include <sys/mman.h>
-#include <unistd.h>
+#include <signal.h>
 
 #include "../jpeg.h"
 #ifdef __AVX2__
@@ -82,16 +80,42 @@ static void put_row(const uint8_t *in, Out how, const float *offset, uint8_t *tu
     else if (!turned) memcpy((uint8_t *)out + at, in, values);
 }
 
-/* Brings mapped bytes into memory; 0 where that cannot be, as mapped.py's `can_be_read`: the file may have been cut off
-   since it was checked. */
-static int can_be_read(const uint8_t *in, long bytes) {
-#ifdef __linux__
-    enum { POPULATE_READ = 22 };
-    long within_page = (uintptr_t)in % sysconf(_SC_PAGESIZE);
-    return !madvise((void *)(in - within_page), bytes + within_page, POPULATE_READ) || errno == EINVAL;
-#else
+/* A page of a mapped file that the disk does not give, or that was cut off, is a SIGBUS for the thread that touches it,
+   which goes on at its `way_out`. Without one it is not ours: it comes again, to who handled it before. */
+static __thread sigjmp_buf *volatile way_out; /* volatile: what a handler sees */
+static struct sigaction before;
+
+static void leave(int number, siginfo_t *about, void *context) {
+    static const struct sigaction end = {.sa_handler = SIG_DFL};
+    static int handed_over;
+    if (way_out) siglongjmp(*way_out, 1);
+    sigaction(number, handed_over++ ? &end : &before, NULL);
+}
+
+/* Others may have put their handler over ours, as Python's faulthandler does. */
+static void watch_pages(void) {
+    struct sigaction now, ours = {.sa_sigaction = leave, .sa_flags = SA_SIGINFO | SA_NODEFER};
+    sigaction(SIGBUS, NULL, &now);
+    if (now.sa_sigaction == leave) return;
+    before = now;
+    sigaction(SIGBUS, &ours, NULL);
+}
+
+static int is_readable(const volatile uint8_t *in, int64_t bytes) {
+    enum { PAGE = 4096 }; /* at most */
+    sigjmp_buf out;
+    if (sigsetjmp(out, 0)) { way_out = NULL; return 0; }
+    way_out = &out;
+    for (int64_t at = 0; at < bytes; at += PAGE) (void)in[at];
+    if (bytes) (void)in[bytes - 1];
+    way_out = NULL;
     return 1;
-#endif
+}
+
+/* Which of `n` pieces of mapped files can be read; they are in memory then. */
+void can_be_read(int n, const uint8_t *const *places, const int64_t *bytes, uint8_t *readable) {
+    watch_pages();
+    for (int i = 0; i < n; i++) readable[i] = is_readable(places[i], bytes[i]);
 }
 
 /* The place of a crop in an image of another length than the set's: `place` is one of 0 to `margin`. */
@@ -133,6 +157,31 @@ static int decode(Decoder *decoder, int take, const uint8_t *data, long bytes, i
     return 1;
 }
 
+/* One sample, RGB pixels where `bytes` is -1, to its place in the batch. Returns 0, and why in `message`, where that
+   cannot be. `decoder`: of JPEGs. */
+static int put_image(Decoder *decoder, const uint8_t *stored, int64_t bytes, int side, const int32_t *corner, Out how,
+                     const float *offset, uint8_t *turned, void *out, char *message) {
+    sigjmp_buf cut_off;
+    if (sigsetjmp(cut_off, 0)) {
+        way_out = NULL;
+        if (bytes >= 0) lib.abort(&decoder->jpeg);
+        strcpy(message, "its file cannot be read any more");
+        return 0;
+    }
+    way_out = &cut_off;
+    int done = 1;
+    if (bytes < 0) {
+        const uint8_t *in = stored + 3 * ((long)corner[0] * side + corner[1]);
+        for (int row = 0; row < how.crop; row++) put_row(in + 3L * row * side, how, offset, turned, out, row);
+    } else {
+        done = decode(decoder, 1, stored, bytes, side, corner, how, offset, turned, out) ||
+               decode(decoder, 0, stored, bytes, side, corner, how, offset, turned, out);
+        if (!done) memcpy(message, decoder->message, sizeof decoder->message);
+    }
+    way_out = NULL;
+    return done;
+}
+
 /* `n` samples, RGB pixels (side, side, 3) where `bytes` is -1, else JPEGs, to `out` (n, crop, crop, 3): mirrored from the
    `upright`th on, less `offset` (n, 3) where `kind` is not 0. `corners` (n, 2): top and left. Returns the first that does
    not decode, and why in `message` (200 bytes), or -1. */
@@ -144,30 +193,16 @@ int crops(int n, const uint8_t *const *stored, const int64_t *bytes, int side, c
     uint8_t *turned = malloc(values + 64);
     float *offsets = malloc(values * sizeof *offsets + 64);
     Decoder decoder;
+    watch_pages();
     if (!turned || !offsets) { strcpy(message, "no memory is left"); failed = 0; n = 0; }
     for (int i = 0; i < n && failed < 0; i++) {
         for (int j = 0; kind && j < values; j++) offsets[j] = offset[3 * i + j % 3];
         void *image = out + (long)i * crop * values * widths[kind];
         uint8_t *turn = i < upright ? NULL : turned;
         const int32_t *corner = corners + 2 * i;
-        int is_raw = bytes[i] < 0;
-        const uint8_t *in = stored[i] + (is_raw ? 3 * ((long)corner[0] * side + corner[1]) : 0);
-        if (!can_be_read(in, is_raw ? 3 * ((crop - 1L) * side + crop) : bytes[i])) {
-            strcpy(message, "its file cannot be read any more");
-            failed = i;
-            break;
-        }
-        if (is_raw) {
-            for (int row = 0; row < crop; row++) put_row(in + 3L * row * side, how, offsets, turn, image, row);
-            continue;
-        }
-        if (!has_decoder) has_decoder = create(&decoder, ignore);
-        if (!has_decoder) { strcpy(message, "no decoder"); failed = i; break; }
-        if (!decode(&decoder, 1, in, bytes[i], side, corner, how, offsets, turn, image) &&
-            !decode(&decoder, 0, in, bytes[i], side, corner, how, offsets, turn, image)) {
-            memcpy(message, decoder.message, sizeof decoder.message);
-            failed = i;
-        }
+        if (bytes[i] >= 0 && !has_decoder) has_decoder = create(&decoder, ignore);
+        if (bytes[i] >= 0 && !has_decoder) { strcpy(message, "no decoder"); failed = i; break; }
+        if (!put_image(&decoder, stored[i], bytes[i], side, corner, how, offsets, turn, image, message)) failed = i;
     }
     if (has_decoder) destroy(&decoder);
     free(turned);

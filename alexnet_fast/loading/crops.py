@@ -38,7 +38,19 @@ def library() -> ctypes.CDLL | None:
     pointer, number = ctypes.c_void_p, ctypes.c_int
     addresses = (number, pointer, pointer, number, pointer, number, pointer)
     loaded.crops.argtypes = (*addresses, number, number, pointer, pointer)
+    loaded.can_be_read.argtypes = (number, pointer, pointer, pointer)
     return loaded
+
+
+def can_be_read(stored: list[NDArray[np.uint8]]) -> NDArray[np.bool_]:
+    """Which of these pieces of mapped files can be read; they are in memory then. Not where the disk fails, or the file
+    was cut off: who touches the bytes is killed (SIGBUS). All count as readable where there is no compiler."""
+    readable = np.ones(len(stored), np.uint8)
+    if loaded := library():
+        places = np.array([item.ctypes.data for item in stored], np.uintp)
+        sizes = np.array([item.size for item in stored], np.int64)
+        loaded.can_be_read(len(stored), places.ctypes.data, sizes.ctypes.data, readable.ctypes.data)
+    return readable.astype(bool)
 
 
 @dataclass(frozen=True)
