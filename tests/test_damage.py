@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -187,6 +188,35 @@ def test_a_tar_that_is_cut_off(encoding: str, when: str, request: pytest.Fixture
     if when == "later":
         assert "an image of the split train does not decode" in done.stdout
         assert "its file cannot be read any more" in done.stdout
+
+
+@pytest.mark.skipif(library() is None, reason="no C compiler, or no libjpeg in Pillow")
+@pytest.mark.parametrize("first", [True, False])
+def test_pages_that_others_touch(first: bool, tmp_path: Path) -> None:
+    """What can be read is told, before and after; another's touch ends as ever, in Python's handler."""
+    code = f"""
+import faulthandler, os
+import numpy as np
+from pathlib import Path
+from alexnet_fast.loading.crops import can_be_read
+from alexnet_fast.mapped import map_tar
+
+path = Path({str(tmp_path / "a.tar")!r})
+path.write_bytes(bytes(100_000))
+tar = map_tar(path, 100_000)
+can_be_read([tar]) if {first} else faulthandler.enable()
+os.truncate(path, 50_000)
+for _ in range(2):
+    found = can_be_read([tar[:1000], tar[60_000:60_001], tar[40_000:], tar[:0], tar[49_000:50_000]])
+    assert found.tolist() == [True, False, False, True, True], found
+faulthandler.enable()
+print("so far", flush=True)
+tar[90_000]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "so far\n", done.stderr
+    assert done.returncode == -signal.SIGBUS
+    assert "Fatal Python error: Bus error" in done.stderr
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ static void watch_pages(void) {
 }
 
 static int is_readable(const volatile uint8_t *in, int64_t bytes) {
-    enum { PAGE = 4096 }; /* at most */
+    enum { PAGE = 4096 }; /* none are smaller */
     sigjmp_buf out;
     if (sigsetjmp(out, 0)) { way_out = NULL; return 0; }
     way_out = &out;
