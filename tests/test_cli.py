@@ -30,7 +30,7 @@ FLAGS = {
     " --parallel --precision --recipe --resume --run --save-every --seed --set --shards --threads",
     "eval": "--cache --cache-size --devkit --gpus --json --per-class --predictions --shards --split --submission"
     " --views --weights",
-    "paper": "--big --budget --epochs --gpus --json --list --only --out --seeds --set --shards",
+    "paper": "--big --budget --epochs --gpus --json --list --only --out --seeds --set --shards --split",
     "predict": "--gpus --json --top --views",
     "features": "--cache --cache-size --gpus --json --layer --out --shards --split",
     "export": "--json",
