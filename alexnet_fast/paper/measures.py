@@ -74,7 +74,8 @@ def error_of_average(members: Mapping[str, int]) -> Measure:
 
     def measure(found: Found) -> list[Estimate]:
         groups = _groups(found, members)
-        return [share([_wrong_on_average(group, top) for group in groups], "averages") for top in groups[0][0].tops]
+        rights = [_right_on_average(group) for group in groups]
+        return [share([_wrong(right, top) for right in rights], "averages") for top in groups[0][0].tops]
 
     return measure
 
@@ -90,12 +91,19 @@ def averaging(members: Mapping[str, int]) -> Measure:
 
     def measure(found: Found) -> list[Estimate]:
         groups = _groups(found, members)
+        rights = [_right_on_average(group) for group in groups]
 
-        def gained(group: Sequence[Scores], top: int) -> Array:
-            singles: Array = np.mean([_wrong(scores.right10, top) for scores in group], axis=0)
-            return singles - _wrong_on_average(group, top)
+        def singles(group: Sequence[Scores], top: int) -> Array:
+            wrong: Array = np.mean([_wrong(scores.right10, top) for scores in group], axis=0)
+            return wrong
 
-        return [within([gained(group, top) for group in groups], "averages") for top in groups[0][0].tops]
+        return [
+            within(
+                [singles(group, top) - _wrong(right, top) for group, right in zip(groups, rights, strict=True)],
+                "averages",
+            )
+            for top in groups[0][0].tops
+        ]
 
     return measure
 
@@ -104,10 +112,11 @@ def joining(before: Mapping[str, int], after: Mapping[str, int]) -> Measure:
     """How much lower the error of the average of `after` is than that of `before`."""
 
     def measure(found: Found) -> list[Estimate]:
-        pairs = list(zip(_groups(found, before), _groups(found, after), strict=False))
+        groups = list(zip(_groups(found, before), _groups(found, after), strict=False))
+        rights = [(_right_on_average(few), _right_on_average(many)) for few, many in groups]
         return [
-            within([_wrong_on_average(few, top) - _wrong_on_average(many, top) for few, many in pairs], "averages")
-            for top in pairs[0][0][0].tops
+            within([_wrong(few, top) - _wrong(many, top) for few, many in rights], "averages")
+            for top in groups[0][0][0].tops
         ]
 
     return measure
@@ -178,9 +187,9 @@ def _groups(found: Found, members: Mapping[str, int]) -> list[list[Scores]]:
     ]
 
 
-def _wrong_on_average(each: Sequence[Scores], top: int) -> Array:
-    """(n,) of the average, all members weighing alike."""
+def _right_on_average(each: Sequence[Scores]) -> NDArray[np.bool_]:
+    """(n, 2) as `Scores.right10`, of the average, all members weighing alike."""
     mean = np.mean([scores.probabilities for scores in each], axis=0)
     best = np.argsort(-mean, axis=1, kind="stable")[:, :5]
     right = best == each[0].labels[:, None]
-    return _wrong(np.stack([right[:, 0], right.any(1)], 1), top)
+    return np.stack([right[:, 0], right.any(1)], 1)
