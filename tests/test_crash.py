@@ -64,7 +64,7 @@ while True:
     if write_and_die(out, moment) == 0:
         break
     kills += 1
-    while write_and_die(out, draw.randrange(5, 150)):  # the second run may be killed as well, and the third
+    while write_and_die(out, draw.randrange(5, 300)):  # the second run may be killed as well, and the third
         kills += 1
 print(kills, moment)
 """
@@ -100,7 +100,7 @@ def group_members(group: int) -> list[int]:
     return found
 
 
-def test_the_command_killed_at_twenty_random_moments(image_folder: Path, jpeg_shards: Path, tmp_path: Path) -> None:
+def test_the_command_killed_at_ten_random_moments(image_folder: Path, jpeg_shards: Path, tmp_path: Path) -> None:
     draw = random.Random(1)
     kills, sets, in_work = 0, 0, 0
     begun = time.monotonic()
@@ -109,7 +109,7 @@ def test_the_command_killed_at_twenty_random_moments(image_folder: Path, jpeg_sh
     seconds = time.monotonic() - begun
     assert undisturbed.returncode == 0
     assert files(tmp_path / "undisturbed") == files(jpeg_shards)
-    while kills < 20:
+    while kills < 10:
         out = tmp_path / str(sets)
         process = start("--src", image_folder, "--out", out)
         try:
@@ -131,7 +131,7 @@ def test_the_command_killed_at_twenty_random_moments(image_folder: Path, jpeg_sh
     process.communicate()
     assert process.returncode == 0
     assert files(tmp_path / str(sets)) == files(jpeg_shards)
-    assert in_work >= 3
+    assert in_work >= 2
 
 
 def test_a_second_run_on_the_same_output_is_refused(image_folder: Path, tmp_path: Path) -> None:

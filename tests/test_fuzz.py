@@ -23,7 +23,7 @@ from alexnet_fast.training import checkpoint
 from tests.conftest import Payload
 from tests.fuzzing.harness import Target, fuzz, sample
 
-INPUTS = 100
+INPUTS = 50
 
 
 def test_every_reader_reads_or_refuses_damaged_files() -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from tests.conftest import interrupted
 from tools import parallel_bytes, scaling
 
 ALONE = Topology(0, 1, torch.device("cpu"))
-STEPS = 8
-"""Of every run here: 2 epochs of 60 images in steps of 15, which 2 processes share as 7 and 8."""
+STEPS = 4
+"""Of an epoch: 60 images in steps of 15, which 2 processes share as 7 and 8."""
 SETTINGS = {"epochs": 2, "batch": 16, "lr": 0.001, "precision": "fp32", "hidden": 66, "crop": 64}
 SETTINGS |= {"log_every": 1, "layer_scales": True}
 
@@ -86,7 +87,8 @@ RUNS.append((3, "paper", "hybrid"))
 
 @pytest.fixture(scope="module")
 def folder(jpeg_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs NET-PARALLEL-PROCESSES of every net alone and of RUNS; `A-then-B` began under A and ended under B."""
+    """Runs NET-PARALLEL-PROCESSES of every net alone and of RUNS, of two epochs; all others are of one epoch.
+    `A-then-B` began under A and ended under B."""
     folder = tmp_path_factory.mktemp("runs")
 
     def case(
@@ -95,24 +97,28 @@ def folder(jpeg_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = asdict(settings(jpeg_shards, parallel=parallel, **NETS[net], **overrides))
         return {"config": config, "run": str(folder / name), "stop_after": stop_after}
 
+    short = partial(case, epochs=1)
+
     for net in NETS:
         train(ALONE, **case(f"{net}-data-1", net))
-    train(ALONE, **case("accumulated-1", accumulate=2))
-    train(ALONE, **case("stopped", stop_after=3))
+    train(ALONE, **short("paper-short"))
+    train(ALONE, **short("onetower-short", "onetower"))
+    train(ALONE, **short("accumulated-1", accumulate=2))
+    train(ALONE, **short("stopped", stop_after=3))
     for parallel in ("towers", "hybrid"):
         shutil.copytree(folder / "stopped", folder / f"one-then-{parallel}")
-    train(ALONE, **case("one-then-two", "onetower", stop_after=3))
-    pairs = [case("accumulated", "onetower", accumulate=2), case("one-then-two", "onetower")]
+    train(ALONE, **short("one-then-two", "onetower", stop_after=3))
+    pairs = [short("accumulated", "onetower", accumulate=2), short("one-then-two", "onetower")]
     pairs += [case(f"{net}-{parallel}-2", net, parallel) for world, net, parallel in RUNS if world == 2]
-    pairs.append(case("towers-accumulated", "paper", "towers", accumulate=2))
-    pairs.append(case("hybrid-accumulated", "onetower", "hybrid", accumulate=2))
+    pairs.append(short("towers-accumulated", "paper", "towers", accumulate=2))
+    pairs.append(short("hybrid-accumulated", "onetower", "hybrid", accumulate=2))
     for parallel in ("towers", "hybrid"):
-        pairs.append(case(f"{parallel}-then-one", "paper", parallel, stop_after=5))
-        pairs.append(case(f"one-then-{parallel}", "paper", parallel))
+        pairs.append(short(f"{parallel}-then-one", "paper", parallel, stop_after=2))
+        pairs.append(short(f"one-then-{parallel}", "paper", parallel))
     together(2, pairs, folder / "pairs.json")
     together(3, [case("paper-hybrid-3", "paper", "hybrid")], folder / "three.json")
     for parallel in ("towers", "hybrid"):
-        train(ALONE, **case(f"{parallel}-then-one"))
+        train(ALONE, **short(f"{parallel}-then-one"))
     return folder
 
 
@@ -122,7 +128,7 @@ def assert_same(run: Path, reference: Path) -> None:
     assert [line["loss"] for line in ours if "loss" in line] == pytest.approx(
         [line["loss"] for line in theirs if "loss" in line], rel=1e-4
     )
-    assert len([line for line in ours if "loss" in line]) == STEPS
+    assert len([line for line in ours if "loss" in line]) >= STEPS
     for kind in ("gradient_norm", "weight_norm", "update_ratio"):
         for line, other in zip(ours, theirs, strict=True):
             assert line.get(kind, {}) == pytest.approx(other.get(kind, {}), rel=1e-2)
@@ -145,19 +151,19 @@ def test_a_split_network_trains_as_a_whole_one(world: int, net: str, parallel: s
 @pytest.mark.parametrize("parallel", ["towers", "hybrid"])
 def test_a_checkpoint_goes_on_under_any_parallel(parallel: str, folder: Path) -> None:
     for name in (f"{parallel}-then-one", f"one-then-{parallel}"):
-        assert_same(folder / name, folder / "paper-data-1")
+        assert_same(folder / name, folder / "paper-short")
 
 
 @pytest.mark.parametrize("name", ["accumulated", "one-then-two"])
 def test_two_processes_share_a_batch(name: str, folder: Path) -> None:
     """Each in two parts; and from the middle of an epoch on, where one process stopped."""
-    assert_same(folder / name, folder / "onetower-data-1")
+    assert_same(folder / name, folder / "onetower-short")
 
 
 def test_a_split_network_accumulates(folder: Path) -> None:
     """Towers see the parts that one process would, and its dropout; hybrid's parts are others, of the same step."""
     assert_same(folder / "towers-accumulated", folder / "accumulated-1")
-    assert_same(folder / "hybrid-accumulated", folder / "onetower-data-1")
+    assert_same(folder / "hybrid-accumulated", folder / "onetower-short")
 
 
 def test_eval_reads_a_towers_run(folder: Path) -> None:

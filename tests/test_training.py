@@ -115,21 +115,27 @@ def test_other_networks_train(arch: str, jpeg_shards: Path, tmp_path: Path) -> N
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())
 
 
+@pytest.fixture(scope="module")
+def whole(jpeg_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of these settings that was never stopped."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    start(settings(jpeg_shards), run)
+    return run
+
+
 @pytest.mark.parametrize("stop_after", [1, 3, 4, 6])
 def test_resuming_equals_never_having_stopped(
-    stop_after: int, jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop_after: int, whole: Path, jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit, dropout too, stopped in mid-epoch or at its end."""
     config = settings(jpeg_shards)
-    start(config, tmp_path / "whole")
-
     monkeypatch.setattr(loop, "train_step", interrupted(loop.train_step, stop_after))
     first = start(config, tmp_path / "parts")
     assert not first.finished
     assert train(CPU, runs.reopen(tmp_path / "parts", {}), tmp_path / "parts", resume=True).finished
-    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    expected, parts = weights(whole), weights(tmp_path / "parts")
+    assert all(torch.equal(expected[name], parts[name]) for name in expected)
+    assert losses(whole) == losses(tmp_path / "parts")
 
 
 def losses(run: Path) -> list[tuple[str, int, float]]:
@@ -239,7 +245,7 @@ def test_damaged_checkpoints_are_named(content: bytes, tmp_path: Path) -> None:
 
 
 def test_an_accumulated_batch_is_one_step() -> None:
-    """4 x 128 accumulated equals 512, to float tolerance: weights after three steps, and the losses."""
+    """4 x 128 accumulated equals 512, to float tolerance: weights after two steps, and the losses."""
     config = make_config("paper", batch=512, hidden=64, dropout=0.0, precision="fp32", lr=0.001)
     results = []
     for accumulate in (1, 4):
@@ -247,7 +253,7 @@ def test_an_accumulated_batch_is_one_step() -> None:
         parts = replace(config, accumulate=accumulate)
         state = loop.begin(parts, 10, torch.device("cpu"))
         losses = []
-        for step in range(3):
+        for step in range(2):
             optim.set_learning_rates(state.optimizer, parts, step)
             images, labels = torch.randn(512, 3, 64, 64) * 50, torch.randint(0, 10, (512,))
             loss, correct = loop.train_step(state.model, state, Batch(images, labels, ROWS), parts, 1.0)
