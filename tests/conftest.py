@@ -33,6 +33,14 @@ REAL_IMAGES = Path("shared", "data", "imagenet-originals-350.tar")
 IMAGENETTE = Path("shared", "data", "imagenette-224.tar")
 """Beside the checkout; not part of the repository."""
 
+LONGEST = ["image", "training", "paper", "parallel", "elastic", "fuzz", "crash", "demo", "damage", "watch", "stream"]
+"""Files begun first, so that the processes of tools/test end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
 
 def write(source: Source, out: Path | str, options: Options, workers: int = 1, part: Part | None = None) -> Summary:
     return write_to(open_output([str(out)]), source, options, workers, part)

@@ -1,9 +1,7 @@
 """Killed at any moment, sharding goes on to the same bytes; whatever stops it says so and loses nothing finished."""
 
 import errno
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +17,7 @@ from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.pool import Processes, run
 from alexnet_fast.sharding.sources import find_images
 from tests.conftest import SIZE, files, write
+from tests.deaths import die, die_the_first_time
 
 KILL_AT_EVERY_FILE_OPERATION = """
 import os, random, signal, sys
@@ -153,18 +152,6 @@ def test_a_second_run_on_the_same_output_is_refused(image_folder: Path, tmp_path
             pass
         with locked(open_output([str(out)]), "2/2"):
             pass
-
-
-def die_the_first_time(marker: Path) -> str:
-    if not marker.exists():
-        marker.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return marker.name
-
-
-def die(job: str) -> str:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return job
 
 
 def test_a_killed_worker_is_reported_with_its_job_which_is_tried_once_more(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,6 +25,16 @@ from tests.conftest import Payload
 from tests.fuzzing.harness import Target, fuzz, sample
 
 INPUTS = 50
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    """Of the readers' processes: one that has imported torch already. Where this process has another, in its place."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    forkserver.set_forkserver_preload(["tests.fuzzing.targets"])
+    yield
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    forkserver.set_forkserver_preload([])
 
 
 def test_every_reader_reads_or_refuses_damaged_files() -> None:
