@@ -16,7 +16,7 @@ import click
 
 from alexnet_fast import __version__, cli_paper, cli_results
 from alexnet_fast.cli_options import BytesType, cache_options, json_option, parse_settings, path_type, show
-from alexnet_fast.config import CHOICES, RECIPES, make_config
+from alexnet_fast.config import CHOICES, RECIPES, make_config, make_fitting
 from alexnet_fast.environment import cores, environment, limit_threads
 from alexnet_fast.errors import InputError, LostProcessError, TrainingError
 from alexnet_fast.training import signals
@@ -187,8 +187,8 @@ def verify_command(shards: str, quick: bool, workers: int | None, json_file: str
 
     if "://" in shards:
         raise InputError(f"verify reads a folder: copy {shards} first. Training compares each tar it fetches anyway.")
-    splits = ShardSet(shards).manifest.splits.values()
-    total = sum(tar.samples for tars in splits for tar in tars)
+    manifest = ShardSet(shards).manifest
+    total = sum(map(manifest.images, manifest.splits))
     with Progress("verifying", total) as progress:
         damaged = verify(Path(shards), quick, workers or cores(), progress.counter("images"))
     lines = [f"{damage.file}: {damage.sample + ': ' * bool(damage.sample)}{damage.problem}" for damage in damaged]
@@ -283,7 +283,7 @@ def train(
 @click.option("--gpus", type=click.IntRange(0, 1), help="0: on the CPU.  [default: 1 where there is one]")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="Where all settings come from.  [default: paper]")
 @click.option("--arch", type=click.Choice(list(CHOICES["arch"])), help="Network.  [default: the recipe's]")
-@click.option("--batch", type=click.IntRange(1), help="Images a step.  [default: the recipe's]")
+@click.option("--batch", type=click.IntRange(1), help="Images a step.  [default: what train takes for that set]")
 @click.option("--crop", type=click.IntRange(1), help="Side of the network's input, pixels.  [default: 7/8 of stored]")
 @click.option("--precision", type=click.Choice(list(CHOICES["precision"])))
 @click.option("--threads", type=click.IntRange(1), help="Decoding threads.  [default: one a core]")
@@ -305,7 +305,13 @@ def bench_command(
     config = make_config(recipe or "paper", shards=shards, **overrides)
 
     from alexnet_fast.bench.run import bench, bench_samples
+    from alexnet_fast.shardset import ShardSet
 
+    if shards:
+        images = ShardSet.of(config).manifest.images("train")
+        config, change = make_fitting(images, config.recipe, shards=shards, **overrides)
+        if change:
+            click.echo(change, err=True)
     report = (bench if shards else bench_samples)(config, gpus, turns)
     if picture is not None:
         report.draw(picture)

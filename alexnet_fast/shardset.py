@@ -98,6 +98,10 @@ class Manifest:
     counts: dict[str, list[int]] = field(default_factory=dict)
     pixels: Pixels
 
+    def images(self, split: str) -> int:
+        """0 where there is no such split."""
+        return sum(tar.samples for tar in self.splits.get(split, []))
+
     def to_json(self) -> str:
         body = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}
         if self.raw_share is None:

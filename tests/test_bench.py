@@ -12,6 +12,8 @@ from alexnet_fast.bench import run
 from alexnet_fast.bench.advice import Setup, advise, duration, expected, find_limit, imagenet, noise, number
 from alexnet_fast.bench.report import STAGES, Report
 from alexnet_fast.cli import main
+from alexnet_fast.config import TrainConfig
+from alexnet_fast.errors import InputError
 
 CPU = Setup(
     shards="shards/imagenet",
@@ -183,6 +185,22 @@ def test_bench_end_to_end(
         assert min(picture.size) > 300
 
 
+def test_bench_takes_the_batch_that_training_would(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[TrainConfig] = []
+
+    def noted(config: TrainConfig, gpus: int | None, turns: int) -> Report:
+        seen.append(config)
+        raise InputError("that is all")
+
+    monkeypatch.setattr(run, "bench", noted)
+    command = ["bench", "--shards", str(jpeg_shards), "--recipe", "fast"]
+    said = CliRunner().invoke(main, command).output
+    assert (seen[0].batch, seen[0].lr) == (32, 0.4 * 32 / 1024)
+    assert said.startswith("60 training images are few: --batch 32 in place of the recipe's 1,024, learning rate 0.0")
+    assert CliRunner().invoke(main, [*command, "--batch", "48"]).output == "Error: that is all\n"
+    assert seen[1].batch == 48
+
+
 def test_bench_refuses_its_input(tmp_path: Path, jpeg_shards: Path) -> None:
     for arguments, message in (
         (["--shards", "nowhere"], "nowhere is not a shard set: it has no manifest.json."),
@@ -190,5 +208,5 @@ def test_bench_refuses_its_input(tmp_path: Path, jpeg_shards: Path) -> None:
         (["--picture", "nowhere/bench.png"], "--picture nowhere/bench.png must end in .png and lie in a folder"),
         (["--picture", tmp_path / "bench.gif"], f"--picture {tmp_path}/bench.gif must end in .png"),
     ):
-        result = CliRunner().invoke(main, ["bench", "--gpus", "0", *map(str, arguments)])
+        result = CliRunner().invoke(main, ["bench", "--gpus", "0", "--batch", "16", *map(str, arguments)])
         assert (result.exit_code, result.output.startswith(f"Error: {message}")) == (2, True), result.output

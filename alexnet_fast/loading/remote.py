@@ -185,7 +185,7 @@ class TarCache:
 
     def index(self, split: str) -> Path:
         """The split's sample index, fetched where it is not there yet."""
-        samples = sum(tar.samples for tar in self.manifest.splits[split])
+        samples = self.manifest.images(split)
         path = self.folder / index_name(split)
         self._bring(path.name, None, lambda part, _: _is_index(part, samples), Path.is_file)
         return path

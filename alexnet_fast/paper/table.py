@@ -124,7 +124,7 @@ def setup(experiment: Experiment) -> str:
     lines = []
     for what, location in named.items():
         manifest = ShardSet(location, config.cache, config.cache_bytes or None).manifest
-        images = {name: sum(tar.samples for tar in tars) for name, tars in manifest.splits.items()}
+        images = {name: manifest.images(name) for name in manifest.splits}
         lines.append(
             f"{what}: {location}, {len(manifest.classes):,} classes, {images['train']:,} training and "
             f"{images['val']:,} validation images of {manifest.size} px, of which the networks take "

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from alexnet_fast.config import FREE, TrainConfig, batch_for, config_from, make_config
+from alexnet_fast.config import FREE, TrainConfig, config_from, make_config, make_fitting
 from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
 from alexnet_fast.files import Taken, locked
@@ -85,16 +85,11 @@ def _open(run: Path, given: dict[str, Any], resume: bool, topology: Topology) ->
     manifest = ShardSet.of(config).manifest
     if manifest.encoding != "raw" and needs_dali(topology.device):
         check_dali()
-    fitting = config
-    images = sum(tar.samples for tar in manifest.splits.get("train", []))
-    if "batch" not in given and (batch := batch_for(images, config.batch)) < config.batch:
-        fitting = make_config(**{"recipe": "paper", **given, "batch": batch})
-    create(run, fitting)
-    if fitting != config:
-        change = f"--batch {fitting.batch} in place of the recipe's {config.batch:,}"
-        rate = "" if "lr" in given else f", learning rate {fitting.lr:g} in place of {config.lr:g}"
-        print(f"{images:,} training images are few: {change}{rate}", file=sys.stderr)
-    return fitting, False
+    config, change = make_fitting(manifest.images("train"), **{"recipe": "paper", **given})
+    create(run, config)
+    if change:
+        print(change, file=sys.stderr)
+    return config, False
 
 
 def _check(config: TrainConfig, topology: Topology) -> None:
