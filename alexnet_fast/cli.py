@@ -16,7 +16,7 @@ import click
 
 from alexnet_fast import __version__, cli_paper, cli_results
 from alexnet_fast.cli_options import BytesType, cache_options, json_option, parse_settings, path_type, show
-from alexnet_fast.config import CHOICES, RECIPES, make_config, make_fitting
+from alexnet_fast.config import CHOICES, RECIPES, fitted, make_config
 from alexnet_fast.environment import cores, environment, limit_threads
 from alexnet_fast.errors import InputError, LostProcessError, TrainingError
 from alexnet_fast.training import signals
@@ -308,8 +308,7 @@ def bench_command(
     from alexnet_fast.shardset import ShardSet
 
     if shards:
-        images = ShardSet.of(config).manifest.images("train")
-        config, change = make_fitting(images, config.recipe, shards=shards, **overrides)
+        config, change = fitted(config, {"shards": shards, **overrides}, ShardSet.of(config).manifest.images("train"))
         if change:
             click.echo(change, err=True)
     report = (bench if shards else bench_samples)(config, gpus, turns)

@@ -284,14 +284,13 @@ def make_config(recipe: str, **overrides: Any) -> TrainConfig:
     return replace(base, **given)
 
 
-def make_fitting(images: int, recipe: str, **overrides: Any) -> tuple[TrainConfig, str]:
-    """`make_config` for so many training images, its batch by `batch_for` unless one is given; what that changed, in a
-    sentence, or nothing."""
-    config = make_config(recipe, **overrides)
+def fitted(config: TrainConfig, given: dict[str, Any], images: int) -> tuple[TrainConfig, str]:
+    """`config`, made of `given`, for so many training images: its batch by `batch_for`, unless one is given; what that
+    changed, in a sentence, or nothing."""
     batch = batch_for(images, config.batch)
-    if overrides.get("batch") is not None or batch == config.batch:
+    if given.get("batch") is not None or batch == config.batch:
         return config, ""
-    fitting = make_config(recipe, **{**overrides, "batch": batch})
+    fitting = make_config(**{**given, "recipe": config.recipe, "batch": batch})
     rate = "" if fitting.lr == config.lr else f", learning rate {fitting.lr:g} in place of {config.lr:g}"
     change = f"--batch {batch} in place of the recipe's {config.batch:,}{rate}"
     return fitting, f"{images:,} training images are few: {change}"

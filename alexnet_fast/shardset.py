@@ -275,10 +275,10 @@ class Split:
         """(n,) of INDEX_DTYPE, memory-mapped: the processes of a machine share it."""
         self.raw = is_raw(self.index, self.encoding, self.size)
         """(n,) which images are stored as pixels."""
-        if len(self.index) != sum(tar.samples for tar in listed):
+        if len(self.index) != manifest.images(name):
             raise InputError(
                 f"{folder / index_name(name)} lists {len(self.index):,} samples, the manifest "
-                f"{sum(tar.samples for tar in listed):,}. Make the shard set again."
+                f"{manifest.images(name):,}. Make the shard set again."
             )
         if not self._fits(listed, len(manifest.classes)):
             raise InputError(

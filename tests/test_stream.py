@@ -53,7 +53,7 @@ def test_killed_at_random_steps(encoding: str, request: pytest.FixtureRequest) -
     found: list[list[str]] = []
     while len(found) < EPOCHS * STEPS:
         world, threads = (int(number) for number in random.integers(1, 4, 2))
-        kill_after = int(random.integers(2, 7))
+        kill_after = int(random.integers(1, 7))
         left = EPOCHS * STEPS - len(found)
         found += stream(shards, *divmod(len(found), STEPS), world, threads, kill_after if kill_after < left else None)
     assert found == undisturbed

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from alexnet_fast.config import FREE, TrainConfig, config_from, make_config, make_fitting
+from alexnet_fast.config import FREE, TrainConfig, config_from, fitted, make_config
 from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
 from alexnet_fast.files import Taken, locked
@@ -85,7 +85,7 @@ def _open(run: Path, given: dict[str, Any], resume: bool, topology: Topology) ->
     manifest = ShardSet.of(config).manifest
     if manifest.encoding != "raw" and needs_dali(topology.device):
         check_dali()
-    config, change = make_fitting(manifest.images("train"), **{"recipe": "paper", **given})
+    config, change = fitted(config, given, manifest.images("train"))
     create(run, config)
     if change:
         print(change, file=sys.stderr)
