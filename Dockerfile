@@ -10,9 +10,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev &
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY alexnet_fast alexnet_fast
-RUN case "$(uname -m)" in x86_64) march=x86-64-v3 ;; *) march=armv8-a ;; esac \
-    && python -m alexnet_fast.compiled "$march" \
-    && PIP_CONSTRAINT=/src/constraints.txt pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+RUN PIP_CONSTRAINT=/src/constraints.txt pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 # --- what pyproject.toml asks for
 FROM ${BASE_IMAGE} AS requirements

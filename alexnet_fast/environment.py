@@ -1,4 +1,4 @@
-"""What a result depends on besides its settings: versions, commit, driver, GPUs, processor. Runs record it, and
+"""What a result depends on besides its settings: versions, commit, native code, driver, GPUs, processor. Runs record it, and
 `alexnet-fast --version --verbose` prints it."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_fast import __version__
+from alexnet_fast import __version__, native
 
 COMMIT_VARIABLE = "ALEXNET_FAST_COMMIT"
 """Set in the image (Dockerfile), where there is no history to ask."""
@@ -40,6 +40,7 @@ def environment() -> dict[str, Any]:
         "alexnet_fast": __version__,
         "commit": commit(),
         "python": platform.python_version(),
+        **native.description(),
         "packages": packages(),
         "cuda": torch.version.cuda,
         "driver": found and found.version,

@@ -26,6 +26,7 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
+from alexnet_fast import native
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
 from alexnet_fast.mapped import ask_for, map_tar
@@ -326,13 +327,11 @@ class Split:
     def intact(self, samples: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether the stored bytes of each can be read, and are those that were written, by their crc32."""
         self.expect(samples)  # these reads come on top of those that were announced
-        from alexnet_fast.loading.crops import can_be_read
-
         members, sums = self._members(samples), self.index["crc32"][samples].tolist()
         return np.array(
             [
                 readable and isal_zlib.crc32(member.data) == crc32
-                for member, readable, crc32 in zip(members, can_be_read(members).tolist(), sums, strict=True)
+                for member, readable, crc32 in zip(members, native.can_be_read(members).tolist(), sums, strict=True)
             ],
             bool,
         )

@@ -1,8 +1,9 @@
-"""Stored samples to crops in the batch, by a few threads of the CPU: crops.c, compiled at first use.
+"""Stored samples to crops in the batch, by a few threads of the CPU and native/crops.c.
 
-JPEGs are decoded by the libjpeg-turbo that Pillow brings, their coefficients by a decoder of ours (huffman.h), no
+JPEGs are decoded by the libjpeg-turbo that Pillow brings, their coefficients by a decoder of ours (native/huffman.c), no
 row below the crop, and each row is mirrored, centred and written to the batch while it is in the cache; stored pixels
-are read where the tar is mapped. Without a compiler only stored pixels are read here, by NumPy, and DALI decodes JPEGs.
+are read where the tar is mapped. Without the compiled code only stored pixels are read here, by NumPy, and DALI decodes
+JPEGs.
 """
 
 from __future__ import annotations
@@ -11,46 +12,19 @@ import ctypes
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet_fast.compiled import load
-from alexnet_fast.libjpeg import give_libjpeg
+from alexnet_fast import native
 from alexnet_fast.loading.memory import Buffers
 from alexnet_fast.loading.pixels import CHUNK, centre
 
 TASK = 16
 """Images a thread takes at a time."""
 KINDS = {torch.uint8: 0, torch.float32: 1, torch.bfloat16: 2}
-"""What crops.c can write."""
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled function with a JPEG decoder, or None where one of them is not to be had."""
-    loaded = load(Path(__file__).with_name("crops.c"))
-    if loaded is None or not give_libjpeg(loaded):
-        return None
-    pointer, number = ctypes.c_void_p, ctypes.c_int
-    addresses = (number, pointer, pointer, number, pointer, number, pointer)
-    loaded.crops.argtypes = (*addresses, number, number, pointer, pointer)
-    loaded.can_be_read.argtypes = (number, pointer, pointer, pointer)
-    return loaded
-
-
-def can_be_read(stored: list[NDArray[np.uint8]]) -> NDArray[np.bool_]:
-    """Which of these pieces of mapped files can be read; they are in memory then. Not where the disk fails, or the file
-    was cut off: who touches the bytes is killed (SIGBUS). All count as readable where there is no compiler."""
-    readable = np.ones(len(stored), np.uint8)
-    if loaded := library():
-        places = np.array([item.ctypes.data for item in stored], np.uintp)
-        sizes = np.array([item.size for item in stored], np.int64)
-        loaded.can_be_read(len(stored), places.ctypes.data, sizes.ctypes.data, readable.ctypes.data)
-    return readable.astype(bool)
+"""What native/crops.c can write."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +60,7 @@ class CropReader:
         self._side, self._crop = side, crop
         self._pinned = pinned
         self._buffers = Buffers()
-        self._pool = ThreadPoolExecutor(threads, initializer=None if library() else _calculate_alone)
+        self._pool = ThreadPoolExecutor(threads, initializer=None if native.kernels() else _calculate_alone)
 
     def submit(
         self,
@@ -96,7 +70,7 @@ class CropReader:
         offset: torch.Tensor,
         dtype: torch.dtype,
     ) -> Cut:
-        """`stored`: n images (side, side, 3), or JPEGs where there is a `library`; `corners` (n, 2): top and left of
+        """`stored`: n images (side, side, 3), or JPEGs where there is a native decoder; `corners` (n, 2): top and left of
         the crops, pixels; of a JPEG that is smaller than `side` in proportion. `dtype`: one of KINDS.
 
         The result is `centre`'s, in memory (n, crop, crop, 3).
@@ -106,12 +80,12 @@ class CropReader:
             images = (
                 torch.empty(shape, dtype=dtype, pin_memory=True) if self._pinned else self._buffers.take(shape, dtype)
             )
-        cut = self._compiled if library() else self._copied
+        cut = self._compiled if native.kernels() else self._copied
         task = cut(_Batch(stored, corners, upright, offset, images))
         return Cut(images, [self._pool.submit(task, first) for first in range(0, len(stored), TASK)])
 
     def _compiled(self, batch: _Batch) -> Callable[[int], None]:
-        compiled = library()
+        compiled = native.kernels()
         assert compiled is not None
         places = np.array([item.ctypes.data for item in batch.stored], np.uintp)
         sizes = np.array([len(item) if item.ndim == 1 else -1 for item in batch.stored], np.int64)

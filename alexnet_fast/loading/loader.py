@@ -18,12 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet_fast import native
 from alexnet_fast.errors import InputError, TrainingError
-from alexnet_fast.loading.crops import KINDS, CropReader, Cut, library
+from alexnet_fast.loading.crops import KINDS, CropReader, Cut
 from alexnet_fast.loading.damage import Sentry
 from alexnet_fast.loading.memory import keep_freed_memory
 from alexnet_fast.loading.pixels import centre, one_thread
 from alexnet_fast.loading.plan import Rows, Window, evaluation_rows, training_rows
+from alexnet_fast.sharding.jpeg_header import check_stored_jpeg
 from alexnet_fast.shardset import Pixels, Split
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ class Loader:
         self._split = split
         self._sentry = Sentry(split, strict)
         self._strict = strict
+        self._may_be_decoded = np.zeros(len(split), bool)
         self._whole_tars = whole_tars
         self._rows = rows
         self._crop = crop
@@ -206,7 +209,7 @@ class Loader:
             side=self._split.size, crop=self._crop, threads=self._threads, pinned=self._device.type == "cuda"
         )
         coming = self._asked_ahead()
-        if decoder and library() and not self._strict and (first := next(coming, None)):
+        if decoder and native.decoder() != "none" and not self._strict and (first := next(coming, None)):
             coming = chain([first], coming)
             self.host_share = self._measured_share(first, decoder, reader)
         under_way: deque[_UnderWay] = deque()
@@ -281,6 +284,7 @@ class Loader:
         stored = self._split.read(rows.samples)
         offset = torch.from_numpy(self._mean - rows.colour @ self._colour_axes)
         if jpegs and decoder:
+            self._check(rows.samples[:jpegs], stored[:jpegs])
             margin = np.float32(max(self._split.size - self._crop, 1))
             decoder.submit(stored[:jpegs], rows.crop[:jpegs].astype(np.float32) / margin)
         cut = None
@@ -289,6 +293,13 @@ class Loader:
             upright = int((~rows.mirror[jpegs:]).sum())
             cut = reader.submit(stored[jpegs:], rows.crop[jpegs:], upright, offset[jpegs:], dtype)
         return _UnderWay(rows, torch.from_numpy(labels[order]), jpegs, offset, cut)
+
+    def _check(self, samples: NDArray[np.int64], stored: list[NDArray[np.uint8]]) -> None:
+        """What native/crops.c looks at before it decodes, for DALI, once a sample. Raises TrainingError."""
+        for i in np.flatnonzero(~self._may_be_decoded[samples]).tolist():
+            with self._decoding():
+                check_stored_jpeg(stored[i].tobytes(), crop=self._crop, side=self._split.size)
+        self._may_be_decoded[samples] = True
 
     @contextmanager
     def _decoding(self) -> Iterator[None]:
@@ -345,15 +356,15 @@ class _UnderWay:
 
 
 def needs_dali(device: torch.device) -> bool:
-    """Whether DALI is what decodes JPEGs there: on a GPU, and on a CPU where crops.c cannot be compiled."""
-    return device.type != "cpu" or library() is None
+    """Whether DALI is what decodes JPEGs there: on a GPU, and on a CPU without a native decoder."""
+    return device.type != "cpu" or native.decoder() == "none"
 
 
 def check_dali() -> None:
     """Raises InputError where DALI is not installed."""
     if find_spec("nvidia") is None or find_spec("nvidia.dali") is None:  # nvidia: other wheels may bring it
         raise InputError(
-            "DALI, which decodes the JPEGs of training on GPUs and where there is no C compiler, is not installed. "
+            "DALI, which decodes the JPEGs of training on GPUs and where nothing was compiled, is not installed. "
             f"There are wheels for glibc's Linux on x86_64 and aarch64 (this is {platform.machine()}): pip install "
             "nvidia-dali-cuda120. Elsewhere use the Docker image, or shard with --encoding raw, which needs no decoder."
         )

@@ -1,42 +1,25 @@
-"""LRN's forward and backward as one pass each over channels-last memory: lrn.c, compiled at first use.
+"""LRN's forward and backward as one pass each over channels-last memory, by native/lrn.c.
 
 Torch needs many passes, each bound by memory (tools/records: step-parts). Here the maps of one tower at one pixel, a
-"row", stay in the first-level cache; bfloat16 is computed in float32.
-Without a compiler that knows OpenMP `library()` is None and the caller takes torch's passes.
+"row", stay in the first-level cache; bfloat16 is computed in float32. Where there are no native kernels or no OpenMP
+library the caller takes torch's passes.
 """
 
 from __future__ import annotations
 
-import ctypes
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alexnet_fast.compiled import load
+from alexnet_fast import native
 
 NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
 
 
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled functions, or None where there is no compiler for them."""
-    loaded = load(Path(__file__).with_name("lrn.c"))
-    if loaded is None:
-        return None
-    pointer, number, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
-    shared = (pointer, pointer, ctypes.c_long, number, number, real, real, number)
-    for name in NAMES.values():
-        getattr(loaded, f"forward_{name}").argtypes = shared
-        getattr(loaded, f"backward_{name}").argtypes = (*shared, pointer)
-    return loaded
-
-
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def available() -> bool:
-    return library() is not None
+    return native.kernels() is not None and native.find_openmp()
 
 
 def applies(x: Tensor) -> bool:
@@ -82,7 +65,7 @@ lrn.register_autograd(_gradients, setup_context=_keep)
 
 
 def _call(name: str, x: Tensor, towers: int, half: int, a: float, k: float, *more: Tensor) -> Tensor:
-    function = getattr(library(), f"{name}_{NAMES[x.dtype]}")
+    function = getattr(native.kernels(), f"{name}_{NAMES[x.dtype]}")
     x = x.contiguous(memory_format=torch.channels_last)
     result, width = torch.empty_like(x), x.shape[1] // towers
     settings = x.numel() // width, width, half, a, k, torch.get_num_threads()

@@ -1,8 +1,9 @@
-"""Imported by the server that a pool forks its processes from: what each would compile or import is there already."""
+"""Imported by the server that a pool forks its processes from: what each would load or import is there already."""
 
 from importlib import import_module
 
-from alexnet_fast.sharding import resize, resize_kernel  # noqa: F401
+from alexnet_fast import native
+from alexnet_fast.sharding import resize  # noqa: F401
 
-if not resize_kernel.decodes() and not resize_kernel.library():
+if native.kernels() is None:
     import_module("torch")

@@ -21,17 +21,19 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from alexnet_fast import native
 from alexnet_fast.sharding import resize_kernel
-from alexnet_fast.sharding.jpeg_header import ARITHMETIC, BASELINE, MAX_SCANS, read_frame, scans
-
-MAX_PIXELS = 178_956_970
-"""Larger images are refused: a small file can claim any size, and decoding it would take all memory. Pillow's limit."""
+from alexnet_fast.sharding.jpeg_header import (
+    BASELINE,
+    Frame,
+    check_jpeg,
+    check_pixels,
+    has_own_tables,
+    read_frame,
+)
 
 MAX_UNPACKED = 64 * 2**20
 """Bytes that a gzip-compressed image may unpack to; the largest of ImageNet's files has 15 MB."""
-
-TABLES = (b"\xff\xdb", b"\xff\xc4")
-"""Of a JPEG: quantisation and Huffman. A decoder may take those of the image before for one that lacks them."""
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """What Pillow may read: photographs' formats, none of those that start other programs."""
@@ -62,7 +64,7 @@ def keepable(data: bytes, size: int) -> bool:
         return False
     fits = height == width and 7 * size <= 8 * height <= 8 * size
     usual = colour in ("Gray", "YCbCr") and read_frame(data).kind == BASELINE
-    return fits and usual and all(table in data for table in TABLES) and b"Exif\0\0" not in data
+    return fits and usual and has_own_tables(data) and b"Exif\0\0" not in data
 
 
 def to_square(data: bytes, size: int) -> RGB:
@@ -72,26 +74,27 @@ def to_square(data: bytes, size: int) -> RGB:
     damaged, or has more than MAX_PIXELS pixels.
     """
     data = unpack(data)
-    square = _square_of_jpeg(data, size)
-    if square is not None:
-        return square
+    if is_jpeg(data):
+        square = _square_of_jpeg(data, check_jpeg(data), size)
+        if square is not None:
+            return square
     image = _trim(decode(data, 2 * size))
     height, width = _resized(image.shape[0], image.shape[1], size)
-    if resize_kernel.library():
+    if native.kernels():
         return resize_kernel.square(image, height, width, size)
     return square_with_torch(image, height, width, size)
 
 
-def _square_of_jpeg(data: bytes, size: int) -> RGB | None:
-    """The same without the decoded image in memory. None where `decode` has to judge: what is no JPEG, damaged, very
-    long or beyond a limit."""
-    if not resize_kernel.decodes():
-        return None
-    frame = read_frame(data)
+def is_jpeg(data: bytes) -> bool:
+    """By how it begins."""
+    return data[:3] == b"\xff\xd8\xff"
+
+
+def _square_of_jpeg(data: bytes, frame: Frame, size: int) -> RGB | None:
+    """The same without the decoded image in memory. None where `decode` has to judge: what is damaged, very long or of
+    an unusual kind."""
     short, long = sorted((frame.height, frame.width))
-    if not frame.is_usual or not 0 < short <= long < 8 * short or short * long > MAX_PIXELS:
-        return None
-    if scans(data, frame) > MAX_SCANS:
+    if native.decoder() == "none" or not frame.is_usual or not 0 < short <= long < 8 * short:
         return None
     # As simplejpeg: the smallest scale that will do, 3/8 among them, and beyond a half the whole.
     eighths = next((eighths for eighths in (1, 2, 3, 4) if -(-short * eighths // 8) >= 2 * size), 8)
@@ -123,18 +126,12 @@ def decode(data: bytes, min_side: int) -> RGB:
     A JPEG may come at 1/8 to 4/8 if both sides stay >= `min_side`.
     """
     data = unpack(data)
-    if data[:2] != b"\xff\xd8":
+    if not is_jpeg(data):
         return _decode_with_pillow(data, min_side)
-    frame = read_frame(data)
-    if frame.kind in ARITHMETIC:  # libjpeg-turbo reads Huffman codes as such without a warning
-        raise ValueError("a JPEG of arithmetic codes, which are not supported, or one with a damaged header")
-    found = scans(data, frame)
-    if found > MAX_SCANS:
-        raise ValueError(f"a JPEG of {found:,} scans, more than the limit of {MAX_SCANS}")
+    check_jpeg(data)
     # Odd but readable files are Pillow's to judge; damaged and too large ones fail there too.
     with suppress(ValueError, KeyError):  # KeyError: a colour space that simplejpeg does not know
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-        _check_pixels(height * width)
         if colour not in ("CMYK", "YCCK"):
             image: RGB = simplejpeg.decode_jpeg(data, min_height=min_side, min_width=min_side, min_factor=2)
             return image
@@ -179,7 +176,7 @@ def _decode_with_pillow(data: bytes, min_side: int) -> RGB:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # corrupt EXIF, palettes with bytes transparency: pixels decode
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_pixels(image.width * image.height)
+                check_pixels(image.width * image.height)
                 image.draft(None, (min_side, min_side))  # of a JPEG, as above
                 if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip at 255
                     grey = np.asarray(image, dtype=np.int64) >> 8
@@ -200,8 +197,3 @@ def _why_unknown(data: bytes) -> str:
     except (ValueError, KeyError) as error:
         return f"a damaged JPEG or one of an unknown kind ({error})"
     return "a damaged JPEG or one of an unknown kind"
-
-
-def _check_pixels(pixels: int) -> None:
-    if pixels > MAX_PIXELS:
-        raise ValueError(f"{pixels:,} pixels, more than the limit of {MAX_PIXELS:,}")

@@ -1,55 +1,29 @@
-"""The central square of a shrunken image, and no pixel more: resize.c, compiled for this processor at first use.
+"""The central square of a shrunken image, and no pixel more, by native/resize.c.
 
 A JPEG is decoded row by row, by the libjpeg-turbo that Pillow brings with a faster decoder of ours for the coefficients
-(huffman.h), and each row resized while it is in the cache; columns beyond the square are passed over, rows only
+(native/huffman.c), and each row resized while it is in the cache; columns beyond the square are passed over, rows only
 unpacked, so that damage is found in all of the file.
 
 The arithmetic is that of torch's antialiased uint8 interpolation, so that both write the same bytes: triangle weights
 as 16-bit integers, rows first, rounded to uint8 in between. Torch's own computes the whole width and takes 1.4 s to
-import. Without a compiler, or a processor with AVX2, `library()` is None.
+import.
 """
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
-from pathlib import Path
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_fast.compiled import load
-from alexnet_fast.libjpeg import give_libjpeg
-
-SOURCE = Path(__file__).with_name("resize.c")
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled functions, or None where they cannot be compiled."""
-    loaded = load(SOURCE)
-    if loaded is None or not hasattr(loaded, "square"):
-        return None
-    pointer, number = ctypes.c_void_p, ctypes.c_int
-    axes = (pointer, pointer, number, number) * 2
-    loaded.square.argtypes = (pointer, *[number] * 3, pointer, *axes)
-    loaded.jpeg_square.argtypes = (ctypes.c_char_p, ctypes.c_long, *[number] * 4, pointer, *axes)
-    loaded.pixel_sums.argtypes = (pointer, *[number] * 3, pointer, pointer)
-    loaded.pixel_sums.restype = None
-    return loaded
-
-
-@cache
-def decodes() -> bool:
-    """Whether there is a libjpeg for `jpeg_square`."""
-    loaded = library()
-    return loaded is not None and give_libjpeg(loaded)
+from alexnet_fast import native
 
 
 def square(image: NDArray[np.uint8], height: int, width: int, size: int) -> NDArray[np.uint8]:
-    """The central (size, size, 3) of RGB `image` resized to (height, width), neither of them below `size`."""
-    kernel = library()
+    """The central (size, size, 3) of RGB `image` resized to (height, width), neither of them below `size`. Only where
+    there are native kernels."""
+    kernel = native.kernels()
     assert kernel is not None
     image = np.ascontiguousarray(image)
     x, y = axis(image.shape[1], width, size), axis(image.shape[0], height, size)
@@ -64,13 +38,13 @@ def square(image: NDArray[np.uint8], height: int, width: int, size: int) -> NDAr
 def jpeg_square(
     data: bytes, eighths: int, decoded: tuple[int, int], resized: tuple[int, int], size: int
 ) -> NDArray[np.uint8] | None:
-    """As `square`, of a JPEG, where it `decodes`: height and width at `eighths` / 8, and those it is resized to.
+    """As `square`, of a JPEG, where there is a native decoder: height and width at `eighths` / 8, and those it is
+    resized to.
 
     None where it is of another size, or a decoder might judge it otherwise: at the least warning.
     """
-    kernel = library()
+    kernel = native.kernels()
     assert kernel is not None
-    assert decodes()
     y, x = (axis(old, new, size) for old, new in zip(decoded, resized, strict=True))
     out = np.empty(3 * size * size + 32, np.uint8)
     if not kernel.jpeg_square(
@@ -91,7 +65,7 @@ class Axis:
 
     @cached_property
     def arguments(self) -> tuple[int, int, int, int]:
-        """Of the compiled functions."""
+        """Of the native kernels."""
         return self.first.ctypes.data, self.weights.ctypes.data, self.weights.shape[1], self.shift
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_fast.sharding.resize_kernel import library
+from alexnet_fast import native
 from alexnet_fast.shardset import Pixels
 
 STRIDE = 4
@@ -27,7 +27,7 @@ class PixelSums:
         """Counts an RGB image (height, width, 3)."""
         height, width, _ = image.shape
         self.count += -(-height // STRIDE) * -(-width // STRIDE)
-        kernel = library()
+        kernel = native.kernels()
         if kernel:
             image = np.ascontiguousarray(image)
             arrays = (self.total.ctypes.data, self.products.ctypes.data)

@@ -1,12 +1,23 @@
-#ifdef __AVX2__ /* else there is nothing to call */
-#include <immintrin.h>
-#include "../jpeg.h"
+/* The central square of a shrunken image, row by row: the arithmetic of torch's antialiased uint8 interpolation, so that
+   both give the same bytes. Triangle weights are 16-bit integers; rows come first, rounded to uint8 in between. */
 
-/* Two 16-bit weights, for every pair of values. */
-static inline __m256i two(const int16_t *w) { int32_t pair; memcpy(&pair, w, 4); return _mm256_set1_epi32(pair); }
+#include <stdlib.h>
+#include <string.h>
+
+#include "header.h"
+#include "libjpeg.h"
+#include "native.h"
+#ifdef HAS_AVX2
+#include <immintrin.h>
+#endif
 
 /* Each output's first input and its weights. Their number is a multiple of 4, their scale 2^shift. */
 typedef struct { const int32_t *first; const int16_t *weights; int taps, shift; } Axis;
+
+#ifdef HAS_AVX2
+
+/* Two 16-bit weights, for every pair of values. */
+static inline __m256i two(const int16_t *w) { int32_t pair; memcpy(&pair, w, 4); return _mm256_set1_epi32(pair); }
 
 /* Four rows of RGB at once, from input `start` on, four outputs at a time. */
 static void shrink_rows(const uint8_t *const *in, int start, uint8_t *out, long stride, int size, Axis x) {
@@ -68,6 +79,32 @@ static void shrink_column(const uint8_t *in, long stride, uint8_t *out, int leng
     }
 }
 
+#else
+
+static uint8_t to_byte(int32_t value) { return value < 0 ? 0 : value > 255 ? 255 : value; }
+
+static void shrink_rows(const uint8_t *const *in, int start, uint8_t *out, long stride, int size, Axis x) {
+    for (int row = 0; row < 4; row++)
+        for (int i = 0; i < size; i++) {
+            const uint8_t *from = in[row] + 3L * (x.first[i] - start);
+            const int16_t *w = x.weights + (long)i * x.taps;
+            int32_t sum[3] = {1 << (x.shift - 1), 1 << (x.shift - 1), 1 << (x.shift - 1)};
+            for (int k = 0; k < x.taps; k++)
+                for (int c = 0; c < 3; c++) sum[c] += w[k] * from[3 * k + c];
+            for (int c = 0; c < 3; c++) out[stride * row + 3 * i + c] = to_byte(sum[c] >> x.shift);
+        }
+}
+
+static void shrink_column(const uint8_t *in, long stride, uint8_t *out, int length, const int16_t *w, Axis y) {
+    for (int j = 0; j < length; j++) {
+        int32_t sum = 1 << (y.shift - 1);
+        for (int k = 0; k < y.taps; k++) sum += w[k] * in[k * stride + j];
+        out[j] = to_byte(sum >> y.shift);
+    }
+}
+
+#endif
+
 /* Of the image, the `lines` from `top` on are what the square needs; `shrunk` of them lie in `rows` at their new width,
    and `done` rows of the square are finished. */
 typedef struct { Axis x, y; int size, top, lines, shrunk, done; long stride; uint8_t *rows, *out; } Square;
@@ -93,7 +130,7 @@ static void add_rows(Square *to, const uint8_t *const *in, int start) {
 }
 
 /* Of a whole image. Returns 0 where no memory is left. */
-int square(const uint8_t *image, int width, int height, int size, uint8_t *out,
+KERNEL(int, square)(const uint8_t *image, int width, int height, int size, uint8_t *out,
            const int32_t *x_first, const int16_t *x_weights, int x_taps, int x_shift,
            const int32_t *y_first, const int16_t *y_weights, int y_taps, int y_shift) {
     Axis x = {x_first, x_weights, x_taps, x_shift}, y = {y_first, y_weights, y_taps, y_shift};
@@ -115,62 +152,61 @@ int square(const uint8_t *image, int width, int height, int size, uint8_t *out,
     return complete;
 }
 
-static int decode(Decoder *decoder, Square *to, const uint8_t *data, long bytes, int width, int height, int eighths) {
+/* What `jpeg_square` makes: of the image of `width` x `height` pixels, as it is decoded at `eighths` / 8. */
+typedef struct { const uint8_t *data; long bytes; int width, height, eighths; Square *to; } Shrink;
+
+/* Between `create_decoder` and `destroy_decoder`. `ours`: coefficients are decoded by huffman.c where it can. */
+static int decode_square(Decoder *decoder, const Shrink *shrink, int ours) {
     Jpeg *jpeg = &decoder->jpeg;
+    Square *to = shrink->to;
     if (setjmp(decoder->failed)) return 0;
-    lib.mem_src(jpeg, data, bytes);
-    lib.read_header(jpeg, 1);
+    libjpeg.mem_src(jpeg, shrink->data, shrink->bytes);
+    libjpeg.read_header(jpeg, 1);
     if (jpeg->jpeg_colours < 1 || jpeg->jpeg_colours > 3) return 0; /* neither grey, RGB nor YCbCr */
     jpeg->out_colours = RGB;
-    jpeg->scale_num = eighths;
+    jpeg->scale_num = shrink->eighths;
     jpeg->scale_denom = 8;
-    lib.start(jpeg);
-    int taken = take_over(decoder);
-    if (jpeg->out_width != (unsigned)width || jpeg->out_height != (unsigned)height) return 0;
+    libjpeg.start(jpeg);
+    int taken = ours && replace_entropy_decoder(decoder);
+    if (jpeg->out_width != (unsigned)shrink->width || jpeg->out_height != (unsigned)shrink->height) return 0;
     int start = keep_columns(jpeg, to->x.first[0], to->x.first[to->size - 1] + to->x.taps);
-    if (!has_rows(decoder, 3L * (jpeg->out_width + to->x.taps))) return 0;
-    if (to->top) lib.skip(jpeg, to->top);
+    if (!has_rows(decoder->scratch, 3L * (jpeg->out_width + to->x.taps))) return 0;
+    uint8_t **rows = decoder->scratch->rows;
+    if (to->top) libjpeg.skip(jpeg, to->top);
     for (int i = 0; i < to->lines; i += ROWS) {
         int wanted = to->lines - i < ROWS ? to->lines - i : ROWS;
         for (int got = 0, more; got < wanted; got += more)
-            if (!(more = lib.read(jpeg, decoder->rows + got, wanted - got))) return 0;
-        add_rows(to, (const uint8_t *const *)decoder->rows, start);
+            if (!(more = libjpeg.read(jpeg, rows + got, wanted - got))) return 0;
+        add_rows(to, (const uint8_t *const *)rows, start);
     }
     /* Damage may lie below too. The last row is read, as to skip it would end the reading. */
-    int below = height - to->top - to->lines;
-    if (below > 1) lib.skip(jpeg, below - 1);
-    if (below && !lib.read(jpeg, decoder->rows, 1)) return 0;
-    return (!taken || hand_back(decoder)) && lib.finish(jpeg);
+    int below = shrink->height - to->top - to->lines;
+    if (below > 1) libjpeg.skip(jpeg, below - 1);
+    if (below && !libjpeg.read(jpeg, rows, 1)) return 0;
+    return (!taken || hand_back(decoder)) && libjpeg.finish(jpeg);
 }
 
-/* Of a JPEG, decoded at `eighths` / 8, to which `width` and `height` refer. Returns 0 where it is of another size or
-   kind, or anything about it is odd: the least warning of the decoder. */
-int jpeg_square(const uint8_t *data, long bytes, int eighths, int width, int height, int size, uint8_t *out,
-                const int32_t *x_first, const int16_t *x_weights, int x_taps, int x_shift,
-                const int32_t *y_first, const int16_t *y_weights, int y_taps, int y_shift) {
+/* Of a JPEG, decoded at `eighths` / 8, to which `width` and `height` refer. Returns 0 where it is of another size or kind,
+   or libjpeg warns of anything. */
+KERNEL(int, jpeg_square)(const uint8_t *data, long bytes, int eighths, int width, int height, int size, uint8_t *out,
+                         const int32_t *x_first, const int16_t *x_weights, int x_taps, int x_shift,
+                         const int32_t *y_first, const int16_t *y_weights, int y_taps, int y_shift) {
     Axis x = {x_first, x_weights, x_taps, x_shift}, y = {y_first, y_weights, y_taps, y_shift};
-    Decoder decoder; /* a new one each time: it keeps an image's tables, and the next may have none */
-    if (!create(&decoder, fail_on_warning)) return 0;
+    Header header = read_header(data, bytes);
+    char message[200];
+    if (!may_be_decoded(&header, message) || (header.width * eighths + 7) / 8 != width ||
+        (header.height * eighths + 7) / 8 != height)
+        return 0;
     Square square = square_of(height, size, out, x, y);
-    int complete = square.rows && decode(&decoder, &square, data, bytes, width, height, eighths);
-    destroy(&decoder);
+    Scratch scratch = {0};
+    Shrink shrink = {data, bytes, width, height, eighths, &square};
+    Decoder decoder;
+    int complete = 0;
+    if (square.rows && create_decoder(&decoder, &scratch)) {
+        complete = decode_square(&decoder, &shrink, 1);
+        destroy_decoder(&decoder);
+    }
+    free_scratch(&scratch);
     free(square.rows);
     return complete;
 }
-
-/* Adds up every `step`th pixel in both directions, and the products of its colours (3, 3). A row's sums fit into int. */
-void pixel_sums(const uint8_t *image, int height, int width, int step, int64_t *total, int64_t *products) {
-    for (long i = 0; i < height; i += step) {
-        const uint8_t *row = image + 3L * width * i;
-        int r = 0, g = 0, b = 0, rr = 0, gg = 0, bb = 0, rg = 0, rb = 0, gb = 0;
-        for (const uint8_t *at = row; at < row + 3L * width; at += 3 * step) {
-            r += at[0], g += at[1], b += at[2];
-            rr += at[0] * at[0], gg += at[1] * at[1], bb += at[2] * at[2];
-            rg += at[0] * at[1], rb += at[0] * at[2], gb += at[1] * at[2];
-        }
-        const int sums[] = {r, g, b}, pairs[] = {rr, rg, rb, rg, gg, gb, rb, gb, bb};
-        for (int j = 0; j < 3; j++) total[j] += sums[j];
-        for (int j = 0; j < 9; j++) products[j] += pairs[j];
-    }
-}
-#endif

@@ -1,5 +1,6 @@
 /* Huffman decoding of baseline JPEGs: the same coefficients as libjpeg-turbo's in some 0.57 of its time, which is two
-   thirds of a JPEG's. Whatever is odd about a scan fails, for libjpeg to judge.
+   thirds of a JPEG's. A scan that is corrupt or of an unusual kind fails here; the caller then decodes the image again
+   with libjpeg's own decoder.
 
    A scan is copied without the zeros stuffed into it, so that eight bytes can be taken at a time without looking at
    each; and one look at the next LOOK bits gives all that they hold, two coefficients as a rule. */
@@ -9,12 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libjpeg.h"
+#include "native.h"
+
 /* STEPS * LOOK bits, and the longest value with its code twice, fit into the 56 that a REFILL gives at least. */
 enum { LOOK = 10, STEPS = 5, LONGEST = 16, DC_BITS = 11, AC_BITS = 10, BLOCK = 64, ENDED = 128 };
 /* Bytes behind an interval that may be read before it is noticed: of a MCU of ten blocks, and more. */
 enum { SPARE = (LONGEST + DC_BITS) * BLOCK * 10 / 8 + 64 };
-
-typedef struct { uint8_t lengths[17], symbols[256]; int sent; } Code; /* libjpeg's JHUFF_TBL */
 
 /* A code and the value behind it: bits of both, bits of the value, zeros before it. `bits` is 0 where the code is longer
    than LOOK. */
@@ -25,6 +27,7 @@ typedef struct { uint8_t bits, value_bits, zeros; } Symbol;
 typedef struct { int16_t values[2]; uint8_t places[2], next, bits; } Step;
 
 typedef struct {
+    int is_made;
     Code code; /* of which it was made */
     int32_t end[LONGEST + 1], offset[LONGEST + 1]; /* of each length: the code after the last; from code to symbol */
     Symbol symbols[1 << LOOK];
@@ -50,13 +53,16 @@ static Symbol symbol_of(int symbol, int length, int is_ac) {
     return (Symbol){length + value_bits, value_bits, is_ac ? symbol >> 4 : 0};
 }
 
-static int is_of(const Table *table, const Code *code) { return !memcmp(&table->code, code, offsetof(Code, sent)); }
+static int is_of(const Table *table, const Code *code) {
+    return table->is_made && !memcmp(&table->code, code, offsetof(Code, sent));
+}
 
-/* `code`: one that libjpeg has accepted. Returns 0 where its values are longer than an 8-bit image has them. */
+/* Returns 0 where it is no code, or its values are longer than an 8-bit image has them. */
 static int make_table(Table *table, const Code *code, int is_ac) {
     memset(table, 0, sizeof *table);
     int next = 0, place = 0;
     for (int length = 1; length <= LONGEST; length++, next <<= 1) {
+        if (next + code->lengths[length] > 1 << length || place + code->lengths[length] > 256) return 0;
         table->offset[length] = place - next;
         for (int i = 0; i < code->lengths[length]; i++, next++, place++) {
             Symbol symbol = symbol_of(code->symbols[place], length, is_ac);
@@ -67,6 +73,7 @@ static int make_table(Table *table, const Code *code, int is_ac) {
         table->end[length] = next;
     }
     table->code = *code;
+    table->is_made = 1;
     return 1;
 }
 
@@ -90,34 +97,24 @@ static void make_steps(Step *steps, const Table *ac) {
         add_symbol(step, i << (64 - LOOK), first, 0);
         step->values[1] = step->values[0];
         step->places[1] = step->places[0];
+        /* None after 16 zeros: they may end the block, and a second value would be written to it all the same. */
+        if (!first.value_bits) continue;
         uint64_t rest = i << (64 - LOOK) << first.bits;
         Symbol second = ac->symbols[rest >> (64 - LOOK)];
-        if (step->next < ENDED && second.bits && first.bits + second.bits <= LOOK) add_symbol(step, rest, second, 1);
+        if (second.bits && first.bits + second.bits <= LOOK) add_symbol(step, rest, second, 1);
     }
 }
 
-/* A scan under way. Of the bits before `at`, `left` are still to come; `bits` begins with them. */
-typedef struct {
-    Tables *tables;
-    const uint8_t *source, *source_end; /* what is not copied yet */
-    uint8_t *copy, *end;                /* of the interval between two restarts */
-    const uint8_t *at;
-    uint64_t bits;
-    int left;
-    int dc[4]; /* of each component, the last */
-    long room; /* of `copy`, bytes */
-} Scan;
-
-static int has_room(Scan *scan, long bytes) {
-    if (scan->room < bytes + SPARE) {
-        free(scan->copy);
-        scan->copy = malloc(bytes + SPARE);
-        scan->room = scan->copy ? bytes + SPARE : 0;
+static int has_copy(Scratch *scratch, long bytes) {
+    if (scratch->room < bytes + SPARE) {
+        free(scratch->copy);
+        scratch->copy = malloc(bytes + SPARE);
+        scratch->room = scratch->copy ? bytes + SPARE : 0;
     }
-    return scan->copy != NULL;
+    return scratch->copy != NULL;
 }
 
-/* Goes on to the next interval, which ends at a marker. Returns 0 where there is none. */
+/* Copies the next interval, which ends at a marker. Returns 0 where there is none. */
 static int next_interval(Scan *scan) {
     uint8_t *to = scan->copy;
     for (const uint8_t *from = scan->source, *stuffed;; from = stuffed + 2) {
@@ -157,18 +154,22 @@ static Symbol next_symbol(const Table *table, uint64_t bits, int is_ac) {
     return symbol;
 }
 
-/* One block, which is all 0. Returns 0 where it is odd. */
-static inline int decode_block(Scan *scan, int component, int dc, int ac, int16_t *out) {
-    const Step *steps = scan->tables->steps[ac];
+/* Most JPEGs have the same, so a thread keeps those of its last image, under all bytes of the codes they were made of. */
+static _Thread_local Tables tables;
+
+/* One block, which is all 0. Returns 0 where it is corrupt, or a DC value leaves 16 bits. */
+static inline int decode_block(Scan *scan, const Tables *tables, int component, int dc, int ac, int16_t *out) {
+    const Step *steps = tables->steps[ac];
     const uint8_t *at = scan->at;
     uint64_t bits = scan->bits;
     unsigned long left = scan->left, k = 1;
 #define REFILL() (bits |= eight_bytes(at) >> left, at += (63 - left) >> 3, left |= 56)
 #define DROP(count) (bits <<= (count), left -= (count))
     REFILL();
-    Symbol symbol = next_symbol(scan->tables->dc + dc, bits, 0);
+    Symbol symbol = next_symbol(tables->dc + dc, bits, 0);
     if (!symbol.bits) return 0;
     out[0] = scan->dc[component] += value_of(bits, symbol);
+    if (out[0] != scan->dc[component]) return 0;
     DROP(symbol.bits);
     while (k < BLOCK) {
         REFILL();
@@ -191,7 +192,7 @@ static inline int decode_block(Scan *scan, int component, int dc, int ac, int16_
         continue;
     alone:
         REFILL();
-        symbol = next_symbol(scan->tables->ac + ac, bits, 1);
+        symbol = next_symbol(tables->ac + ac, bits, 1);
         if (!symbol.bits) return 0;
         if (symbol.value_bits) {
             k += symbol.zeros;
@@ -203,4 +204,66 @@ static inline int decode_block(Scan *scan, int component, int dc, int ac, int16_
 ended:
     scan->at = at, scan->bits = bits, scan->left = left;
     return 1;
+}
+
+static int refuse_scan(Decoder *decoder) {
+    strcpy(decoder->message, "its scan is corrupt");
+    longjmp(decoder->failed, 1);
+}
+
+/* For libjpeg: the next MCU. Its blocks are all 0; where they are NULL it is skipped. */
+static int decode_mcu(Jpeg *jpeg, int16_t **blocks) {
+    Decoder *decoder = (Decoder *)jpeg;
+    Scan *scan = &decoder->scan;
+    const Tables *made = &tables;
+    int16_t skipped[BLOCK];
+    if (!scan->mcus_left) {
+        if (!is_complete(scan) || scan->source[1] != 0xd0 + scan->restarts++ % 8) return refuse_scan(decoder);
+        scan->source += 2;
+        if (!next_interval(scan)) return refuse_scan(decoder);
+        scan->mcus_left = jpeg->restart_interval;
+    }
+    scan->mcus_left--;
+    for (int i = 0; i < jpeg->mcu_blocks; i++) {
+        int number = jpeg->mcu_components[i];
+        const Component *component = jpeg->scan[number];
+        if (!decode_block(scan, made, number, component->dc, component->ac, blocks ? blocks[i] : skipped))
+            return refuse_scan(decoder);
+    }
+    return bits_left(scan) >= 0 || refuse_scan(decoder);
+}
+
+/* After libjpeg's start: from here on coefficients are decoded here, where the JPEG is of the usual kind and libjpeg would
+   have decoded them by the function that was found at load. Then a corrupt scan fails. Returns whether it is so. */
+static int replace_entropy_decoder(Decoder *decoder) {
+    Jpeg *jpeg = &decoder->jpeg;
+    Scan *scan = &decoder->scan;
+    static const int all[] = {0, BLOCK - 1, 0, 0};
+    if (!replaced_decoder || !jpeg->entropy || jpeg->entropy->decode != replaced_decoder) return 0;
+    if (jpeg->progressive || jpeg->arithmetic || jpeg->precision != 8 || jpeg->scan_components != jpeg->components ||
+        memcmp(jpeg->spectrum, all, sizeof all))
+        return 0;
+    for (int i = 0; i < jpeg->scan_components; i++) {
+        int dc = jpeg->scan[i]->dc, ac = jpeg->scan[i]->ac;
+        if (!is_of(&tables.dc[dc], jpeg->codes[0][dc]) && !make_table(&tables.dc[dc], jpeg->codes[0][dc], 0)) return 0;
+        if (is_of(&tables.ac[ac], jpeg->codes[1][ac])) continue;
+        if (!make_table(&tables.ac[ac], jpeg->codes[1][ac], 1)) return 0;
+        make_steps(tables.steps[ac], &tables.ac[ac]);
+    }
+    if (!has_copy(decoder->scratch, jpeg->source->bytes)) return 0;
+    scan->copy = decoder->scratch->copy;
+    scan->source = jpeg->source->next;
+    scan->source_end = scan->source + jpeg->source->bytes;
+    scan->mcus_left = jpeg->restart_interval ? jpeg->restart_interval : ~0u;
+    if (!next_interval(scan)) return 0;
+    jpeg->entropy->decode = decode_mcu;
+    return 1;
+}
+
+/* Before libjpeg's finish, which reads what follows the scan. Returns whether all of the scan was read. */
+static int hand_back(Decoder *decoder) {
+    Source *source = decoder->jpeg.source;
+    source->next = decoder->scan.source;
+    source->bytes = decoder->scan.source_end - source->next;
+    return is_complete(&decoder->scan);
 }

@@ -1,8 +1,11 @@
-/* Of lrn_kernel.py: LRN's forward and backward, of rows of c values each. */
+/* LRN's forward and backward pass, of rows of c values each: the maps of one tower at one pixel. */
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "native.h"
+#include "parallel.h"
 
 typedef uint16_t bf16;
 static inline float bf16_up(bf16 v) { uint32_t u = (uint32_t)v << 16; float f; memcpy(&f, &u, 4); return f; }
@@ -22,12 +25,18 @@ static inline void window(const float *padded, float *sum, int c, int half) {
         for (int o = 1; o <= 2 * half; o++) for (int j = 0; j < c; j++) sum[j] += padded[j + o];
 }
 
+/* Of `in` (rows, c), and of `gradient` where it is a backward pass. */
+typedef struct { const void *in, *gradient; void *out; int c, half; float a, k; } Lrn;
+
 /* y = x s^-3/4 with s = k + a window(x^2); dx = g s^-3/4 - 3/2 a x window(g x s^-7/4) */
 #define LRN(T) \
-void forward_##T(const T *x, T *y, long rows, int c, int half, float a, float k, int threads) { \
-    _Pragma("omp parallel for num_threads(threads)") for (long i = 0; i < rows; i++) { \
-        float square[c + 2 * half], sum[c]; \
-        memset(square, 0, sizeof square); \
+static void forward_rows_##T(void *job, long first, long end) { \
+    Lrn lrn = *(const Lrn *)job; \
+    const T *x = lrn.in; T *y = lrn.out; \
+    const int c = lrn.c, half = lrn.half; const float a = lrn.a, k = lrn.k; \
+    float square[c + 2 * half], sum[c]; \
+    memset(square, 0, sizeof square); \
+    for (long i = first; i < end; i++) { \
         for (int j = 0; j < c; j++) { float v = T##_up(x[i * c + j]); square[half + j] = v * v; } \
         window(square, sum, c, half); \
         for (int j = 0; j < c; j++) { \
@@ -36,10 +45,13 @@ void forward_##T(const T *x, T *y, long rows, int c, int half, float a, float k,
         } \
     } \
 } \
-void backward_##T(const T *x, T *dx, long rows, int c, int half, float a, float k, int threads, const T *g) { \
-    _Pragma("omp parallel for num_threads(threads)") for (long i = 0; i < rows; i++) { \
-        float square[c + 2 * half], sum[c], direct[c]; \
-        memset(square, 0, sizeof square); \
+static void backward_rows_##T(void *job, long first, long end) { \
+    Lrn lrn = *(const Lrn *)job; \
+    const T *x = lrn.in, *g = lrn.gradient; T *dx = lrn.out; \
+    const int c = lrn.c, half = lrn.half; const float a = lrn.a, k = lrn.k; \
+    float square[c + 2 * half], sum[c], direct[c]; \
+    memset(square, 0, sizeof square); \
+    for (long i = first; i < end; i++) { \
         for (int j = 0; j < c; j++) { float v = T##_up(x[i * c + j]); square[half + j] = v * v; } \
         window(square, sum, c, half); \
         for (int j = 0; j < c; j++) { \
@@ -51,6 +63,14 @@ void backward_##T(const T *x, T *dx, long rows, int c, int half, float a, float 
         for (int j = 0; j < c; j++) \
             dx[i * c + j] = T##_down(direct[j] - 1.5f * a * T##_up(x[i * c + j]) * sum[j]); \
     } \
+} \
+KERNEL(void, forward_##T)(const T *x, T *y, long rows, int c, int half, float a, float k, int threads) { \
+    Lrn lrn = {x, NULL, y, c, half, a, k}; \
+    in_parallel(forward_rows_##T, &lrn, rows, threads); \
+} \
+KERNEL(void, backward_##T)(const T *x, T *dx, long rows, int c, int half, float a, float k, int threads, const T *g) { \
+    Lrn lrn = {x, g, dx, c, half, a, k}; \
+    in_parallel(backward_rows_##T, &lrn, rows, threads); \
 }
 LRN(float)
 LRN(bf16)
