@@ -484,6 +484,64 @@ def test_a_home_that_cannot_be_written(
     assert ShardSet(server.url).folder.parent == tmp_path / "xdg" / "alexnet-fast"
 
 
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The spare folder of a user whom the system does not know; the working folder is empty."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+
+    def unknown(number: int) -> object:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    return tmp_path / "temporary" / f"alexnet-fast-{os.getuid()}"
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"HOME": "here"}, {"XDG_CACHE_HOME": "here"}, {"XDG_CACHE_HOME": "~/c", "HOME": "~"}], ids=str
+)
+def test_a_home_that_is_not_known(
+    variables: dict[str, str], no_home: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert remote.cache_folder(None) == no_home
+    assert said == [f"the home folder is not known: tars are kept in {no_home}. --cache chooses another folder."]
+    assert list(Path().iterdir()) == []
+    assert no_home.stat().st_mode & 0o777 == 0o700
+    assert remote.cache_folder(None) == no_home  # and again, now that it is there
+
+
+def test_a_spare_folder_that_is_not_ours(no_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written there, nor where a link leads."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    made = time.time_ns() - 10**10
+    os.utime(elsewhere, ns=(made, made))
+
+    def refused(folder: Path, why: str) -> None:
+        expected = f"the home folder is not known, and no cache in {folder} ({why}) can be written. Choose a --cache."
+        assert refusal(lambda: remote.cache_folder(None)) == expected
+
+    for target in (elsewhere, tmp_path / "nowhere"):
+        no_home.symlink_to(target)
+        refused(no_home, "it is a link or a file, not a folder")
+        no_home.unlink()
+    assert not (tmp_path / "nowhere").exists()
+    assert elsewhere.stat().st_mtime_ns == made  # not even a temporary file was there
+    no_home.mkdir()
+    no_home.chmod(0o777)
+    refused(no_home, "other users may write to it")
+    other = no_home.with_name("alexnet-fast-12345")
+    other.mkdir(0o700)
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    refused(other, "it belongs to another user")
+
+
 def test_an_object_store(
     request: pytest.FixtureRequest, jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import os
 import socket
+import stat
 import tempfile
 import time
 from collections import Counter
@@ -442,22 +443,62 @@ class SplitTars:
 
 
 def cache_folder(given: str | Path | None) -> Path:
-    """The folder for all sets, made and writable: the given one, the user's, or one for temporary files.
+    """The folder for all sets, made and writable: the given one, the user's, or one of this user's temporary files.
 
-    Raises InputError when it cannot be written.
+    Raises InputError when none can be written.
     """
     if given:
         if reason := _why_unwritable(Path(given)):
             raise InputError(f"the cache {given} cannot be written ({reason}). Choose another folder with --cache.")
         return Path(given)
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "alexnet-fast"
-    if not (reason := _why_unwritable(usual)):
+    usual = _user_cache()
+    reason = _why_unwritable(usual) if usual else "the home folder is not known"
+    if usual and not reason:
         return usual
-    spare = Path(tempfile.gettempdir()) / f"alexnet-fast-{os.getuid()}"
-    if other := _why_unwritable(spare) or ("it belongs to another user" if spare.lstat().st_uid != os.getuid() else ""):
-        raise InputError(f"neither {usual} ({reason}) nor {spare} ({other}) can be written. Choose a --cache.")
-    _say_once(f"{usual} cannot be written ({reason}): tars are kept in {spare}. --cache chooses another folder.")
+    try:
+        spare = Path(tempfile.gettempdir()) / f"alexnet-fast-{os.getuid()}"
+        other = _why_not_ours(spare) or _why_unwritable(spare)
+    except OSError as error:  # no folder for temporary files can be written
+        raise InputError(f"no cache folder can be written ({reason}; {error.strerror}). Choose a --cache.") from error
+    if other:
+        where = f"neither {usual} ({reason}) nor" if usual else f"{reason}, and no cache in"
+        raise InputError(f"{where} {spare} ({other}) can be written. Choose a --cache.")
+    problem = f"{usual} cannot be written ({reason})" if usual else reason
+    _say_once(f"{problem}: tars are kept in {spare}. --cache chooses another folder.")
     return spare
+
+
+def _user_cache() -> Path | None:
+    """Our folder in the user's cache folder; None where the home is not known.
+
+    Relative paths do not count, in XDG_CACHE_HOME as its specification has it: they would be in the working folder.
+    """
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if given.is_absolute():
+        return given / "alexnet-fast"
+    try:
+        home = Path.home()
+    except RuntimeError:  # neither HOME nor an entry of this user in the system's list, as in some containers
+        return None
+    return home / ".cache" / "alexnet-fast" if home.is_absolute() else None
+
+
+def _why_not_ours(folder: Path) -> str:
+    """Why others may write to the folder, which is made where it is not there; empty where they may not.
+
+    A link counts as theirs, wherever it leads: among temporary files anybody may put one.
+    """
+    try:
+        with suppress(FileExistsError):
+            folder.mkdir(0o700)
+        found = folder.lstat()
+    except OSError as error:
+        return error.strerror or str(error)
+    if not stat.S_ISDIR(found.st_mode):
+        return "it is a link or a file, not a folder"
+    if found.st_uid != os.getuid():
+        return "it belongs to another user"
+    return "other users may write to it" if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
 
 
 def _why_unwritable(folder: Path) -> str:
