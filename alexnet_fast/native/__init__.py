@@ -84,12 +84,18 @@ class Native:
     reason: str = ""
 
 
-@cache
-def loaded() -> Native:
-    """The package's own library with Pillow's libjpeg. Raises InputError where ALEXNET_FAST_NATIVE is malformed."""
+def most_wanted() -> str:
+    """The most of DECODERS that ALEXNET_FAST_NATIVE lets be used. Raises InputError where it is malformed."""
     wanted = os.environ.get(VARIABLE) or DECODERS[0]
     if wanted not in DECODERS:
         raise InputError(f"{VARIABLE}={wanted} is none of {', '.join(DECODERS)}. Give one of these, or leave it out.")
+    return wanted
+
+
+@cache
+def loaded() -> Native:
+    """The package's own library with Pillow's libjpeg. Raises InputError where ALEXNET_FAST_NATIVE is malformed."""
+    wanted = most_wanted()
     if wanted == "none":
         return Native(None, None, "none", reason=f"{VARIABLE}=none")
     if not FILE.exists():
