@@ -114,14 +114,14 @@ def load(file: Path, linked: Path, wanted: str = "huffman", variant: str | None 
     """
     try:
         library = ctypes.CDLL(str(file))
-    except OSError as error:
+        for name in ("open_libjpeg", "libjpeg_file", "replace_decoder"):
+            getattr(library, name).restype = ctypes.c_char_p
+        library.replace_decoder.argtypes = (ctypes.c_char_p, ctypes.c_long)
+        library.can_be_read.argtypes = (_number, _pointer, _pointer, _pointer)
+        library.header_of.argtypes = (ctypes.c_char_p, ctypes.c_long, _pointer)
+        kernels = Kernels(library, variant or variants(library)[-1])
+    except (OSError, AttributeError) as error:  # AttributeError: built of other sources, it lacks a function
         return Native(None, None, "none", reason=f"the compiled library cannot be loaded ({error})")
-    for name in ("open_libjpeg", "libjpeg_file", "replace_decoder"):
-        getattr(library, name).restype = ctypes.c_char_p
-    library.replace_decoder.argtypes = (ctypes.c_char_p, ctypes.c_long)
-    library.can_be_read.argtypes = (_number, _pointer, _pointer, _pointer)
-    library.header_of.argtypes = (ctypes.c_char_p, ctypes.c_long, _pointer)
-    kernels = Kernels(library, variant or variants(library)[-1])
     if refusal := library.open_libjpeg(str(linked).encode()):
         return Native(library, kernels, "none", reason=f"Pillow's libjpeg is not used: {refusal.decode()}")
     libjpeg = library.libjpeg_file().decode()
