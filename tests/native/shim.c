@@ -134,6 +134,11 @@ unsigned jpeg_read_scanlines(Jpeg *jpeg, uint8_t **rows, unsigned count) {
     return done;
 }
 
+void jpeg_abort_decompress(Jpeg *jpeg) {
+    show(jpeg);
+    ((void (*)(Jpeg *))CALL(jpeg_abort_decompress))(jpeg);
+}
+
 int jpeg_finish_decompress(Jpeg *jpeg) {
     show(jpeg);
     return ((int (*)(Jpeg *))CALL(jpeg_finish_decompress))(jpeg);
