@@ -110,7 +110,7 @@ def loaded() -> Native:
 def load(file: Path, linked: Path, wanted: str = "huffman", variant: str | None = None) -> Native:
     """Loads the library `file`, with the libjpeg that `linked` is linked with or is.
 
-    `wanted`: the most that may be used of DECODERS; `variant`: of the kernels, by default the newest for this processor.
+    `wanted`: the most that may be used of DECODERS; `variant`: of the kernels, by default this processor's newest.
     """
     try:
         library = ctypes.CDLL(str(file))
@@ -193,7 +193,7 @@ def description() -> dict[str, str | None]:
     return {
         "native": found.decoder,
         "libjpeg": f"{name}, {Path(found.libjpeg).name}" if found.libjpeg else None,
-        "instructions": found.kernels and found.kernels.variant,
+        "instructions": found.kernels.variant if found.kernels else None,
         "native_reason": found.reason or None,
     }
 
