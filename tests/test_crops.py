@@ -195,7 +195,7 @@ def damaged_scans(count: int) -> list[NDArray[np.uint8]]:
 def whole_or_reason(stored: NDArray[np.uint8]) -> bytes | str:
     """By simplejpeg, which refuses what libjpeg warns of."""
     try:
-        return simplejpeg.decode_jpeg(stored.tobytes(), strict=True).tobytes()
+        return bytes(simplejpeg.decode_jpeg(stored.tobytes(), strict=True).tobytes())
     except ValueError as error:
         return str(error)
 

@@ -42,7 +42,7 @@ def segment(marker: int, content: bytes) -> bytes:
 def segments(data: bytes) -> list[tuple[int, bytes]]:
     """Marker and content of each up to the first scan, whose content is all that follows its marker. For whole files
     without bytes between segments."""
-    found, at = [], 2
+    found, at = list[tuple[int, bytes]](), 2
     while True:
         assert data[at] == 255
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")

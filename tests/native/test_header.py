@@ -6,6 +6,7 @@ import ctypes
 import io
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def frame_of(data: bytes) -> tuple[int, ...]:
 def whole() -> dict[str, bytes]:
     """All forms that Pillow writes, and ours."""
     image = picture()
-    forms = {
+    forms: dict[str, dict[str, Any]] = {
         **{
             f"{s} {p}": {"subsampling": s, "progressive": p} for s in ("4:2:0", "4:2:2", "4:4:4") for p in (False, True)
         },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,13 @@ from tests.native.results import cut, square_or_reason
 
 pytestmark = pytest.mark.usefixtures("native_decoder")
 
-FORMS = ({}, {"subsampling": "4:4:4"}, {"progressive": True}, {"optimize": True}, {"restart_marker_blocks": 3})
+FORMS: tuple[dict[str, Any], ...] = (
+    {},
+    {"subsampling": "4:4:4"},
+    {"progressive": True},
+    {"optimize": True},
+    {"restart_marker_blocks": 3},
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +57,7 @@ def stored(side: int) -> list[NDArray[np.uint8]]:
 @pytest.mark.parametrize("upright", [0, 3])
 def test_crops(variants: list[native.Native], dtype: torch.dtype, crop: int, upright: int) -> None:
     items, rng = stored(96), np.random.default_rng(crop)
-    places = [tuple(map(int, rng.integers(0, 97 - crop, 2))) for _ in items]
+    places = [(int(top), int(left)) for top, left in rng.integers(0, 97 - crop, (len(items), 2))]
     offset = torch.rand(len(items), 3) * 200
     images = []
     for found in variants:
