@@ -71,6 +71,38 @@ def test_missing_huffman_tables_are_the_standards(make: Callable[[], bytes], way
             assert find(bare) == find(whole) == find(bare) == expected
 
 
+def batch_or_reason(*stored: bytes) -> list[bytes] | str:
+    """The images of one call."""
+    try:
+        batch = cut([jpegs.as_array(data) for data in stored], [(0, 0)] * len(stored), crop=64, side=64, threads=1)
+    except ValueError as error:
+        return str(error)
+    return [image.tobytes() for image in batch.numpy()]
+
+
+@pytest.mark.parametrize("make", [jpegs.no_huffman_tables, jpegs.no_huffman_tables_but_a_comment])
+def test_missing_huffman_tables_in_a_batch(make: Callable[[], bytes]) -> None:
+    whole = simplejpeg.decode_jpeg(jpegs.standard()).tobytes()
+    others = [other() for other in OTHERS[:3]]
+    images = batch_or_reason(*[data for other in others for data in (other, make())])
+    assert images[1::2] == [whole] * 3
+    assert images[::2] == [simplejpeg.decode_jpeg(other).tobytes() for other in others]
+
+
+def test_missing_quantisation_tables_in_a_batch() -> None:
+    alone = batch_or_reason(jpegs.no_quantisation_tables())
+    assert isinstance(alone, str)
+    assert batch_or_reason(jpegs.standard(), jpegs.no_quantisation_tables()) == alone
+
+
+def test_the_given_jpegs_in_a_batch() -> None:
+    names = ("a-optimised", "c-no-dht", "b-standard", "e-no-dht-comment", "c-no-dht", "b-standard")
+    images = batch_or_reason(*map(given, names))
+    expected = [simplejpeg.decode_jpeg(given(name)).tobytes() for name in ("a-optimised", "b-standard")]
+    assert images == [expected[name != "a-optimised"] for name in names]
+    assert isinstance(batch_or_reason(given("b-standard"), given("d-no-dqt")), str)
+
+
 @pytest.mark.parametrize("name", ["no_huffman_tables", "no_huffman_tables_but_a_comment", "no_quantisation_tables"])
 def test_a_jpeg_without_tables_is_not_kept(name: str) -> None:
     """Other readers could not decode it."""
@@ -106,10 +138,20 @@ def test_tables_that_come_later_are_not_those_of_the_next_time(way: str, tmp_pat
 
 
 def test_a_batch_of_the_same_jpeg_is_of_the_same_images(tmp_path: Path) -> None:
-    data = jpegs.as_array(jpegs.tables_behind_their_scan())
+    data = jpegs.tables_behind_their_scan()
     with using(fresh(tmp_path)):
-        images = cut([data] * 20, [(0, 0)] * 20, crop=64, side=64)
-    assert (images == images[0]).all()
+        assert batch_or_reason(*[data] * 20) == [simplejpeg.decode_jpeg(data).tobytes()] * 20
+
+
+def test_the_given_jpeg_is_the_same_twice_in_a_batch(tmp_path: Path) -> None:
+    """129 x 65 pixels: the same crops, or refused at the first."""
+    stored = jpegs.as_array(given("state-reuse-1"))
+    alone = crop_or_reason(stored, crop=64, side=129)
+    with using(fresh(tmp_path)):
+        if isinstance(alone, bytes):
+            images = cut([stored] * 4, [(0, 0)] * 4, crop=64, side=129, threads=1)
+            assert [image.tobytes() for image in images.numpy()] == [alone] * 4
+        assert crop_or_reason(stored, crop=64, side=129) == alone
 
 
 @pytest.mark.parametrize("way", WAYS)
