@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from alexnet_fast import native
 from alexnet_fast.bench import run
 from alexnet_fast.bench.advice import Setup, advise, duration, expected, find_limit, imagenet, noise, number
 from alexnet_fast.bench.report import STAGES, Report
@@ -178,6 +179,8 @@ def test_bench_end_to_end(
     assert body["limit"] in STAGES
     assert body["imagenet_seconds"]["epoch"] == pytest.approx(1_281_167 / body["images_per_second"]["joint"]["median"])
     assert body["environment"]["packages"]["torch"]
+    assert body["environment"]["native"] == native.decoder()
+    assert {"libjpeg", "instructions"} <= set(body["environment"])
     for sentence in body["advice"]:
         assert sentence in result.output
     with Image.open(files[1]) as picture:
