@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alexnet_fast.loading.loader import Batch, Loader
-    from alexnet_fast.shardset import ShardSet
+    from alexnet_fast.shards.reader import ShardSet
 
 __all__ = ["Batch", "Loader", "ShardSet"]
 __version__ = "0.1.0"
@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Imports on first use: the command line must not wait for torch to print its help."""
     if name == "ShardSet":
-        from alexnet_fast.shardset import ShardSet
+        from alexnet_fast.shards.reader import ShardSet
 
         return ShardSet
     if name in __all__:

@@ -6,7 +6,7 @@ import atexit
 import os
 import sys
 
-from alexnet_fast.training import signals
+from alexnet_fast import signals
 
 
 def run() -> None:
@@ -19,7 +19,7 @@ def run() -> None:
     try:
         try:
             with signals.nothing_begun():
-                from alexnet_fast.cli import main
+                from alexnet_fast.cli.main import main
             main()
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)

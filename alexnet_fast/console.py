@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -119,3 +120,9 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def print_notice(text: str) -> None:
+    """On standard error, by one process a machine."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)

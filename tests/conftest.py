@@ -17,7 +17,7 @@ from PIL import Image
 from alexnet_fast import native
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.model.alexnet import build
-from alexnet_fast.sharding.images import Source
+from alexnet_fast.sharding.listing import Source
 from alexnet_fast.sharding.output import Output, open_output
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.pool import Processes
@@ -141,15 +141,15 @@ def trained_run(raw_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     import torch
 
     from alexnet_fast.config import make_config
-    from alexnet_fast.training import runs
-    from alexnet_fast.training.distributed import Topology
+    from alexnet_fast.distributed.topology import Topology
+    from alexnet_fast.training import run_folder
     from alexnet_fast.training.loop import train
 
     folder = tmp_path_factory.mktemp("runs") / "paper"
     config = make_config(
         "paper", shards=str(raw_shards), epochs=2, batch=16, hidden=32, precision="fp32", log_every=1, threads=1
     )
-    runs.create(folder, config)
+    run_folder.create(folder, config)
     train(Topology(0, 1, torch.device("cpu")), config, folder, resume=False)
     return folder
 
@@ -157,7 +157,7 @@ def trained_run(raw_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture
 def fed_to_dali(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many JPEGs each call gave to DALI's decoder."""
-    from alexnet_fast.loading.graph import JpegDecoder
+    from alexnet_fast.loading.dali import JpegDecoder
 
     fed: list[int] = []
     submit = JpegDecoder.submit

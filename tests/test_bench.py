@@ -12,7 +12,7 @@ from alexnet_fast import native
 from alexnet_fast.bench import run
 from alexnet_fast.bench.advice import Setup, advise, duration, expected, find_limit, imagenet, noise, number
 from alexnet_fast.bench.report import STAGES, Report
-from alexnet_fast.cli import main
+from alexnet_fast.cli.main import main
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
 

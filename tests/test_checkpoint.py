@@ -19,10 +19,10 @@ import pytest
 import torch
 
 from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError, TrainingError
-from alexnet_fast.results import evaluate as evaluation
-from alexnet_fast.training import checkpoint, loop, placement, runs
-from alexnet_fast.training.distributed import Topology
+from alexnet_fast.evaluation import scoring as evaluation
+from alexnet_fast.training import checkpoint, loop, placement, run_folder
 from alexnet_fast.training.log import Log
 from tests.conftest import Payload, interrupted
 
@@ -47,12 +47,12 @@ def settings(shards: Path, **overrides: Any) -> TrainConfig:
 
 
 def begin(config: TrainConfig, run: Path) -> loop.Result:
-    runs.create(run, config)
+    run_folder.create(run, config)
     return loop.train(CPU, config, run, resume=False)
 
 
 def go_on(run: Path, **given: Any) -> loop.Result:
-    return loop.train(CPU, runs.reopen(run, given), run, resume=True)
+    return loop.train(CPU, run_folder.reopen(run, given), run, resume=True)
 
 
 @pytest.fixture(scope="module")
@@ -308,10 +308,10 @@ def test_before_anything_is_saved_a_run_begins_again(whole: Path, raw_shards: Pa
         if value != getattr(make_config("fast"), name)
     }
     given["recipe"] = "fast"
-    runs.create(run, make_config(**given))
+    run_folder.create(run, make_config(**given))
     (run / "log.jsonl").write_text('{"step": 3, "epoch": 0, "loss": 1}\n')
     for _ in range(2):
-        assert runs.train_in(CPU, run, given, resume=True).finished
+        assert run_folder.train_in(CPU, run, given, resume=True).finished
         assert_same(run, whole)
 
 
@@ -320,17 +320,17 @@ def test_resuming_refuses_other_settings_and_sets(
 ) -> None:
     run = shutil.copytree(whole, tmp_path / "run")
     with pytest.raises(InputError, match=r"begun with batch 16, recipe fast, .*: leave out batch, recipe, or choose"):
-        runs.train_in(CPU, run, {"batch": 8, "recipe": "paper", "epochs": 2}, resume=True)
+        run_folder.train_in(CPU, run, {"batch": 8, "recipe": "paper", "epochs": 2}, resume=True)
     with pytest.raises(InputError, match=r"elsewhere holds no run to resume\. To begin one there"):
-        runs.train_in(CPU, tmp_path / "elsewhere", {"threads": 1}, resume=True)
+        run_folder.train_in(CPU, tmp_path / "elsewhere", {"threads": 1}, resume=True)
     assert not (tmp_path / "elsewhere").exists()
     moved = shutil.copytree(raw_shards, tmp_path / "moved")
-    assert runs.train_in(CPU, run, {"shards": str(moved)}, resume=True).finished
+    assert run_folder.train_in(CPU, run, {"shards": str(moved)}, resume=True).finished
     with pytest.raises(InputError, match=r"is not the shard set that .*last\.pt was trained on"):
-        runs.train_in(CPU, run, {"shards": str(jpeg_shards)}, resume=True)
+        run_folder.train_in(CPU, run, {"shards": str(jpeg_shards)}, resume=True)
     (run / "config.json").write_text('{"epochs": 2')
     with pytest.raises(InputError, match=r"config\.json is damaged: it holds no settings"):
-        runs.train_in(CPU, run, {}, resume=True)
+        run_folder.train_in(CPU, run, {}, resume=True)
 
 
 # --- stopping
@@ -342,7 +342,7 @@ def test_a_stop_in_the_evaluation_is_gone_on_with_exactly(
     """By SIGTERM, twice, as batch systems send it. The evaluation comes first thing when the run goes on."""
     run = tmp_path / "run"
     evaluate = evaluation.evaluate
-    monkeypatch.setattr("alexnet_fast.results.evaluate.BATCH", 6)
+    monkeypatch.setattr("alexnet_fast.evaluation.scoring.BATCH", 6)
 
     def told_to_stop(*args: Any, **options: Any) -> Any:
         def stopped() -> bool:
@@ -381,7 +381,7 @@ def test_two_trainers_in_one_run_are_refused(whole: Path, tmp_path: Path, monkey
         assert other.stdout is not None
         other.stdout.readline()
         with pytest.raises(InputError, match=r"run is being trained already, by process 7 on elsewhere\. Stop that"):
-            runs.train_in(CPU, run, {}, resume=True)
+            run_folder.train_in(CPU, run, {}, resume=True)
         other.kill()
 
     def other_tries(*_: object, **__: object) -> loop.Result:
@@ -391,5 +391,5 @@ def test_two_trainers_in_one_run_are_refused(whole: Path, tmp_path: Path, monkey
 
     monkeypatch.setattr(loop, "train", other_tries)
     with pytest.raises(TrainingError, match="tried"):
-        runs.train_in(CPU, run, {}, resume=True)
+        run_folder.train_in(CPU, run, {}, resume=True)
     assert (run / ".lock").read_text().startswith(f"process {os.getpid()} on ")

@@ -16,8 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import alexnet_fast
-from alexnet_fast import cli
-from alexnet_fast.cli import main
+from alexnet_fast.cli.main import LAYOUTS, main
 from alexnet_fast.sharding import sources
 
 REPOSITORY = Path(alexnet_fast.__file__).parents[1]
@@ -89,7 +88,7 @@ def test_help_of_every_command_and_option() -> None:
 def test_help_imports_neither_torch_nor_dali() -> None:
     """They take seconds; the help of a command must not."""
     code = (
-        "import sys; from alexnet_fast.cli import main\n"
+        "import sys; from alexnet_fast.cli.main import main\n"
         "for name in ['', *main.commands]: main([*filter(None, [name]), '--help'], standalone_mode=False)\n"
         "print([name for name in ('torch', 'nvidia.dali', 'PIL', 'matplotlib') if name in sys.modules])"
     )
@@ -106,7 +105,7 @@ def test_standard_output_that_takes_nothing_is_a_line(option: str) -> None:
 
 
 def test_matplotlib_says_nothing_of_a_home_that_may_not_be_written() -> None:
-    code = "from alexnet_fast.cli import main; main(['report'], standalone_mode=False)"
+    code = "from alexnet_fast.cli.main import main; main(['report'], standalone_mode=False)"
     later = "import matplotlib.figure"
     script = f"try: exec({code!r})\nexcept Exception: {later}"
     variables = {"PATH": os.environ["PATH"], "HOME": "/proc"}
@@ -162,7 +161,7 @@ def test_shard_refuses_its_input(tmp_path: Path, jpeg_shards: Path, image_folder
 
 
 def test_the_layouts_are_those_of_the_sources() -> None:
-    assert sorted(cli.LAYOUTS) == sorted(sources.LAYOUTS)
+    assert sorted(LAYOUTS) == sorted(sources.LAYOUTS)
 
 
 def test_shard_refuses_options_that_do_not_fit(image_folder: Path, tmp_path: Path) -> None:
@@ -340,7 +339,7 @@ def test_a_stop_before_training_is_a_line(number: signal.Signals, tmp_path: Path
         "class Stop:\n"
         "    def find_spec(self, name, *_):\n"
         f"        if name == 'torch': os.kill(os.getpid(), {int(number)})\n"
-        "from alexnet_fast.cli import main\n"
+        "from alexnet_fast.cli.main import main\n"
         "sys.meta_path.insert(0, Stop())\n"
         f"main(['train', '--gpus', '0', '--run', {str(tmp_path / 'run')!r}])\n"
     )

@@ -16,7 +16,7 @@ import click
 import pytest
 import yaml
 
-from alexnet_fast.cli import main
+from alexnet_fast.cli.main import main
 from alexnet_fast.training import checkpoint
 from tests.test_elastic import running
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_fast import native
-from alexnet_fast.sharding.resize import to_square
+from alexnet_fast.sharding.decode import to_square
 from tests.native.libraries import brightening, fresh
 from tests.native.results import crop_or_reason, cut
 

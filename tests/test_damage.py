@@ -14,15 +14,16 @@ import torch
 from click.testing import CliRunner
 
 from alexnet_fast import Batch, Loader, ShardSet, native
-from alexnet_fast.cli import main
+from alexnet_fast.cli.main import main
 from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.distributed import topology
+from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import TrainingError
-from alexnet_fast.loading import damage
+from alexnet_fast.evaluation.scoring import evaluate
+from alexnet_fast.loading import corruption
 from alexnet_fast.loading.plan import epoch_plan
 from alexnet_fast.model.alexnet import bn
-from alexnet_fast.results.evaluate import evaluate
-from alexnet_fast.training import distributed, loop, runs
-from alexnet_fast.training.distributed import Topology
+from alexnet_fast.training import loop, run_folder
 
 CROP = 84
 CPU = torch.device("cpu")
@@ -55,7 +56,7 @@ def by_position(batches: list[Batch]) -> dict[tuple[bytes, bytes], tuple[int, in
 def test_a_neighbour_takes_the_place(
     encoding: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(damage, "LIMIT", 0.1)
+    monkeypatch.setattr(corruption, "LIMIT", 0.1)
     shards: Path = request.getfixturevalue(f"{encoding}_shards")
     bad = [3, 4, 59]  # two in a row, and the last
     whole = ShardSet(shards).split("train")
@@ -106,10 +107,10 @@ def train_in(topology: Topology, shards: str, out: str) -> None:
     """Twice: 3 damaged samples may be, then 1."""
     config = make_config("paper", shards=shards, epochs=2, batch=15, hidden=16, crop=64, precision="fp32", log_every=2)
     for tolerated in (3, 1):
-        damage.LIMIT = tolerated / 60
+        corruption.LIMIT = tolerated / 60
         run = Path(out, str(tolerated))
         if topology.first:
-            runs.create(run, config)
+            run_folder.create(run, config)
         try:
             loop.train(topology, config, run, resume=False)
         except TrainingError as error:
@@ -149,7 +150,7 @@ from alexnet_fast.loading import damage
 from alexnet_fast.loading.plan import training_rows
 
 folder, crop, before = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "before"
-damage.LIMIT = 1
+corruption.LIMIT = 1
 split = ShardSet(folder).split("train")
 index = split.index[split.index["shard"] == 0]
 cut = int(index["offset"][len(index) // 2])
@@ -198,7 +199,7 @@ import faulthandler, os
 import numpy as np
 from pathlib import Path
 from alexnet_fast.native import can_be_read
-from alexnet_fast.mapped import map_tar
+from alexnet_fast.shards.local import map_tar
 
 path = Path({str(tmp_path / "a.tar")!r})
 path.write_bytes(bytes(100_000))
@@ -219,4 +220,4 @@ tar[90_000]
 
 
 if __name__ == "__main__":
-    distributed.run(train_in, 0, *sys.argv[1:])
+    topology.run(train_in, 0, *sys.argv[1:])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_fast.demo import run_demo
+from alexnet_fast.demo.run import run_demo
 from alexnet_fast.errors import InputError
-from alexnet_fast.shardset import ShardSet
+from alexnet_fast.shards.reader import ShardSet
 
 
 def test_demo_leaves_images_shards_a_run_and_a_picture(tmp_path: Path) -> None:

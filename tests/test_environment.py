@@ -18,10 +18,10 @@ import torch
 from click.testing import CliRunner
 
 import alexnet_fast
-from alexnet_fast.cli import main
+from alexnet_fast.cli.main import main
+from alexnet_fast.distributed.devices import check_gpus, processes_here
 from alexnet_fast.environment import COMMIT_VARIABLE, cores, environment, limit_threads
 from alexnet_fast.errors import InputError
-from alexnet_fast.training.machine import check_gpus, processes_here
 from tests.conftest import pretend_file, turn_native_off
 
 

@@ -12,15 +12,15 @@ from click.testing import CliRunner
 from scipy.io import savemat
 from torch import Tensor, nn
 
-from alexnet_fast.cli import main
+from alexnet_fast.cli.main import main
+from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError
-from alexnet_fast.results.counts import per_class, wilson, worst_pairs
-from alexnet_fast.results.evaluate import Member, Scores, count_correct, evaluate, predict, ten_views
-from alexnet_fast.results.guesses import check_weights, search_weights
+from alexnet_fast.evaluation.counts import per_class, wilson, worst_pairs
+from alexnet_fast.evaluation.scoring import Member, Scores, count_correct, evaluate, predict, ten_views
+from alexnet_fast.inference.predictions import check_weights, search_weights
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
-from alexnet_fast.shardset import ShardSet
-from alexnet_fast.training.distributed import Topology
+from alexnet_fast.shards.reader import ShardSet
 from tests.conftest import CLASSES, SIZE, read_npz, save_network, write
 from tests.test_damage import damaged_copy
 

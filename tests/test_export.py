@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from alexnet_fast.cli import main
-from alexnet_fast.results.networks import open_network
+from alexnet_fast.cli.main import main
+from alexnet_fast.inference.networks import open_network
 from alexnet_fast.training import checkpoint
 from tests.conftest import CLASSES, save_network
 

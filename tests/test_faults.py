@@ -15,13 +15,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from alexnet_fast.cli import main
+from alexnet_fast.cli.main import main
 from alexnet_fast.config import make_config
-from alexnet_fast.results.record import read as read_record
-from alexnet_fast.sharding.layouts import folders
-from alexnet_fast.shardset import ShardSet
-from alexnet_fast.training import runs
-from alexnet_fast.training.distributed import Topology
+from alexnet_fast.distributed.topology import Topology
+from alexnet_fast.report.record import read as read_record
+from alexnet_fast.sharding.sources import folders
+from alexnet_fast.shards.reader import ShardSet
+from alexnet_fast.training import run_folder
 from alexnet_fast.training.loop import train
 from tests.conftest import CLASSES
 
@@ -131,10 +131,10 @@ def test_a_clock_that_jumps(jump: timedelta, raw_shards: Path, tmp_path: Path, m
             return datetime.fromtimestamp(jumping())
 
     monkeypatch.setattr(time, "time", jumping)
-    monkeypatch.setattr(runs, "datetime", Clock)
-    assert runs.default_folder(make_config("fast")).name.startswith("fast-")
+    monkeypatch.setattr(run_folder, "datetime", Clock)
+    assert run_folder.default_folder(make_config("fast")).name.startswith("fast-")
     config = make_config("fast", shards=str(raw_shards), epochs=1, batch=16, hidden=32, precision="fp32", log_every=1)
-    runs.create(tmp_path / "run", config)
+    run_folder.create(tmp_path / "run", config)
     result = train(CPU, config, tmp_path / "run", resume=False)
     assert 0 < result.seconds < 600
     assert 0 <= result.data_wait <= 1

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from torch.nn.functional import conv2d, linear, max_pool2d, relu
 
 from alexnet_fast import Loader, ShardSet
-from alexnet_fast.cli import main
-from alexnet_fast.results import features
-from alexnet_fast.results.networks import open_network
+from alexnet_fast.cli.main import main
+from alexnet_fast.inference import features
+from alexnet_fast.inference.networks import open_network
 from tests.conftest import pretend_file, read_npz, save_network
 from tests.test_damage import damaged_copy
 

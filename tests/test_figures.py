@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from alexnet_fast.results import figures
-from alexnet_fast.results.counts import confused
-from alexnet_fast.results.insight import Subject, confusion, drawn, guess, neighbours, open_subject, spread
-from alexnet_fast.results.record import read
-from alexnet_fast.shardset import ShardSet
+from alexnet_fast.evaluation.counts import confused
+from alexnet_fast.report import figures
+from alexnet_fast.report.insight import Subject, confusion, drawn, guess, neighbours, open_subject, spread
+from alexnet_fast.report.record import read
+from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import checkpoint
 
 WHITE = (1.0, 1.0, 1.0, 1.0)

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.results.imports import from_torchvision
+from alexnet_fast.interchange.imports import from_torchvision
 from alexnet_fast.training import checkpoint
 from tests.conftest import Payload
 from tests.fuzzing.harness import Target, fuzz, sample

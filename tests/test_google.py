@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.loading import remote
-from alexnet_fast.shardset import MANIFEST, ShardSet
+from alexnet_fast.shards import fetch
+from alexnet_fast.shards.format import MANIFEST
+from alexnet_fast.shards.reader import ShardSet
 from tests.conftest import files
 from tests.test_cluster import server, shard, wait_for
 from tests.test_remote import samples
@@ -31,7 +32,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("NO_GCE_CHECK", "true")  # else Google's library asks the network whether this is its machine
-    monkeypatch.setattr(remote, "BLOCK", 20_000)
+    monkeypatch.setattr(fetch, "BLOCK", 20_000)
     command = ("start", "--host", "127.0.0.1", "--port", port, "--in-memory", "--default-bucket", "shards")
 
     def answers() -> bool:

@@ -10,10 +10,11 @@ import torch
 
 from alexnet_fast import native
 from alexnet_fast.config import make_config
+from alexnet_fast.distributed import topology
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import training_rows
-from alexnet_fast.shardset import ShardSet
-from alexnet_fast.training import distributed, loop, placement, runs
+from alexnet_fast.shards.reader import ShardSet
+from alexnet_fast.training import loop, placement, run_folder
 from alexnet_fast.training.finite import Finite
 from alexnet_fast.training.metrics import Window
 from alexnet_fast.training.optim import set_learning_rates
@@ -65,7 +66,7 @@ def test_gpu_images_equal_the_cpu_s(
         assert differences.mean() < 3
 
 
-def steps_without_waiting(topology: distributed.Topology, shards: str, settings: dict[str, Any]) -> bool:
+def steps_without_waiting(topology: topology.Topology, shards: str, settings: dict[str, Any]) -> bool:
     """Three steps, in which cuDNN, the optimizer and DDP settle; then two in which torch refuses to wait."""
     config = make_config(**settings, precision="bf16", hidden=256, batch=16, layer_scales=True)
     state = loop.begin(config, 3, topology.device)
@@ -101,7 +102,7 @@ def test_the_step_never_waits_for_the_gpu(gpus: int, settings: dict[str, Any], j
     """`hybrid` does wait, for the other hosts, to know how many images they have."""
     if torch.cuda.device_count() < gpus:
         pytest.skip(f"needs {gpus} GPUs")
-    assert distributed.run(steps_without_waiting, gpus, str(jpeg_shards), settings)
+    assert topology.run(steps_without_waiting, gpus, str(jpeg_shards), settings)
 
 
 @pytest.mark.parametrize("gpus", [1, 2])
@@ -109,8 +110,8 @@ def test_training_on_gpus(gpus: int, jpeg_shards: Path, tmp_path: Path) -> None:
     if torch.cuda.device_count() < gpus:
         pytest.skip(f"needs {gpus} GPUs")
     config = make_config("fast", shards=str(jpeg_shards), epochs=4, batch=16, hidden=256, log_every=1)
-    runs.create(tmp_path / "run", config)
-    result = distributed.run(loop.train, gpus, config, tmp_path / "run", False)
+    run_folder.create(tmp_path / "run", config)
+    result = topology.run(loop.train, gpus, config, tmp_path / "run", False)
     assert result.finished
     losses = [json.loads(line).get("loss") for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert losses[-2] < losses[0]

@@ -12,7 +12,7 @@ from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
-from alexnet_fast.shardset import ShardSet
+from alexnet_fast.shards.reader import ShardSet
 from tests.conftest import write
 
 SIZE, CROP = 128, 112

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import conv2d, linear, local_response_norm, max_pool2d, relu
 
-from alexnet_fast.cli import main
+from alexnet_fast.cli.main import main
 from alexnet_fast.config import TrainConfig
+from alexnet_fast.interchange.caffemodel import read_layers, read_mean
 from alexnet_fast.model.alexnet import build
-from alexnet_fast.results.caffemodel import read_layers, read_mean
 from alexnet_fast.training import checkpoint
 from tests.conftest import CLASSES
 from tests.test_export import TorchvisionAlexNet, images, logits, run

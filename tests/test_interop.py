@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.shardset import MANIFEST, ShardSet
+from alexnet_fast.shards.format import MANIFEST
+from alexnet_fast.shards.reader import ShardSet
 
 ONE_KIND = [("jpeg_shards", "jpg"), ("raw_shards", "npy")]
 SHARD_SETS = pytest.mark.parametrize(("shards", "extension"), [*ONE_KIND, ("mixed_shards", "jpg;npy")])

@@ -22,12 +22,11 @@ from scipy.io import savemat
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding import archives
-from alexnet_fast.sharding.images import Images, Source
-from alexnet_fast.sharding.layouts import ilsvrc, parquet
-from alexnet_fast.sharding.layouts.matfile import read_structs
+from alexnet_fast.sharding.listing import Images, Source
 from alexnet_fast.sharding.reading import read_images
-from alexnet_fast.sharding.sources import find_images
-from alexnet_fast.shardset import FORMAT
+from alexnet_fast.sharding.sources import find_images, ilsvrc, parquet
+from alexnet_fast.sharding.sources.matfile import read_structs
+from alexnet_fast.shards.format import FORMAT
 
 CLASSES = ["n01440764", "n01484850", "n02085620", "n03000684"]
 NAMES = ["tench, Tinca tinca", "great white shark", "Chihuahua", "chain saw, chainsaw"]

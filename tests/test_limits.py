@@ -17,15 +17,14 @@ import pytest
 from PIL import Image as Pillow
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.results.images import ImageFiles
+from alexnet_fast.inference.images import ImageFiles
 from alexnet_fast.sharding import limits, reading
-from alexnet_fast.sharding.images import Image
-from alexnet_fast.sharding.layouts import devkit, parquet
+from alexnet_fast.sharding.listing import Image
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.reading import read_images
 from alexnet_fast.sharding.selection import read_class_file
-from alexnet_fast.sharding.sources import find_images
-from alexnet_fast.shardset import MANIFEST
+from alexnet_fast.sharding.sources import devkit, find_images, parquet
+from alexnet_fast.shards.format import MANIFEST
 from tests.conftest import SIZE, write
 
 HUGE = 12 << 30

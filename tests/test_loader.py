@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_fast import native
-from alexnet_fast.loading import crops, loader
+from alexnet_fast.loading import cpu, loader
 from alexnet_fast.loading.loader import Batch, Loader, arranged
 from alexnet_fast.loading.pixels import centre
 from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
-from alexnet_fast.mapped import ask_for, map_tar
-from alexnet_fast.shardset import Pixels, ShardSet, Split
+from alexnet_fast.shards.format import Pixels
+from alexnet_fast.shards.local import ask_for, map_tar
+from alexnet_fast.shards.reader import ShardSet, Split
 from tests.conftest import turn_native_off
 
 CROP = 84
@@ -30,7 +31,7 @@ CROP = 84
 
 @pytest.fixture(params=["compiled", "DALI and NumPy"])
 def decoding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With crops.c, and as where there is no compiler."""
+    """With cpu.c, and as where there is no compiler."""
     if request.param != "compiled":
         turn_native_off(monkeypatch)
     elif native.decoder() == "none":
@@ -249,21 +250,21 @@ def test_the_next_batch_is_begun_before_this_one_is_waited_for(
 ) -> None:
     """But for the first, which waits for no other; and it goes on while this one is used."""
     split = ShardSet(raw_shards).split("train")
-    begun: list[crops.Cut] = []
+    begun: list[cpu.Cut] = []
     events: list[tuple[str, int]] = []
-    submit, result = crops.CropReader.submit, crops.Cut.result
+    submit, result = cpu.CropReader.submit, cpu.Cut.result
 
-    def begin(*arguments: Any) -> crops.Cut:
+    def begin(*arguments: Any) -> cpu.Cut:
         events.append(("begin", len(begun)))
         begun.append(submit(*arguments))
         return begun[-1]
 
-    def wait(cut: crops.Cut) -> torch.Tensor:
+    def wait(cut: cpu.Cut) -> torch.Tensor:
         events.append(("wait", [one is cut for one in begun].index(True)))
         return result(cut)
 
-    monkeypatch.setattr(crops.CropReader, "submit", begin)
-    monkeypatch.setattr(crops.Cut, "result", wait)
+    monkeypatch.setattr(cpu.CropReader, "submit", begin)
+    monkeypatch.setattr(cpu.Cut, "result", wait)
     for number, _ in enumerate(Loader.training(split, batch=12, crop=CROP)):
         events.append(("use", number))
     when = {event: place for place, event in enumerate(events)}

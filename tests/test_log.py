@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError
-from alexnet_fast.training import checkpoint, log, loop, runs, scales
-from alexnet_fast.training.distributed import Topology
+from alexnet_fast.training import checkpoint, log, loop, run_folder, scales
 from tests.conftest import interrupted
 
 ALONE = Topology(0, 1, torch.device("cpu"))
@@ -51,14 +51,14 @@ def test_tensorboard_has_the_numbers_of_the_json_lines(
 
     run = tmp_path / "run"
     config = settings(raw_shards, tensorboard=True, layer_scales=True)
-    runs.create(run, config)
+    run_folder.create(run, config)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", interrupted(loop.train_step, 6))
         assert not loop.train(ALONE, config, run, resume=False).finished
     with log.Log(run, STEPS, True, print) as killed:
         killed.add({"step": 7, "epoch": 1, "loss": 100.0})
         killed.add({"epoch": 2, "val_top1": 100.0})
-    assert loop.train(ALONE, runs.reopen(run, {"threads": 1}), run, resume=True).finished
+    assert loop.train(ALONE, run_folder.reopen(run, {"threads": 1}), run, resume=True).finished
 
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
@@ -80,7 +80,7 @@ def test_tensorboard_has_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def saved_after(steps: int, config: TrainConfig, run: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
-    runs.create(run, config)
+    run_folder.create(run, config)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", interrupted(loop.train_step, steps))
         loop.train(ALONE, config, run, resume=False)
@@ -123,7 +123,7 @@ def test_steps_between_log_lines_measure_nothing(
     config = settings(raw_shards, epochs=1, log_every=3, layer_scales=True)
     saved = []
     for name, wanted in (("with", True), ("without", False)):
-        runs.create(tmp_path / name, replace(config, layer_scales=wanted))
+        run_folder.create(tmp_path / name, replace(config, layer_scales=wanted))
         loop.train(ALONE, replace(config, layer_scales=wanted), tmp_path / name, resume=False)
         saved.append(checkpoint.load(tmp_path / name / "last.pt")["model"])
     assert counted == [8] * 3 * 2  # the third step, and the epoch's last

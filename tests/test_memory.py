@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alexnet_fast.loading.crops import CropReader
+from alexnet_fast.loading.cpu import CropReader
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.memory import Buffers
-from alexnet_fast.shardset import MANIFEST, ShardSet
+from alexnet_fast.memory import Buffers
+from alexnet_fast.shards.format import MANIFEST
+from alexnet_fast.shards.reader import ShardSet
 
 SHAPE = (4, 8, 8, 3)
 

@@ -12,16 +12,17 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from alexnet_fast.cli import main
-from alexnet_fast.cli_options import BytesType
+from alexnet_fast.cli.main import main
+from alexnet_fast.cli.options import BytesType
 from alexnet_fast.errors import InputError
+from alexnet_fast.sharding.decode import encode, to_square
 from alexnet_fast.sharding.output import open_output
 from alexnet_fast.sharding.plan import Options, jobs, make_plan
-from alexnet_fast.sharding.resize import encode, to_square
 from alexnet_fast.sharding.selection import split_off
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.write import Part
-from alexnet_fast.shardset import ShardSet, raw_bytes
+from alexnet_fast.shards.format import raw_bytes
+from alexnet_fast.shards.reader import ShardSet
 from tests.conftest import MIXED_BUDGET, SIZE, files, picture, write
 
 OPTIONS = Options("mixed", size=SIZE, budget=MIXED_BUDGET)

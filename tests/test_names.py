@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from alexnet_fast.cli import main
+from alexnet_fast.cli.main import main
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
-from alexnet_fast.shardset import ShardSet
+from alexnet_fast.shards.reader import ShardSet
 from tests.conftest import picture, read_npz, write
 from tests.test_report import Page
 

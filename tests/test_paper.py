@@ -21,10 +21,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from alexnet_fast import Batch, Loader, ShardSet
-from alexnet_fast.cli import main
-from alexnet_fast.cli_paper import DurationType
+from alexnet_fast.cli.main import main
+from alexnet_fast.cli.paper import DurationType
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.inference.predictions import Guesses, guess_checkpoints
 from alexnet_fast.model.alexnet import build
 from alexnet_fast.paper import figures, measures, runs, scores, systems, table
 from alexnet_fast.paper.measures import BASE, Scores, epochs_to
@@ -41,8 +42,7 @@ from alexnet_fast.paper.statistics import (
     share,
     within,
 )
-from alexnet_fast.results.guesses import Guesses, guess_checkpoints
-from alexnet_fast.results.insight import drawn
+from alexnet_fast.report.insight import drawn
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.training import checkpoint, loop

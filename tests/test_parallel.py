@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.distributed import topology as processes
+from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError
-from alexnet_fast.results.guesses import guess_checkpoints
-from alexnet_fast.training import checkpoint, distributed, loop, placement, runs
-from alexnet_fast.training.distributed import Topology
+from alexnet_fast.inference.predictions import guess_checkpoints
+from alexnet_fast.training import checkpoint, loop, placement, run_folder
 from tests.conftest import interrupted
 from tools import parallel_bytes, scaling
 
@@ -37,7 +38,7 @@ def train(topology: Topology, config: dict[str, Any], run: str, stop_after: int 
     real_step = loop.train_step
     begun = (Path(run) / "last.pt").exists()
     if topology.first and not begun:
-        runs.create(Path(run), TrainConfig(**config))
+        run_folder.create(Path(run), TrainConfig(**config))
     loop.train_step = interrupted(real_step, stop_after)
     try:
         loop.train(topology, TrainConfig(**config), Path(run), resume=begun)
@@ -48,7 +49,7 @@ def train(topology: Topology, config: dict[str, Any], run: str, stop_after: int 
 def train_each(topology: Topology, cases: list[dict[str, Any]]) -> None:
     for case in cases:
         train(topology, **case)
-        distributed.barrier(topology)
+        processes.barrier(topology)
 
 
 def measure_bytes(topology: Topology, out: str) -> None:
@@ -219,4 +220,4 @@ def test_what_cannot_be_shared_is_said() -> None:
 
 if __name__ == "__main__":
     job = json.loads(Path(sys.argv[1]).read_text())
-    distributed.run(measure_bytes if isinstance(job, str) else train_each, 0, job)
+    processes.run(measure_bytes if isinstance(job, str) else train_each, 0, job)

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from alexnet_fast.cli import main
-from alexnet_fast.results.networks import open_network
+from alexnet_fast.cli.main import main
+from alexnet_fast.inference.networks import open_network
 from alexnet_fast.training import checkpoint
 from tests.conftest import CLASSES, read_npz, save_network
 

@@ -21,13 +21,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from alexnet_fast.cli import main
+from alexnet_fast.cli.main import main
 from alexnet_fast.errors import InputError
-from alexnet_fast.loading import remote
-from alexnet_fast.sharding.images import Source
+from alexnet_fast.sharding.listing import Source
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
-from alexnet_fast.shardset import INDEX_DTYPE, MANIFEST, ShardSet, Split
+from alexnet_fast.shards import cache_folder, fetch
+from alexnet_fast.shards.format import INDEX_DTYPE, MANIFEST
+from alexnet_fast.shards.reader import ShardSet, Split
 from tests.conftest import SIZE, write
 from tests.test_cluster import bucket  # noqa: F401 (a fixture)
 
@@ -91,7 +92,7 @@ class Handler(SimpleHTTPRequestHandler):
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Server]]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(fetch, "FIRST_PAUSE", 0.01)
     servers: list[Server] = []
 
     def start(folder: Path) -> Server:
@@ -107,16 +108,16 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Server]]
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "BLOCK", 20_000)
-    monkeypatch.setattr(remote, "SMALLEST_BLOCK", 5_000)
-    monkeypatch.setattr(remote, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(fetch, "BLOCK", 20_000)
+    monkeypatch.setattr(fetch, "SMALLEST_BLOCK", 5_000)
+    monkeypatch.setattr(fetch, "STALL_SECONDS", 0.3)
 
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     texts: list[str] = []
-    monkeypatch.setattr(remote, "_say", texts.append)
-    monkeypatch.setattr(remote, "_say_once", texts.append)
+    monkeypatch.setattr(fetch, "print_notice", texts.append)
+    monkeypatch.setattr(cache_folder, "_notice_once", texts.append)
     return texts
 
 
@@ -218,7 +219,7 @@ def test_a_server_without_ranges(serve: Callable[[Path], Server], jpeg_shards: P
 def test_a_network_that_does_not_come_back_is_an_error(
     serve: Callable[[Path], Server], said: list[str], jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "OUTAGE_SECONDS", 0.3)
+    monkeypatch.setattr(fetch, "OUTAGE_SECONDS", 0.3)
     server = serve(jpeg_shards)
     split = ShardSet(server.url, cache=tmp_path).split("train")
     server.fault = lambda name, number: "503"
@@ -257,7 +258,7 @@ def test_a_host_that_nobody_knows_is_an_error_at_once(
     assert samples(ShardSet(url, cache=tmp_path).split("val")) == samples(ShardSet(jpeg_shards).split("val"))
     assert not errors
 
-    far = remote.Remote(server.url)
+    far = fetch.Remote(server.url)
     manifest = b"".join(far.blocks(MANIFEST))
     read = far._range
     fails = [OSError("cannot connect")]
@@ -407,7 +408,7 @@ def test_more_tars_than_a_process_may_open_files(
 ) -> None:
     """Python keeps the file of a mapped tar open; ImageNet has 1,332 tars, and 1,024 files is a common limit."""
     code = (
-        "import os, resource, sys, numpy as np; from alexnet_fast.shardset import ShardSet\n"
+        "import os, resource, sys, numpy as np; from alexnet_fast.shards.reader import ShardSet\n"
         "shards = ShardSet(sys.argv[1], cache=sys.argv[2])\n"
         "used = len(os.listdir('/proc/self/fd')) + 12  # fetching opens a few\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (used, 4096))\n"
@@ -442,7 +443,7 @@ def test_processes_that_share_a_cache_fetch_each_tar_once(
 
     server.fault = slowly
     code = (
-        "import sys, hashlib, numpy as np; from alexnet_fast.shardset import ShardSet\n"
+        "import sys, hashlib, numpy as np; from alexnet_fast.shards.reader import ShardSet\n"
         "split = ShardSet(sys.argv[1], cache=sys.argv[2]).split('train')\n"
         "views = split.read(np.arange(len(split)))\n"
         "print(hashlib.sha256(b''.join(view.tobytes() for view in views)).hexdigest())"
@@ -510,11 +511,11 @@ def test_a_home_that_is_not_known(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert remote.cache_folder(None) == no_home
+    assert cache_folder.cache_folder(None) == no_home
     assert said == [f"the home folder is not known: tars are kept in {no_home}. --cache chooses another folder."]
     assert list(Path().iterdir()) == []
     assert no_home.stat().st_mode & 0o777 == 0o700
-    assert remote.cache_folder(None) == no_home  # and again, now that it is there
+    assert cache_folder.cache_folder(None) == no_home  # and again, now that it is there
 
 
 def test_a_spare_folder_that_is_not_ours(no_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -526,7 +527,7 @@ def test_a_spare_folder_that_is_not_ours(no_home: Path, tmp_path: Path, monkeypa
 
     def refused(folder: Path, why: str) -> None:
         expected = f"the home folder is not known, and no cache in {folder} ({why}) can be written. Choose a --cache."
-        assert refusal(lambda: remote.cache_folder(None)) == expected
+        assert refusal(lambda: cache_folder.cache_folder(None)) == expected
 
     for target in (elsewhere, tmp_path / "nowhere"):
         no_home.symlink_to(target)
@@ -569,9 +570,9 @@ class Endless(BaseHTTPRequestHandler):
 def endless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A server that is Endless, except for `files`; it says that it knows ranges (206), or that it does not."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(remote, "OUTAGE_SECONDS", 5)
-    monkeypatch.setattr(remote, "BLOCK", 200_000)
+    monkeypatch.setattr(fetch, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(fetch, "OUTAGE_SECONDS", 5)
+    monkeypatch.setattr(fetch, "BLOCK", 200_000)
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
     server.daemon_threads = False  # closing it waits for their ends
     server.url = f"http://127.0.0.1:{server.server_port}"
@@ -606,7 +607,7 @@ def peak(call: Callable[[], object]) -> int:
 
 def test_a_manifest_without_end(endless: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 1 << 20
-    monkeypatch.setattr(remote.Remote.blocks, "__defaults__", (None, limit))
+    monkeypatch.setattr(fetch.Remote.blocks, "__defaults__", (None, limit))
     texts: list[str] = []
     most = peak(lambda: texts.append(refusal(lambda: ShardSet(endless.url, cache=tmp_path))))
     assert texts == [
@@ -650,12 +651,12 @@ def test_a_server_without_ranges_that_fails(serve: Callable[[Path], Server], jpe
     server.fault = lambda name, number: "truncate" if number % 2 == 0 else ""
     local = ShardSet(jpeg_shards)
     assert samples(ShardSet(server.url, cache=tmp_path).split("train")) == samples(local.split("train"))
-    far = remote.Remote(server.url)
+    far = fetch.Remote(server.url)
     server.fault = lambda name, number: ""
     manifest = (jpeg_shards / MANIFEST).read_bytes()
     for size in (len(manifest), len(manifest) + 1, len(manifest) - 1):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(remote, "BLOCK", size)
+            patch.setattr(fetch, "BLOCK", size)
             assert b"".join(far.blocks(MANIFEST)) == manifest
             assert b"".join(far.blocks(MANIFEST, most=len(manifest))) == manifest
             with pytest.raises(InputError, match="does not end after"):
@@ -668,7 +669,7 @@ def test_an_object_store(
     store, environment = request.getfixturevalue("bucket")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote, "BLOCK", 20_000)
+    monkeypatch.setattr(fetch, "BLOCK", 20_000)
     store.put(f"{jpeg_shards}/", "shards/deep/set/", recursive=True)
     shards = ShardSet("s3://shards/deep/set", cache=tmp_path)
     for name in ("train", "val"):

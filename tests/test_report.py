@@ -14,11 +14,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from alexnet_fast.cli import main
+from alexnet_fast.cli.main import main
 from alexnet_fast.errors import InputError
-from alexnet_fast.results import report
-from alexnet_fast.results.record import read
-from alexnet_fast.results.report import write_report
+from alexnet_fast.report import page as report_page
+from alexnet_fast.report.page import write_report
+from alexnet_fast.report.record import read
 from alexnet_fast.training import checkpoint
 
 NASTY = '</td><script>alert("1")</script> $x^{ & é 雪\n\'"'
@@ -274,7 +274,7 @@ def test_whatever_state_the_run_is_in(
 def test_of_many_classes_the_worst_pairs_are_listed(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "MATRIX_CLASSES", 2)
+    monkeypatch.setattr(report_page, "MATRIX_CLASSES", 2)
     write_report([trained_run], tmp_path / "page.html")
     page = Page(tmp_path / "page.html")
     assert "Confusion matrix" not in page.alts

@@ -17,17 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_fast import native
-from alexnet_fast.sharding import resize, resize_kernel
+from alexnet_fast.sharding import decode as decoding
+from alexnet_fast.sharding import resize
+from alexnet_fast.sharding.decode import MAX_UNPACKED, convert, decode, encode, keepable, square_with_torch, to_square
 from alexnet_fast.sharding.jpeg_header import MAX_PIXELS, MAX_SCANS, read_frame
-from alexnet_fast.sharding.resize import (
-    MAX_UNPACKED,
-    convert,
-    decode,
-    encode,
-    keepable,
-    square_with_torch,
-    to_square,
-)
 from tests.conftest import turn_native_off
 
 SIZE = 96
@@ -182,7 +175,7 @@ def test_the_compiled_square_is_torch_s(compiled: None, height: int, width: int,
     resized = max(round(height * scale), size), max(round(width * scale), size)
     for given in (image, image[..., ::-1]):  # whole in memory, and not
         expected = square_with_torch(given, *resized, size)
-        assert np.array_equal(resize_kernel.square(given, *resized, size), expected)
+        assert np.array_equal(resize.square(given, *resized, size), expected)
 
 
 def noisy(width: int, height: int) -> Image.Image:
@@ -229,7 +222,7 @@ def in_one_pass(compiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def whole(*_: object) -> NDArray[np.uint8]:
         raise AssertionError
 
-    monkeypatch.setattr(resize, "decode", whole)
+    monkeypatch.setattr(decoding, "decode", whole)
 
 
 def square_of_whole(data: bytes, size: int) -> NDArray[np.uint8]:
@@ -324,7 +317,7 @@ def test_bytes_do_not_depend_on_a_compiler(compiled: None, monkeypatch: pytest.M
 
 def test_torch_is_not_imported_where_a_compiler_is(compiled: None) -> None:
     """It takes longer to import than all else."""
-    code = "import sys, alexnet_fast.sharding.resize; sys.exit('torch' in sys.modules)"
+    code = "import sys, alexnet_fast.sharding.decode; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from alexnet_fast.samples import CLASSES, draw_samples
+from alexnet_fast.demo.samples import CLASSES, draw_samples
 
 TRAIN, VAL, SIZE = 100, 20, 64
 

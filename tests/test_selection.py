@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.images import Entry, Images, Listing, Source
+from alexnet_fast.sharding.listing import Entry, Images, Listing, Source
 from alexnet_fast.sharding.selection import read_class_file, split_off, take_classes
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.images import Entry, Image, Images, Listing
+from alexnet_fast.sharding.listing import Entry, Image, Images, Listing
 from alexnet_fast.sharding.sources import find_images
 
 

@@ -17,16 +17,17 @@ import pytest
 import torch
 
 from alexnet_fast.config import TrainConfig, batch_for, make_config
+from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.inference.predictions import guess_checkpoints
 from alexnet_fast.loading.loader import Batch
 from alexnet_fast.loading.plan import Rows, Window, epoch_plan
 from alexnet_fast.model.alexnet import build
-from alexnet_fast.results.guesses import guess_checkpoints
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
-from alexnet_fast.shardset import LocalTars, ShardSet
-from alexnet_fast.training import checkpoint, loop, optim, runs
-from alexnet_fast.training.distributed import Topology
+from alexnet_fast.shards.local import LocalTars
+from alexnet_fast.shards.reader import ShardSet
+from alexnet_fast.training import checkpoint, loop, optim, run_folder
 from alexnet_fast.training.loop import Result, train
 from tests.conftest import SIZE, interrupted, write
 
@@ -50,7 +51,7 @@ def settings(shards: Path, recipe: str = "fast", **overrides: Any) -> TrainConfi
 
 
 def start(config: TrainConfig, run: Path) -> Result:
-    runs.create(run, config)
+    run_folder.create(run, config)
     return train(CPU, config, run, resume=False)
 
 
@@ -132,7 +133,7 @@ def test_resuming_equals_never_having_stopped(
     monkeypatch.setattr(loop, "train_step", interrupted(loop.train_step, stop_after))
     first = start(config, tmp_path / "parts")
     assert not first.finished
-    assert train(CPU, runs.reopen(tmp_path / "parts", {}), tmp_path / "parts", resume=True).finished
+    assert train(CPU, run_folder.reopen(tmp_path / "parts", {}), tmp_path / "parts", resume=True).finished
     expected, parts = weights(whole), weights(tmp_path / "parts")
     assert all(torch.equal(expected[name], parts[name]) for name in expected)
     assert losses(whole) == losses(tmp_path / "parts")
@@ -154,7 +155,7 @@ def test_resuming_after_a_kill_leaves_one_line_a_step(jpeg_shards: Path, tmp_pat
     whole = (run / "log.jsonl").read_text()
     with (run / "log.jsonl").open("a") as file:
         file.write('{"step": 900, "epoch": 7, "loss": 1.0}\n{"epoch": 7, "val_top1": 3}\n{"step": 90')
-    assert train(CPU, runs.reopen(run, {}), run, resume=True).finished
+    assert train(CPU, run_folder.reopen(run, {}), run, resume=True).finished
     assert (run / "log.jsonl").read_text() == whole
 
 
@@ -280,7 +281,9 @@ def test_a_run_goes_on_in_other_parts(jpeg_shards: Path, tmp_path: Path, monkeyp
         return step(model, state, batch, config, share)
 
     monkeypatch.setattr(loop, "train_step", noted)
-    assert train(CPU, runs.reopen(tmp_path / "parts", {"accumulate": 4}), tmp_path / "parts", resume=True).finished
+    assert train(
+        CPU, run_folder.reopen(tmp_path / "parts", {"accumulate": 4}), tmp_path / "parts", resume=True
+    ).finished
     assert parts == [4] * 5
     found, expected = ([loss for *_, loss in losses(tmp_path / run)] for run in ("parts", "whole"))
     assert found == pytest.approx(expected, rel=1e-4)
@@ -315,7 +318,7 @@ def test_few_images_take_a_smaller_batch(
     monkeypatch.setattr(loop, "train", lambda topology, config, run, resume: config)
 
     def begun(name: str, **given: Any) -> TrainConfig:
-        return runs.train_in(CPU, tmp_path / name, {"shards": str(jpeg_shards), **given}, resume=False)  # type: ignore[return-value]
+        return run_folder.train_in(CPU, tmp_path / name, {"shards": str(jpeg_shards), **given}, resume=False)  # type: ignore[return-value]
 
     config = begun("a", recipe="fast")
     assert (config.batch, config.lr) == (32, 0.4 * 32 / 1024)

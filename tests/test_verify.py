@@ -14,8 +14,9 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from alexnet_fast.shardset import INDEX_DTYPE, MANIFEST, ShardSet
-from alexnet_fast.verify import Damage, verify
+from alexnet_fast.shards.format import INDEX_DTYPE, MANIFEST
+from alexnet_fast.shards.reader import ShardSet
+from alexnet_fast.shards.verify import Damage, verify
 from tests.conftest import picture
 
 TAR, IDX, INDEX, SUMS = "train-000001.tar", "train-000001.idx", "train.index.npy", "SHA256SUMS"

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.distributed import heartbeat, stalls, topology
+from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import TrainingError
+from alexnet_fast.evaluation import scoring
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.results import evaluate
-from alexnet_fast.shardset import ShardSet, Split
-from alexnet_fast.training import checkpoint, distributed, finite, loop, ranks, runs, stalls
-from alexnet_fast.training.distributed import Topology
+from alexnet_fast.shards.reader import ShardSet, Split
+from alexnet_fast.training import checkpoint, finite, loop, run_folder
 from alexnet_fast.training.state import State
 
 ALONE = Topology(0, 1, torch.device("cpu"))
@@ -83,7 +84,7 @@ def test_the_step_and_layer_that_are_not_finite_are_named(
             spoil(state, layer, where)
 
     config = settings(raw_shards, log_every=100)
-    runs.create(tmp_path / "run", config)
+    run_folder.create(tmp_path / "run", config)
     with step_spoilt(monkeypatch, 6, change), pytest.raises(TrainingError, match="^" + message + "Most often"):
         loop.train(ALONE, config, tmp_path / "run", resume=False)
     for name in ("last.pt", "best.pt"):
@@ -114,10 +115,10 @@ def test_nothing_is_saved_of_weights_that_are_not_finite(
 ) -> None:
     """Even where no loss told it."""
     config = settings(raw_shards, epochs=1)
-    runs.create(tmp_path / "run", config)
+    run_folder.create(tmp_path / "run", config)
 
     def evaluate_and_spoil(models: list[Any], *others: Any, **named: Any) -> Any:
-        accuracy = evaluate.evaluate(models, *others, **named)
+        accuracy = scoring.evaluate(models, *others, **named)
         models[0].layers()["fc8"].weight.data[1, 1] = torch.nan
         return accuracy
 
@@ -137,7 +138,7 @@ def test_a_stalled_loader_is_named(
 ) -> None:
     """Its bytes do not come: of a tar that does not answer, as a pipe without a writer does not; or for no reason."""
     monkeypatch.setattr(stalls, "STALL", 0.3)
-    monkeypatch.setattr("alexnet_fast.shardset.PATIENCE", 0.3)
+    monkeypatch.setattr("alexnet_fast.shards.local.PATIENCE", 0.3)
     come = Event()
 
     class Stalling(Split):
@@ -177,9 +178,9 @@ def test_the_url_of_a_tar_that_does_not_come_is_named(raw_shards: Path, tmp_path
 
 def work(topology: Topology, config: dict[str, Any], run: str, fails_at: int) -> None:
     """Trains with steps of a tenth of a second; rank 1 fails at a step."""
-    ranks.BEAT, ranks.LOST = 0.2, 6.0
+    heartbeat.BEAT, heartbeat.LOST = 0.2, 6.0
     if topology.first:
-        runs.create(Path(run), TrainConfig(**config))
+        run_folder.create(Path(run), TrainConfig(**config))
     real_step, taken = loop.train_step, 0
 
     def step(*arguments: Any) -> Any:
@@ -207,7 +208,7 @@ def test_a_lost_process_is_named_by_the_first(happening: str, message: str, raw_
     run = tmp_path / "run"
     config = asdict(settings(raw_shards, epochs=1000, arch="half", log_every=1))
     fails_at = 8 if happening == "fails" else 0
-    port = str(distributed._free_port())
+    port = str(topology._free_port())
 
     def start(rank: int) -> subprocess.Popen[bytes]:
         shared = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -239,7 +240,7 @@ def test_a_lost_process_is_named_by_the_first(happening: str, message: str, raw_
 
 if __name__ == "__main__":
     try:
-        distributed.run(work, 0, *eval(sys.argv[1]))
+        topology.run(work, 0, *eval(sys.argv[1]))
     except TrainingError as error:  # as the command line does
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -21,15 +21,15 @@ from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.plan import evaluation_rows
 from alexnet_fast.sharding import output as outputs
 from alexnet_fast.sharding import write as writing
-from alexnet_fast.sharding.images import Entry, Listing, Source
+from alexnet_fast.sharding.decode import to_square
+from alexnet_fast.sharding.listing import Entry, Listing, Source
 from alexnet_fast.sharding.output import Output, open_output
 from alexnet_fast.sharding.plan import Options, begin, jobs, make_plan
-from alexnet_fast.sharding.resize import to_square
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.statistics import STRIDE
 from alexnet_fast.sharding.write import Part, Summary, finish_shard_set, write_tar
-from alexnet_fast.shardset import ShardSet
-from alexnet_fast.verify import verify
+from alexnet_fast.shards.reader import ShardSet
+from alexnet_fast.shards.verify import verify
 from tests import conftest
 from tests.conftest import SIZE, files
 

@@ -40,7 +40,7 @@ def load(shards: str, dtype: str) -> float:
     import torch
 
     from alexnet_fast.loading.loader import Loader
-    from alexnet_fast.shardset import ShardSet
+    from alexnet_fast.shards.reader import ShardSet
 
     split = ShardSet(shards).split("train")
 
@@ -57,7 +57,7 @@ def normalise(dtype: str) -> float:
     """LRN forward and backward of the first layer's maps."""
     import torch
 
-    from alexnet_fast.loading.memory import keep_freed_memory
+    from alexnet_fast.memory import keep_freed_memory
     from alexnet_fast.model.lrn import LocalResponseNorm
 
     keep_freed_memory()

@@ -23,7 +23,7 @@ import click
 import numpy as np
 
 from alexnet_fast.environment import environment
-from alexnet_fast.shardset import ShardSet
+from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training.metrics import write_json
 from tools.peer_loaders import Job, run, summary
 

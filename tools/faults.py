@@ -28,8 +28,8 @@ from typing import Any
 import click
 import torch
 
+from alexnet_fast.demo.samples import draw_samples
 from alexnet_fast.environment import environment
-from alexnet_fast.samples import draw_samples
 from alexnet_fast.training import checkpoint
 from alexnet_fast.training.metrics import write_json
 from tests.conftest import files

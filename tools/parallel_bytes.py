@@ -27,12 +27,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from alexnet_fast.bench.run import synthetic
 from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.distributed import devices
+from alexnet_fast.distributed.topology import Topology, barrier, run
 from alexnet_fast.environment import environment
-from alexnet_fast.loading.memory import keep_freed_memory
-from alexnet_fast.training import distributed, loop, machine, placement
-from alexnet_fast.training.distributed import Topology
+from alexnet_fast.loading.synthetic import synthetic
+from alexnet_fast.memory import keep_freed_memory
+from alexnet_fast.training import loop, placement
 from tools.scaling import BACKWARD, net_of, sent
 
 BYTES_SENT = 200
@@ -89,11 +90,11 @@ def measure(topology: Topology, config: TrainConfig, classes: int, turns: int) -
         silent = steps_of(config, classes, topology)
     result: dict[str, list[float]] = {"bytes": [], "seconds": [], "silent_seconds": []}
     for turn in range(WARM_UP + turns):
-        distributed.barrier(topology)
+        barrier(topology)
         before, started = bytes_sent(), perf_counter()
         step()
         seconds, count = perf_counter() - started, bytes_sent() - before
-        distributed.barrier(topology)
+        barrier(topology)
         with nothing_sent():
             started = perf_counter()
             silent()
@@ -120,7 +121,7 @@ def bandwidths(topology: Topology, turns: int = 7) -> dict[str, float]:
     for name, collective in collectives.items():
         measured = []
         for _ in range(turns):
-            distributed.barrier(topology)
+            barrier(topology)
             before, started = bytes_sent(), perf_counter()
             collective()
             measured.append((bytes_sent() - before) / (perf_counter() - started))
@@ -172,9 +173,9 @@ def everything(topology: Topology, turns: int, batch: int, precisions: list[str]
 @click.option("--precision", "precisions", multiple=True, default=["fp32", "bf16"], show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the record.")
 def main(turns: int, batch: int, precisions: tuple[str, ...], out: Path | None) -> None:
-    if not machine.started_by_torchrun():
+    if not devices.started_by_torchrun():
         raise click.UsageError("start it with torchrun --nproc-per-node 2.")
-    distributed.run(everything, 0, turns, batch, list(precisions), out)
+    run(everything, 0, turns, batch, list(precisions), out)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def ours(job: Job) -> Iterator[int]:
 
     from alexnet_fast.loading.loader import Loader
     from alexnet_fast.loading.plan import Window, training_rows
-    from alexnet_fast.shardset import ShardSet
+    from alexnet_fast.shards.reader import ShardSet
 
     split = ShardSet(job.shards).split("train")
     rows = training_rows(

@@ -96,10 +96,10 @@ def img2dataset(data: bytes) -> bytes:
 def ours(data: bytes) -> bytes:
     import torch
 
-    from alexnet_fast.sharding import resize
+    from alexnet_fast.sharding import decode
 
     torch.set_num_threads(1)
-    return resize.convert(data, size=SIZE, encoding="jpeg", quality=QUALITY, keep=False)[1]
+    return decode.convert(data, size=SIZE, encoding="jpeg", quality=QUALITY, keep=False)[1]
 
 
 METHODS: dict[str, tuple[Method, str]] = {

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from alexnet_fast.config import make_config
 from alexnet_fast.environment import environment
-from alexnet_fast.loading.memory import keep_freed_memory
+from alexnet_fast.memory import keep_freed_memory
 from alexnet_fast.model import lrn_kernel
 from alexnet_fast.model.alexnet import paper
 from alexnet_fast.model.conv1 import Conv1

@@ -18,20 +18,21 @@ from alexnet_fast.bench.advice import Setup
 from alexnet_fast.bench.report import STAGES, Report
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.console import Progress
+from alexnet_fast.demo.samples import draw_samples
+from alexnet_fast.distributed.devices import check_gpus
+from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
 from alexnet_fast.loading.loader import PREFETCH, Batch, Loader
-from alexnet_fast.loading.memory import keep_freed_memory
 from alexnet_fast.loading.plan import Rows, training_rows
-from alexnet_fast.samples import draw_samples
+from alexnet_fast.loading.synthetic import synthetic
+from alexnet_fast.memory import keep_freed_memory
 from alexnet_fast.sharding.output import open_output
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.pool import Processes
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.write import write_shard_set
-from alexnet_fast.shardset import ShardSet, Split
+from alexnet_fast.shards.reader import ShardSet, Split
 from alexnet_fast.training import loop
-from alexnet_fast.training.distributed import Topology
-from alexnet_fast.training.machine import check_gpus
 
 SECONDS, WARM_SECONDS = 1.0, 0.2
 """The least a stage is measured for in a turn, and is warmed up for before."""
@@ -193,14 +194,3 @@ def _copy(config: TrainConfig, device: torch.device) -> Iterator[int]:
     while True:
         images.to(device, non_blocking=True)
         yield len(images)
-
-
-def synthetic(config: TrainConfig, classes: int, dtype: torch.dtype, device: torch.device) -> Iterator[Batch]:
-    """The same batch for ever: noise that looks like pixels minus their mean, in memory of the device."""
-    shape = (config.batch, 3, config.crop, config.crop)
-    images = torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last).normal_(0, 60)
-    labels = torch.randint(classes, (config.batch,), device=device)
-    n = config.batch
-    rows = Rows(0, 0, np.arange(n), np.zeros((n, 2), np.uint16), np.zeros(n, bool), np.zeros((n, 3), np.float32))
-    while True:
-        yield Batch(images, labels, rows)

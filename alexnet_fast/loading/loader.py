@@ -20,16 +20,17 @@ from numpy.typing import NDArray
 
 from alexnet_fast import native
 from alexnet_fast.errors import InputError, TrainingError
-from alexnet_fast.loading.crops import KINDS, CropReader, Cut
-from alexnet_fast.loading.damage import Sentry
-from alexnet_fast.loading.memory import keep_freed_memory
+from alexnet_fast.loading.corruption import Sentry
+from alexnet_fast.loading.cpu import KINDS, CropReader, Cut
 from alexnet_fast.loading.pixels import centre, one_thread
 from alexnet_fast.loading.plan import Rows, Window, evaluation_rows, training_rows
+from alexnet_fast.memory import keep_freed_memory
 from alexnet_fast.sharding.jpeg_header import check_stored_jpeg
-from alexnet_fast.shardset import Pixels, Split
+from alexnet_fast.shards.format import Pixels
+from alexnet_fast.shards.reader import Split
 
 if TYPE_CHECKING:
-    from alexnet_fast.loading.graph import JpegDecoder
+    from alexnet_fast.loading.dali import JpegDecoder
 
 PREFETCH = 2
 """Batches under way besides the one in use."""
@@ -196,7 +197,7 @@ class Loader:
         decoder: JpegDecoder | None = None
         if not self._split.raw.all() and needs_dali(self._device):
             check_dali()
-            from alexnet_fast.loading.graph import JpegDecoder  # DALI takes a second to import
+            from alexnet_fast.loading.dali import JpegDecoder  # DALI takes a second to import
 
             decoder = JpegDecoder(
                 crop=self._crop,

@@ -11,12 +11,12 @@ from matplotlib.ticker import MaxNLocator
 
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.files import written
+from alexnet_fast.inference.networks import open_network
 from alexnet_fast.paper.measures import BASE, FIGURE_1, Found
 from alexnet_fast.paper.runs import Experiment
 from alexnet_fast.paper.statistics import Array
-from alexnet_fast.results import insight
-from alexnet_fast.results.figures import conv1_pictures, draw_kernels, draw_neighbours, draw_seen
-from alexnet_fast.results.networks import open_network
+from alexnet_fast.report import insight
+from alexnet_fast.report.figures import conv1_pictures, draw_kernels, draw_neighbours, draw_seen
 
 TANH = "tanh"
 GUESSES, QUERIES, NEAREST = 8, 5, 6

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast.paper.statistics import Array, Estimate, compared, ratio, share, within
-from alexnet_fast.shardset import UNLABELLED
+from alexnet_fast.shards.format import UNLABELLED
 
 BASE = "base"
 FIGURE_1 = 25.0

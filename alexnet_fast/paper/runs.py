@@ -11,17 +11,18 @@ from typing import Any
 
 import torch
 
-from alexnet_fast.bench.run import synthetic
 from alexnet_fast.config import FREE, TrainConfig
+from alexnet_fast.distributed import devices, topology
+from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.files import Taken, locked
 from alexnet_fast.loading.plan import steps_per_epoch
+from alexnet_fast.loading.synthetic import synthetic
 from alexnet_fast.paper import scores
 from alexnet_fast.paper.measures import BASE, Found
 from alexnet_fast.paper.systems import NETWORKS, Claim, configure, plan
-from alexnet_fast.shardset import ShardSet
-from alexnet_fast.training import checkpoint, distributed, loop, machine, placement, runs
-from alexnet_fast.training.distributed import Topology
+from alexnet_fast.shards.reader import ShardSet
+from alexnet_fast.training import checkpoint, loop, placement, run_folder
 
 SAME_RESULT = {*FREE, "init"} - {"shards"}
 """Settings in which the runs of a folder may differ from those asked for: `init` is where a file lies."""
@@ -106,9 +107,9 @@ class Experiment:
 
 def check(experiment: Experiment, gpus: int) -> None:
     """Before the first run. Raises InputError for shard sets, settings or old runs that do not fit."""
-    if machine.started_by_torchrun():
+    if devices.started_by_torchrun():
         raise InputError("paper starts its processes itself: call it without torchrun, with --gpus N.")
-    machine.check_gpus(gpus)
+    devices.check_gpus(gpus)
     base = experiment.run(BASE, 0).config
     placement.check_processes(base, max(gpus, 1))
     for location in filter(None, (experiment.shards, experiment.big)):
@@ -226,7 +227,7 @@ def _train_and_score(run: Run, gpus: int, clock: Clock | None) -> bool:
 
 def train(run: Run, gpus: int) -> bool:
     """Begins the run, or goes on with it; whether it was not stopped."""
-    return bool(distributed.run(runs.train_in, gpus, run.folder, run.config.as_dict(), True).finished)
+    return bool(topology.run(run_folder.train_in, gpus, run.folder, run.config.as_dict(), True).finished)
 
 
 class Clock:

@@ -10,16 +10,17 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet_fast.environment import cores
+from alexnet_fast.evaluation.scoring import BATCH
 from alexnet_fast.files import save_npz
+from alexnet_fast.inference.networks import Network, open_network
+from alexnet_fast.inference.predictions import Guesses, guess_split
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.plan import evaluation_rows
 from alexnet_fast.paper.measures import Scores
-from alexnet_fast.results import record
-from alexnet_fast.results.evaluate import BATCH
-from alexnet_fast.results.guesses import Guesses, guess_split
-from alexnet_fast.results.insight import drawn
-from alexnet_fast.results.networks import Network, open_network
-from alexnet_fast.shardset import UNLABELLED, ShardSet
+from alexnet_fast.report import record
+from alexnet_fast.report.insight import drawn
+from alexnet_fast.shards.format import UNLABELLED
+from alexnet_fast.shards.reader import ShardSet
 
 
 def file(run: Path, split: str) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from alexnet_fast.results.counts import Z95, wilson
+from alexnet_fast.evaluation.counts import Z95, wilson
 
 Array = NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from alexnet_fast.paper.measures import BASE, Found
 from alexnet_fast.paper.runs import Experiment
 from alexnet_fast.paper.statistics import UNDECIDED, Estimate
 from alexnet_fast.paper.systems import CLAIMS, NETWORKS, RECIPE, Claim
-from alexnet_fast.shardset import ShardSet
+from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training.metrics import write_json
 
 HEAD = ["claim", "paper", "ours [95 % interval]", "over", "verdict"]

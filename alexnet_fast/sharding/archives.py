@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.images import Entry
 from alexnet_fast.sharding.limits import open_regular
+from alexnet_fast.sharding.listing import Entry
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 """Of the files that are taken for tars; whether they are compressed, their first bytes say."""

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.images import Images, Source
+from alexnet_fast.sharding.listing import Images, Source
 from alexnet_fast.sharding.output import byte_text
 from alexnet_fast.sharding.plan import Options, Plan
 from alexnet_fast.sharding.reading import read_images
-from alexnet_fast.shardset import raw_bytes
+from alexnet_fast.shards.format import raw_bytes
 
 LOOKED_AT = 256
 """Images of each split that are converted to learn the size of a JPEG: their mean is good to some 3 %."""
@@ -58,12 +58,12 @@ def _jpeg_bytes(root: Path, images: Images, options: Options) -> float:
 
 
 def _jpeg_sizes(root: Path, images: Images, options: Options) -> Iterator[int]:
-    from alexnet_fast.sharding import resize  # may import torch: only where images are made
+    from alexnet_fast.sharding import decode  # may import torch: only where images are made
 
     for _, data in read_images(root, list(images)):
         try:
             if isinstance(data, bytes):
-                _, stored = resize.convert(
+                _, stored = decode.convert(
                     data, size=options.size, encoding="jpeg", quality=options.quality, keep=options.keep
                 )
                 yield _in_blocks(len(stored))

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.images import Image, Images, Source
+from alexnet_fast.sharding.listing import Image, Images, Source
 from alexnet_fast.sharding.output import WORK, Output, sealed, unsealed
-from alexnet_fast.shardset import MIXED, tar_name
+from alexnet_fast.shards.format import MIXED, tar_name
 
 SAMPLES_PER_TAR = 1000
 MIN_TARS = 8

@@ -171,7 +171,7 @@ def _start_worker() -> None:
 
 def _prepare_process() -> None:
     """One thread, as the cores have a process each; and no new pages for every image: 3 % of its time."""
-    from alexnet_fast.loading.memory import keep_freed_memory
+    from alexnet_fast.memory import keep_freed_memory
 
     if native.kernels() is None:
         import torch

@@ -3,7 +3,7 @@
 from importlib import import_module
 
 from alexnet_fast import native
-from alexnet_fast.sharding import resize  # noqa: F401
+from alexnet_fast.sharding import decode  # noqa: F401
 
 if native.kernels() is None:
     import_module("torch")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from alexnet_fast.sharding.images import TABLE_ROW, WHOLE_FILE, Image
 from alexnet_fast.sharding.limits import MOST_IMAGE_BYTES, UnfitFileError, check_size, open_regular, read_open
+from alexnet_fast.sharding.listing import TABLE_ROW, WHOLE_FILE, Image
 
 AHEAD = 16
 """Images asked for before they are needed, so that a disk or a network has several requests to work on. Threads that
@@ -81,7 +81,7 @@ def _of_one_file(root: Path, error: OSError) -> OSError:
 
 
 def _read_tables(root: Path, images: list[Image]) -> Iterator[tuple[Image, bytes | OSError]]:
-    from alexnet_fast.sharding.layouts import parquet
+    from alexnet_fast.sharding.sources import parquet
 
     for file, group in groupby(images, key=lambda image: image.file):
         rows = list(group)

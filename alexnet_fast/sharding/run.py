@@ -7,12 +7,11 @@ from pathlib import Path
 from alexnet_fast.console import Progress
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.layouts import ilsvrc
 from alexnet_fast.sharding.output import open_output
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.pool import DaskWorkers, Pool, Processes
 from alexnet_fast.sharding.selection import read_class_file, split_off, take_classes
-from alexnet_fast.sharding.sources import find_images
+from alexnet_fast.sharding.sources import find_images, ilsvrc
 from alexnet_fast.sharding.write import Part, Summary, finish_shard_set, write_shard_set
 
 

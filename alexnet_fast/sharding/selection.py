@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.images import Source
 from alexnet_fast.sharding.limits import MOST_TEXT_BYTES, read_open
-from alexnet_fast.shardset import UNLABELLED
+from alexnet_fast.sharding.listing import Source
+from alexnet_fast.shards.format import UNLABELLED
 
 
 def read_class_file(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast import native
-from alexnet_fast.shardset import Pixels
+from alexnet_fast.shards.format import Pixels
 
 STRIDE = 4
 """Every fourth pixel in both directions is counted: 4,096 of a 256 x 256 image."""

@@ -21,15 +21,14 @@ from numpy.typing import NDArray
 
 from alexnet_fast.console import Progress, Quiet
 from alexnet_fast.errors import InputError
-from alexnet_fast.interop import side_files
 from alexnet_fast.sharding.budget import estimate_raw_share
-from alexnet_fast.sharding.images import Source
+from alexnet_fast.sharding.listing import Source
 from alexnet_fast.sharding.output import WORK, Output, byte_text, locked, one_at_a_time, sealed, unsealed
 from alexnet_fast.sharding.plan import PLAN, Job, Options, Plan, begin, begun_plan, jobs, make_plan
 from alexnet_fast.sharding.pool import Pool, run
 from alexnet_fast.sharding.reading import read_images
 from alexnet_fast.sharding.statistics import PixelSums
-from alexnet_fast.shardset import (
+from alexnet_fast.shards.format import (
     INDEX_DTYPE,
     MANIFEST,
     MEMBER,
@@ -40,6 +39,7 @@ from alexnet_fast.shardset import (
     raw_bytes,
     tar_name,
 )
+from alexnet_fast.shards.sidecars import side_files
 
 REJECTED = "rejected.jsonl"
 EMPTY_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
@@ -187,10 +187,10 @@ def write_tar(job: Job) -> int:
 
 
 def _convert(data: bytes, encoding: str, options: Options) -> tuple[NDArray[np.uint8], bytes]:
-    """The pixels and the bytes to store, as `resize.convert` makes them."""
-    from alexnet_fast.sharding import resize  # may import torch: only where images are made
+    """The pixels and the bytes to store, as `decode.convert` makes them."""
+    from alexnet_fast.sharding import decode  # may import torch: only where images are made
 
-    pixels, stored = resize.convert(
+    pixels, stored = decode.convert(
         data, size=options.size, encoding=encoding, quality=options.quality, keep=options.keep
     )
     if options.encoding == MIXED and encoding == "jpeg" and len(stored) == raw_bytes(options.size):

@@ -14,33 +14,27 @@ from torch import Tensor, nn
 
 from alexnet_fast.config import FREE, TrainConfig, config_from
 from alexnet_fast.console import Progress, Quiet
+from alexnet_fast.distributed.devices import processes_here
+from alexnet_fast.distributed.heartbeat import Ranks
+from alexnet_fast.distributed.stalls import watched
+from alexnet_fast.distributed.topology import Topology, any_stopped, barrier, from_first, share_buffers, without_sync
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
-from alexnet_fast.loading.damage import check_damage
+from alexnet_fast.evaluation.scoring import Stopped, damage_note, evaluate
+from alexnet_fast.loading.corruption import check_damage
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import Window, steps_per_epoch, training_rows
 from alexnet_fast.model.alexnet import AlexNet, build
-from alexnet_fast.results.evaluate import Stopped, damage_note, evaluate
-from alexnet_fast.shardset import Pixels, ShardSet, Split
+from alexnet_fast.shards.format import Pixels
+from alexnet_fast.shards.reader import ShardSet, Split
+from alexnet_fast.signals import stop_signals
 from alexnet_fast.training import checkpoint, metrics
-from alexnet_fast.training.distributed import (
-    Topology,
-    any_stopped,
-    barrier,
-    from_first,
-    share_buffers,
-    without_sync,
-)
 from alexnet_fast.training.finite import Finite
 from alexnet_fast.training.log import Log
-from alexnet_fast.training.machine import processes_here
 from alexnet_fast.training.optim import make_optimizer, set_learning_rates
 from alexnet_fast.training.placement import place
-from alexnet_fast.training.ranks import Ranks
 from alexnet_fast.training.saver import Saver
 from alexnet_fast.training.scales import Scales
-from alexnet_fast.training.signals import stop_signals
-from alexnet_fast.training.stalls import watched
 from alexnet_fast.training.state import State, restore
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

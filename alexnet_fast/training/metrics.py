@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexnet_fast.distributed.topology import Topology, merged, sum_over_processes
 from alexnet_fast.files import written
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.training.distributed import Topology, merged, sum_over_processes
 
 
 def peak_gib(device: torch.device) -> float:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_fast.config import TrainConfig
+from alexnet_fast.distributed.topology import Topology, average_gradients
 from alexnet_fast.errors import InputError
 from alexnet_fast.model.alexnet import AlexNet
 from alexnet_fast.model.collectives import Peers
 from alexnet_fast.model.parallel import HybridNet, tower
-from alexnet_fast.training.distributed import Topology, average_gradients
 from alexnet_fast.training.optim import make_optimizer
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_fast.config import TrainConfig
+from alexnet_fast.distributed.topology import Topology, sum_over_processes
 from alexnet_fast.model.alexnet import AlexNet
-from alexnet_fast.training.distributed import Topology, sum_over_processes
 
 SPLIT: dict[str, tuple[type[nn.Module], ...]] = {"data": (), "towers": (nn.Conv2d, nn.Linear), "hybrid": (nn.Linear,)}
 """Layers of which each process has a part, by the setting `parallel`."""

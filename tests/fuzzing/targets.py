@@ -18,26 +18,27 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from alexnet_fast import native, verify
+from alexnet_fast import native
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
-from alexnet_fast.interop import side_files
-from alexnet_fast.loading.crops import CropReader
-from alexnet_fast.results import report
-from alexnet_fast.results.caffemodel import read_mean
-from alexnet_fast.results.challenge import challenge_ids
-from alexnet_fast.results.imports import from_caffe, from_safetensors, from_torchvision, read_classes
-from alexnet_fast.results.record import read as read_record
-from alexnet_fast.sharding import resize
-from alexnet_fast.sharding.layouts import devkit
-from alexnet_fast.sharding.layouts.names import read_names
+from alexnet_fast.inference.challenge import challenge_ids
+from alexnet_fast.interchange.caffemodel import read_mean
+from alexnet_fast.interchange.imports import from_caffe, from_safetensors, from_torchvision, read_classes
+from alexnet_fast.loading.cpu import CropReader
+from alexnet_fast.report import page
+from alexnet_fast.report.record import read as read_record
+from alexnet_fast.sharding import decode
 from alexnet_fast.sharding.output import open_output
 from alexnet_fast.sharding.plan import Options, begin, jobs, make_plan
 from alexnet_fast.sharding.reading import read_images
 from alexnet_fast.sharding.selection import read_class_file
-from alexnet_fast.sharding.sources import find_images
+from alexnet_fast.sharding.sources import devkit, find_images
+from alexnet_fast.sharding.sources.names import read_names
 from alexnet_fast.sharding.write import finish_shard_set, write_shard_set, write_tar
-from alexnet_fast.shardset import Pixels, ShardSet
+from alexnet_fast.shards import verify
+from alexnet_fast.shards.format import Pixels
+from alexnet_fast.shards.reader import ShardSet
+from alexnet_fast.shards.sidecars import side_files
 from alexnet_fast.training import checkpoint
 from tests import test_import, test_layouts
 from tests.conftest import picture
@@ -198,7 +199,7 @@ def read_source(path: Path, *, root: str = "source") -> None:
         for _, data in read_images(found.root, listed.take(np.arange(min(len(listed), 8)))):
             if not isinstance(data, OSError):
                 with suppress(OSError, ValueError):  # an image that is left out
-                    resize.convert(data, size=SIDE, encoding="jpeg", quality=90, keep=False)
+                    decode.convert(data, size=SIDE, encoding="jpeg", quality=90, keep=False)
 
 
 def read_kit(path: Path) -> None:
@@ -236,7 +237,7 @@ def convert(path: Path) -> None:
 
 def square_or_reason(data: bytes) -> bytes | str:
     try:
-        return resize.convert(data, size=SIDE, encoding="jpeg", quality=90, keep=False)[0].tobytes()
+        return decode.convert(data, size=SIDE, encoding="jpeg", quality=90, keep=False)[0].tobytes()
     except ValueError as error:
         return str(error)
 
@@ -275,12 +276,12 @@ def run_folder(folder: Path, *, file: str) -> Path:
 def read_run(path: Path) -> None:
     """All of a page but its pictures."""
     record = read_record(path.parent)
-    report._about_one(record, [])
-    report._comparison([record, record])
+    page._about_one(record, [])
+    page._comparison([record, record])
 
 
 def write_page(path: Path) -> None:
-    report.write_report([path.parent], path.parent / "report.html")
+    page.write_report([path.parent], path.parent / "report.html")
 
 
 def small_checkpoint(folder: Path) -> Path:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet_fast.loading.crops import CropReader
-from alexnet_fast.sharding.resize import to_square
+from alexnet_fast.loading.cpu import CropReader
+from alexnet_fast.sharding.decode import to_square
 
 
 def cut(

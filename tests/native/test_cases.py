@@ -18,9 +18,9 @@ from PIL import Image
 
 from alexnet_fast import Loader
 from alexnet_fast.errors import TrainingError
-from alexnet_fast.sharding import resize, resize_kernel
+from alexnet_fast.sharding import decode, resize
 from alexnet_fast.sharding.jpeg_header import check_stored_jpeg
-from alexnet_fast.shardset import ShardSet
+from alexnet_fast.shards.reader import ShardSet
 from tests.conftest import turn_native_off
 from tests.native import jpegs
 from tests.native.libraries import fresh, using
@@ -106,14 +106,14 @@ def test_the_given_jpegs_in_a_batch() -> None:
 @pytest.mark.parametrize("name", ["no_huffman_tables", "no_huffman_tables_but_a_comment", "no_quantisation_tables"])
 def test_a_jpeg_without_tables_is_not_kept(name: str) -> None:
     """Other readers could not decode it."""
-    assert resize.keepable(jpegs.standard(), jpegs.SIDE)
-    assert not resize.keepable(getattr(jpegs, name)(), jpegs.SIDE)
+    assert decode.keepable(jpegs.standard(), jpegs.SIDE)
+    assert not decode.keepable(getattr(jpegs, name)(), jpegs.SIDE)
 
 
 @pytest.mark.parametrize("name", ["c-no-dht", "e-no-dht-comment", "d-no-dqt"])
 def test_the_given_jpegs_without_tables_are_not_kept(name: str) -> None:
-    assert resize.keepable(given("b-standard"), 64)
-    assert not resize.keepable(given(name), 64)
+    assert decode.keepable(given("b-standard"), 64)
+    assert not decode.keepable(given(name), 64)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -177,7 +177,7 @@ TABLES = {
 
 def in_one_pass(data: bytes, side: int) -> bytes | None:
     """The whole image by sharding's own function; None where it leaves the JPEG to another decoder, as not sound."""
-    square = resize_kernel.jpeg_square(data, 8, (side, side), (side, side), side)
+    square = resize.jpeg_square(data, 8, (side, side), (side, side), side)
     return None if square is None else square.tobytes()
 
 
@@ -219,7 +219,7 @@ SPENT = """if True:
     from pathlib import Path
     from types import SimpleNamespace
     import torch
-    from alexnet_fast.results.images import ImageFiles
+    from alexnet_fast.inference.images import ImageFiles
     from alexnet_fast.sharding.jpeg_header import check_stored_jpeg
     from tests.native.results import crop_or_reason, square_or_reason
 

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from PIL import features
 
 from alexnet_fast import Loader, ShardSet, native
-from alexnet_fast.cli import main
+from alexnet_fast.cli.main import main
 from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading.loader import needs_dali

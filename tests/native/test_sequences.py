@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast.loading.crops import CropReader, Cut
+from alexnet_fast.loading.cpu import CropReader, Cut
 from tests.native import jpegs
 from tests.native.jpegs import as_array, by_pillow, picture
 from tests.native.libraries import fresh, using

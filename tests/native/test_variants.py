@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from alexnet_fast import native
 from alexnet_fast.model import lrn_kernel
 from alexnet_fast.model.lrn import LocalResponseNorm
-from alexnet_fast.sharding import resize_kernel
+from alexnet_fast.sharding import resize
 from alexnet_fast.sharding.statistics import PixelSums
 from tests.native.jpegs import as_array, by_pillow, picture
 from tests.native.libraries import VARIANTS, fresh, using
@@ -79,7 +79,7 @@ def test_squares(variants: list[native.Native], size: int) -> None:
         squares = []
         for found in variants:
             with using(found):
-                squares.append(resize_kernel.square(image, *resized, size))
+                squares.append(resize.square(image, *resized, size))
         assert all(np.array_equal(squares[0], other) for other in squares[1:]), (height, width)
 
 

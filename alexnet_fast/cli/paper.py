@@ -1,0 +1,102 @@
+"""The command that tries the paper's claims."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alexnet_fast import signals
+from alexnet_fast.cli.options import json_option, parse_settings, path_type, show
+from alexnet_fast.errors import InputError
+from alexnet_fast.files import locked
+
+
+class DurationType(click.ParamType[float]):
+    """`2h`, `90min` or `1.5h` as seconds."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?) ?(h|min|m|s)", str(value), re.ASCII)
+        if match is None:
+            self.fail(f"{value!r} is not a time like 2h, 90min or 1.5h.", param, ctx)
+        return float(match[1]) * {"h": 3600, "min": 60, "m": 60, "s": 1}[match[2]]
+
+
+@click.command("paper")
+@click.option("--list", "list_only", is_flag=True, help="Show the claims, the paper's numbers and what each takes.")
+@click.option("--shards", help="Folder of the shard set, or its URL.")
+@click.option("--big", metavar="SHARDS", help="A second shard set, to pre-train on before --shards.")
+@click.option("--split", metavar="NAME", default="val", show_default=True, help="Judge networks by these images.")
+@click.option("--out", type=path_type, default="runs/paper", show_default=True, help="Folder of runs and table.")
+@click.option("--only", metavar="NAME,...", help="These claims.  [default: all]")
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Of every network, at least.")
+@click.option("--budget", type=DurationType(), help="Leave out runs that would end later than so long from now: 2h.")
+@click.option("--epochs", type=click.IntRange(1), help="Of every network.  [default: 90]")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any other setting, for all networks.")
+@click.option("--gpus", type=click.IntRange(0), help="0: on the CPU.  [default: 1 where there is one]")
+@json_option
+def paper_command(
+    list_only: bool,
+    shards: str | None,
+    big: str | None,
+    split: str,
+    out: Path,
+    only: str | None,
+    seeds: int,
+    budget: float | None,
+    epochs: int | None,
+    settings: tuple[str, ...],
+    gpus: int | None,
+    json_file: str | None,
+) -> None:
+    """Try every claim of the paper on your data: train the networks it takes, and write one table.
+
+    Each network and seed has a run folder below --out. Stopped, the same command goes on; what is finished is not
+    done again, and the table shows all of it: OUT/paper.md, OUT/paper.json. Beside it are the paper's figures 1, 3
+    and 4. Given twice at a time, on two GPUs say, the two share the runs.
+    """
+    from alexnet_fast.paper import systems
+
+    chosen = systems.choose(only.split(",") if only else [])
+    width = max(shutil.get_terminal_size((130, 24)).columns, 80)
+    if list_only:
+        click.echo(systems.as_list(width))
+        return
+    if shards is None:
+        raise click.UsageError("Missing option '--shards'.")
+    given = {name: value for name, value in {"epochs": epochs}.items() if value} | parse_settings(settings)
+    if fixed := given.keys() & {"shards", "init", "seed"}:
+        raise InputError(f"--set {min(fixed)}: paper sets it itself, by network and seed. Leave it out.")
+
+    import torch
+
+    from alexnet_fast.paper import figures, runs, table
+
+    gpus = int(torch.cuda.is_available()) if gpus is None else gpus
+    experiment = runs.Experiment(out, chosen, shards, big, given, split)
+    runs.check(experiment, gpus)
+    out.mkdir(parents=True, exist_ok=True)
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    def keep(left_out: dict[str, str]) -> dict[str, Any]:
+        with locked(out / runs.LOCK, wait=True):
+            return table.write(experiment, left_out)
+
+    outcome = runs.run_all(experiment, seeds=seeds, gpus=gpus, budget=budget, say=say, keep=keep)
+    found = experiment.found()
+    with locked(out / runs.LOCK, wait=True):
+        drawn = [] if outcome.stopped else figures.write(experiment, found, say)
+    text = table.as_text(found, chosen, outcome.left_out, width)
+    show("\n".join([text, str(out / "paper.md"), *map(str, drawn)]), keep(outcome.left_out), json_file)
+    if outcome.stopped:
+        say("Stopped; what is done is kept. Go on with the same command.")
+        sys.exit(signals.INTERRUPTED)
+    sys.exit(1 if outcome.failed else 0)

@@ -1,0 +1,1 @@
+"""Sample images through everything, without a download."""

@@ -1,0 +1,48 @@
+"""Says what a loader waits for when no batch comes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from threading import Event, Thread
+from time import monotonic
+
+from alexnet_fast.distributed.topology import Topology
+from alexnet_fast.loading.loader import Batch, Loader
+
+STALL = 30.0
+"""Seconds without a batch that are called a stall."""
+
+
+def watched(loader: Loader, topology: Topology) -> Iterator[Batch]:
+    """The loader's batches. A thread beside it says, once a stall, what is waited for; and how long it took."""
+    asked: float | None = None
+    told = False
+    ended = Event()
+
+    def watch() -> None:
+        nonlocal told
+        while not ended.wait(STALL / 10):
+            if asked is not None and not told and monotonic() - asked > STALL:
+                told = True
+                _say(f"no batch for {STALL:.0f} s: {loader.waits_for()}", topology)
+
+    Thread(target=watch, daemon=True).start()
+    batches = iter(loader)
+    try:
+        while True:
+            asked = monotonic()
+            batch = next(batches, None)
+            if told:
+                _say(f"a batch came after {monotonic() - asked:.0f} s", topology)
+            asked, told = None, False
+            if batch is None:
+                return
+            yield batch
+    finally:
+        ended.set()
+
+
+def _say(text: str, topology: Topology) -> None:
+    prefix = f"rank {topology.rank}: " * (topology.world > 1)
+    print(f"{prefix}{text}", file=sys.stderr, flush=True)

@@ -1,0 +1,217 @@
+"""Processes, devices and reductions. Imports torch.distributed, as model/collectives.py does; no other file does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from multiprocessing import active_children
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+
+from alexnet_fast import signals
+from alexnet_fast.config import TrainConfig
+from alexnet_fast.distributed.devices import check_gpus, started_by_torchrun
+from alexnet_fast.errors import InputError, LostProcessError, TrainingError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Topology:
+    """This process among `world`: `rank` 0 prints and writes."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+def run(worker: Callable[..., Any], gpus: int, *args: Any) -> Any:
+    """Calls `worker(topology, *args)` in one process a GPU (one in all for the CPU); returns the first one's result.
+
+    Under torchrun this process is already one of them. Otherwise several are started here, and Ctrl-C reaches each.
+    """
+    check_gpus(gpus)
+    if started_by_torchrun():
+        return _work(worker, gpus, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), args)
+    if gpus < 2:
+        return worker(Topology(0, 1, _device(gpus, 0)), *args)
+    import torch.multiprocessing as mp
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+    context = mp.get_context("spawn")
+    results = context.SimpleQueue()
+    # The workers stop by themselves, together: the terminal's Ctrl-C reaches them, SIGTERM is passed on.
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, _pass_on),
+    }
+    try:
+        mp.start_processes(_spawned, (worker, gpus, args, results), nprocs=gpus, start_method="spawn")
+    except mp.ProcessExitedException as error:
+        if results.empty():
+            raise TrainingError(
+                f"{error}; what it said is above. A kill may be the system's, out of memory."
+            ) from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if results.empty():  # told to stop before training began, which the first one has said
+        sys.exit(0)
+    result = results.get()
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _spawned(rank: int, worker: Callable[..., Any], gpus: int, args: tuple[Any, ...], results: Any) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+    try:
+        with signals.start_up():
+            result = _work(worker, gpus, rank, gpus, args)
+    except (InputError, TrainingError, OSError, KeyboardInterrupt) as error:
+        results.put(error)
+        sys.exit(1)  # the others may wait for this process: the parent ends them
+    if rank == 0:
+        results.put(result)
+
+
+def _pass_on(number: int, _: Any) -> None:
+    for child in active_children():
+        child.terminate()
+
+
+def _work(worker: Callable[..., Any], gpus: int, rank: int, world: int, args: tuple[Any, ...]) -> Any:
+    device = _device(gpus, int(os.environ["LOCAL_RANK"]))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        rank=rank,
+        world_size=world,
+        device_id=device if device.type == "cuda" else None,
+    )
+    lost = False
+    try:
+        return worker(Topology(rank, world, device), *args)
+    except RuntimeError as error:
+        lost = isinstance(error, LostProcessError) or is_of_peers(error)
+        if lost and not isinstance(error, LostProcessError):
+            reason = str(error).splitlines()[0]
+            raise LostProcessError(f"another process, or its machine, has ended: {reason}") from error
+        raise
+    finally:
+        if not lost:  # else it would wait for work that the lost one was to take part in
+            dist.destroy_process_group()
+
+
+def average_gradients(model: nn.Module, topology: Topology, config: TrainConfig) -> nn.Module:
+    """The model whose gradients are averaged over all processes while they are computed.
+
+    On GPUs that train in bf16 they travel in it; torch has no such hook for gloo.
+    Buckets come in the order in which the first step's gradients do. Batch norm's statistics stay each process' own:
+    training does not read them, and `share_buffers` comes before what does.
+    """
+    if topology.world == 1:
+        return model
+    wrapped = nn.parallel.DistributedDataParallel(
+        model,
+        device_ids=[topology.device.index] if topology.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        static_graph=config.accumulate == 1,  # DDP documents it with a backward pass a step
+    )
+    wrapped.broadcast_buffers = False  # the argument warns in torch 2.13, its successor is not in 2.11
+    wrapped._set_ddp_runtime_logging_sample_rate(2**31 - 1)  # its timing waits for the GPU every 100th step
+    if topology.device.type == "cuda" and config.precision == "bf16":
+        wrapped.register_comm_hook(None, bf16_compress_hook)
+    return wrapped
+
+
+def without_sync(model: nn.Module) -> AbstractContextManager[None]:
+    """Within it, `average_gradients`' model adds to this process' gradients; a later pass averages."""
+    return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
+
+
+def from_first(call: Callable[[], T], topology: Topology) -> T:
+    """What `call` returns in the first process, in all of them; its InputError or OSError is raised in all."""
+    answer: list[Any] = [None, None]
+    if topology.first:
+        try:
+            answer[0] = call()
+        except (InputError, OSError) as error:
+            answer[1] = error
+    if topology.world > 1:
+        dist.broadcast_object_list(answer, 0)
+    if answer[1] is not None:
+        raise answer[1]
+    result: T = answer[0]
+    return result
+
+
+def sum_over_processes(values: Tensor, topology: Topology) -> Tensor:
+    if topology.world > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def merged(mine: dict[int, str], topology: Topology) -> dict[int, str]:
+    """The entries of all processes."""
+    each = [mine] * topology.world
+    if topology.world > 1:
+        dist.all_gather_object(each, mine)
+    return {key: value for one in each for key, value in one.items()}
+
+
+def any_stopped(stopped: bool, topology: Topology) -> bool:
+    """Whether any process was told to stop. GPU processes are not asked here, so as not to wait: log steps ask them."""
+    if topology.world == 1:
+        return stopped
+    if topology.device.type == "cuda":
+        return False
+    return bool(sum_over_processes(torch.tensor([float(stopped)]), topology).item())
+
+
+def store_for_a_thread() -> dist.Store:
+    """The store that all processes share, by a connection of its own."""
+    store: dist.Store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
+    return store
+
+
+def is_of_peers(error: RuntimeError) -> bool:
+    """Whether a collective failed, as it does when another process is gone: gloo's errors are known by their text."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def share_buffers(model: nn.Module, topology: Topology) -> None:
+    """Gives every process the first one's batch-norm statistics, so that all evaluate the same network."""
+    if topology.world > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def barrier(topology: Topology) -> None:
+    if topology.world > 1:
+        dist.barrier()
+
+
+def _device(gpus: int, local_rank: int) -> torch.device:
+    return torch.device("cuda", local_rank) if gpus else torch.device("cpu")
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,1 @@
+"""Scores of a network: top-k and its interval."""

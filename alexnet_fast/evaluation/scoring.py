@@ -1,0 +1,182 @@
+"""Exact top-1 and top-5 over every image of a split, one view or ten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from alexnet_fast.distributed.stalls import watched
+from alexnet_fast.distributed.topology import Topology, sum_over_processes
+from alexnet_fast.errors import InputError
+from alexnet_fast.loading.loader import Batch, Loader
+from alexnet_fast.loading.plan import evaluation_rows
+from alexnet_fast.shards.format import Pixels
+from alexnet_fast.shards.reader import Split
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Per cent of `images`; `views` averaged for each. `damaged` of the images could not be read: counted as wrong."""
+
+    top1: float
+    top5: float
+    images: int
+    views: int
+    damaged: int = 0
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network of an average: `crop`, the side of its input, pixels; `mean`, RGB 0-255, what is subtracted from it."""
+
+    model: nn.Module
+    crop: int
+    mean: list[float]
+
+
+class Stopped(Exception):
+    """The evaluation was stopped before its end."""
+
+
+def evaluate(
+    models: list[nn.Module],
+    split: Split,
+    pixels: Pixels,
+    topology: Topology,
+    *,
+    crop: int,
+    views: int = 1,
+    dtype: torch.dtype = torch.float32,
+    threads: int = 2,
+    progress: Callable[[int], None] = lambda images: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Accuracy:
+    """Counts every image once, whatever the number of processes: nothing is padded or dropped.
+
+    `models`: their softmax is averaged, as the paper does for 5 and 7 networks.
+
+    `views`: 1, the central crop; 10, corners and centre and their mirror images, softmax averaged (the paper's
+    section 4.1). `dtype`: what the network computes in. `crop`: side of the network's input, pixels.
+    `progress` is told the number of images this process has done; raises Stopped, in all processes, when `stopped`
+    says so in one.
+    """
+    members = [Member(model, crop, pixels.mean) for model in models]
+    scores = Scores(members, split, topology, views=views, dtype=dtype, threads=threads)
+    counts = torch.zeros(3, dtype=torch.int64, device=topology.device)
+    done, stop = 0, False
+    for batch, each in scores:
+        counts += count_correct(each.mean(0), batch.labels)
+        done += len(batch.labels)
+        progress(done)
+        if stop := stopped():
+            break
+    others = torch.tensor([len(scores.damaged), int(stop)], device=topology.device)
+    top1, top5, images, unread, stops = sum_over_processes(torch.cat([counts, others]), topology).tolist()
+    if stops and images < len(split):
+        raise Stopped
+    if images != len(split):
+        raise AssertionError(f"evaluated {images} of {len(split)} images")
+    return Accuracy(100 * top1 / images, 100 * top5 / images, images, views, unread)
+
+
+class Scores:
+    """Iterates over batches and the softmax of each network, (networks, n, classes), its mean over the views.
+
+    Every image of the split comes once over all processes, in stored order but for the order inside a batch.
+    Of a damaged image the batch shows a neighbour, under the label UNLABELLED; `damaged` names them by sample.
+    Where the networks' crops differ, each takes its own from the same stored image. Raises InputError when a crop is
+    larger than the stored images.
+    """
+
+    def __init__(
+        self,
+        members: list[Member],
+        split: Split,
+        topology: Topology,
+        *,
+        views: int,
+        dtype: torch.dtype = torch.float32,
+        threads: int = 2,
+    ) -> None:
+        crops = {member.crop for member in members}
+        if max(crops) > split.size:
+            raise InputError(
+                f"the network takes {max(crops)} px, the images of the split {split.name} have {split.size}. "
+                f"Shard them with --size {-(-max(crops) * 8 // 7)}."
+            )
+        side = crops.pop() if views == 1 and len(crops) == 1 else split.size
+        batch = BATCH if views == 1 else BATCH // 8
+        rows = evaluation_rows(len(split), batch, margin=split.size - side, rank=topology.rank, world=topology.world)
+        self._members, self._views, self._dtype, self._topology = members, views, dtype, topology
+        self._device = topology.device
+        self._loader = Loader(
+            split,
+            Pixels(members[0].mean, split.pixels.covariance, split.pixels.deviations, split.pixels.components),
+            rows,
+            max_batch=batch,
+            crop=side,
+            device=topology.device,
+            dtype=dtype,
+            threads=threads,
+            strict=True,
+        )
+        for member in members:
+            member.model.eval()
+
+    @property
+    def damaged(self) -> dict[int, str]:
+        return self._loader.damaged
+
+    def __iter__(self) -> Iterator[tuple[Batch, Tensor]]:
+        for batch in watched(self._loader, self._topology):
+            with (
+                torch.inference_mode(),
+                torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
+            ):
+                each = torch.stack([self._softmax(member, batch.images) for member in self._members])
+            yield batch, each
+
+    def _softmax(self, member: Member, images: Tensor) -> Tensor:
+        if member.mean != self._members[0].mean:
+            difference = [first - own for first, own in zip(self._members[0].mean, member.mean, strict=True)]
+            images = images + torch.tensor(difference, dtype=images.dtype, device=images.device)[:, None, None]
+        return predict([member.model], views_of(images, member.crop, self._views))
+
+
+def damage_note(accuracy: Accuracy) -> str:
+    """For the line that shows the accuracy; empty when every image could be read."""
+    if not accuracy.damaged:
+        return ""
+    return f"; {accuracy.damaged:,} damaged images counted as wrong (alexnet-fast verify names them)"
+
+
+def predict(models: list[nn.Module], views: list[Tensor]) -> Tensor:
+    """Views (N, 3, S, S) of the same images -> (N, classes): mean softmax over views and networks."""
+    return torch.stack([model(view).float().softmax(1) for model in models for view in views]).mean(0)
+
+
+def views_of(images: Tensor, crop: int, views: int) -> list[Tensor]:
+    """The central crop of (N, 3, S, S), or all ten of `ten_views`."""
+    if views == 10:
+        return ten_views(images, crop)
+    edge = (images.shape[-1] - crop) // 2
+    return [images[:, :, edge : edge + crop, edge : edge + crop]]
+
+
+def ten_views(images: Tensor, crop: int) -> list[Tensor]:
+    """Four corners and the centre of (N, 3, S, S), then the five mirrored."""
+    margin = images.shape[-1] - crop
+    corners = [(0, 0), (0, margin), (margin, 0), (margin, margin), (margin // 2, margin // 2)]
+    crops = [images[:, :, top : top + crop, left : left + crop] for top, left in corners]
+    return crops + [view.flip(3) for view in crops]
+
+
+def count_correct(scores: Tensor, labels: Tensor) -> Tensor:
+    """(3,) int64: images whose label is the highest score, is among the five highest, and all."""
+    best = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
+    return torch.stack([best[:, 0].sum(), best.sum(), torch.full((), len(labels), device=labels.device)])

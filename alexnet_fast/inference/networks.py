@@ -1,0 +1,72 @@
+"""Checkpoints -> networks ready to compute: on one device, in evaluation mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from alexnet_fast.config import TrainConfig
+from alexnet_fast.distributed.devices import check_gpus
+from alexnet_fast.errors import InputError
+from alexnet_fast.model.alexnet import AlexNet
+from alexnet_fast.shards.format import Pixels
+from alexnet_fast.training import checkpoint
+
+
+@dataclass(frozen=True)
+class Network:
+    """`classes`: {"id", "name"} by class index. `pixels`: whose mean is subtracted from its input."""
+
+    path: Path
+    model: AlexNet
+    config: TrainConfig
+    classes: list[dict[str, str]]
+    pixels: Pixels
+    stored: int
+    """Side that images are resized to before the crop, pixels."""
+
+    @property
+    def crop(self) -> int:
+        """Side of the input, pixels."""
+        return self.config.crop
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def names(self) -> list[str]:
+        """Of the classes; the id where there is no name."""
+        return [entry["name"] or entry["id"] for entry in self.classes]
+
+
+def open_network(path: Path, gpus: int | None = 0) -> Network:
+    """A checkpoint, or a run folder's best. `gpus`: 0, the CPU; 1, the first GPU; None: a GPU where there is one.
+
+    Raises InputError when there is no checkpoint or no such GPU.
+    """
+    state = checkpoint.load(checkpoint.find(path))
+    if gpus is None:
+        gpus = int(torch.cuda.is_available())
+    check_gpus(gpus)
+    model = checkpoint.build_model(state).on(torch.device("cuda", 0) if gpus else torch.device("cpu"))
+    config = TrainConfig(**state["config"])
+    # Checkpoints of before `size` was kept: training takes 7/8 of the stored side.
+    stored = state.get("size") or -(-config.crop * 8 // 7)
+    return Network(path, model, config, state["classes"], Pixels(**state["pixels"]), stored)
+
+
+def open_networks(paths: list[Path], gpus: int | None = 0) -> list[Network]:
+    """Networks whose predictions can be averaged. Raises InputError when they know different classes."""
+    networks = [open_network(path, gpus) for path in paths]
+    for network in networks[1:]:
+        check_classes(network, networks[0].classes, str(networks[0].path))
+    return networks
+
+
+def check_classes(network: Network, classes: list[dict[str, str]], where: str) -> None:
+    """Raises InputError unless the network's class ids are these, in this order."""
+    if [entry["id"] for entry in network.classes] != [entry["id"] for entry in classes]:
+        raise InputError(f"{network.path} was trained on other classes than those of {where}.")

@@ -1,0 +1,170 @@
+"""Guesses of one network or several on a split of a shard set, and what they are worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet_fast.console import Progress
+from alexnet_fast.distributed.topology import Topology
+from alexnet_fast.environment import cores
+from alexnet_fast.errors import InputError
+from alexnet_fast.evaluation.counts import wilson
+from alexnet_fast.evaluation.scoring import Accuracy, Member, Scores
+from alexnet_fast.files import check_memory
+from alexnet_fast.inference.networks import Network, check_classes, open_networks
+from alexnet_fast.shards.format import UNLABELLED
+from alexnet_fast.shards.reader import ShardSet, Split
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """Of every image of a split, in stored order.
+
+    `best` (n, up to 5): class indexes, the likeliest first. `labels` (n,): UNLABELLED where nobody published them.
+    `weights`: of the networks in the average, sum 1. `damaged`: sample numbers of the images that could not be read;
+    their guess is worth nothing, their probabilities are equal. `probabilities` (n, classes) float32, if asked for.
+    """
+
+    split: Split
+    classes: list[dict[str, str]]
+    best: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    views: int
+    weights: list[float]
+    damaged: list[int]
+    probabilities: NDArray[np.float32] | None = None
+
+    @property
+    def judged(self) -> NDArray[np.int64]:
+        """(n,) the labels, UNLABELLED for damaged images: no guess is right there."""
+        labels = self.labels.copy()
+        labels[self.damaged] = UNLABELLED
+        return labels
+
+    def accuracy(self) -> Accuracy | None:
+        """None where an image has no label."""
+        if (self.labels == UNLABELLED).any():
+            return None
+        right, images = self.best == self.judged[:, None], len(self.labels)
+        top1, top5 = (100 * int(count) / images for count in (right[:, 0].sum(), right.sum()))
+        return Accuracy(top1, top5, images, self.views, len(self.damaged))
+
+
+def guess_split(
+    networks: list[Network],
+    shards: str | None = None,
+    split: str = "val",
+    *,
+    views: int = 1,
+    weights: list[float] | None = None,
+    search: bool = False,
+    keep: bool = False,
+    labelled: bool = True,
+    cache: str | None = None,
+    cache_bytes: int | None = None,
+) -> Guesses:
+    """The networks' averaged softmax on every image of a split.
+
+    `shards`, `cache` and `cache_bytes` are ShardSet's; None: those of the first network's training. `weights`: one a
+    network, or None: equal; `search`: those with the least negative log-likelihood on this very split, for which it is
+    seen twice. `keep` the probabilities: 200 MB for 50,000 images of 1,000 classes. `labelled=False`: images without a
+    label will do. Raises InputError when networks, weights and shards do not fit.
+    """
+    config = networks[0].config
+    cache_bytes = config.cache_bytes if cache_bytes is None else cache_bytes
+    shard_set = ShardSet(shards or config.shards, cache or config.cache, cache_bytes or None)
+    for network in networks:
+        check_classes(network, shard_set.manifest.classes, shard_set.location)
+    images = shard_set.split(split, labelled=labelled)
+    if search:
+        weights = search_weights(_likelihoods(networks, images, views))
+    weights = check_weights(weights or [1.0] * len(networks), len(networks))
+    classes = shard_set.manifest.classes
+    kept = None
+    if keep:
+        check_memory(
+            4.0 * len(images) * len(classes), f"the probabilities of {len(images):,} images", "Leave them out."
+        )
+        kept = np.full((len(images), len(classes)), 1 / len(classes), np.float32)
+    best = np.tile(np.arange(min(5, len(classes))), (len(images), 1))
+    scores = _scores(networks, images, views)
+    share = torch.tensor(weights, device=networks[0].device)
+    with Progress("evaluating", len(images)) as progress:
+        count = progress.counter("images")
+        for batch, each in scores:
+            mean = torch.tensordot(share, each, 1)
+            best[batch.rows.samples] = mean.topk(best.shape[1], dim=1).indices.cpu()
+            if kept is not None:
+                kept[batch.rows.samples] = mean.cpu()
+            count(len(mean))
+    # A damaged image was seen as its neighbour and written under the neighbour's number: its own row is as it was.
+    return Guesses(images, classes, best, images.labels, views, weights, sorted(scores.damaged), kept)
+
+
+def guess_checkpoints(paths: list[Path], gpus: int | None = None, **how: Any) -> Guesses:
+    """`guess_split` for checkpoints or run folders; `gpus` as in `open_network`."""
+    return guess_split(open_networks(paths, gpus), **how)
+
+
+def summary(guesses: Guesses) -> dict[str, Any]:
+    """For JSON: accuracies, errors and 95 % intervals in per cent; None each where there are no labels."""
+    accuracy = guesses.accuracy()
+    body: dict[str, Any] = {"images": len(guesses.labels), "views": guesses.views, "damaged": len(guesses.damaged)}
+    for name in ("top1", "top5"):
+        share = None if accuracy is None else getattr(accuracy, name)
+        body[name] = share
+        body[f"{name}_error"] = None if share is None else 100 - share
+        body[f"{name}_interval"] = None if share is None else wilson(share, len(guesses.labels))
+    return {**body, "weights": guesses.weights}
+
+
+def check_weights(weights: list[float], networks: int) -> list[float]:
+    """Divided by their sum. Raises InputError when they are not one a network, all 0 or more and not all 0."""
+    total = sum(weights)
+    if len(weights) != networks or not all(weight >= 0 for weight in weights) or not 0 < total < float("inf"):
+        raise InputError(
+            f"--weights {','.join(f'{w:g}' for w in weights)}: expected {networks} numbers, one a network, all 0 or "
+            "more and not all 0."
+        )
+    return [weight / total for weight in weights]
+
+
+def search_weights(likelihoods: NDArray[np.float64]) -> list[float]:
+    """Weights, 0 or more with sum 1, whose average has the greatest likelihood.
+
+    `likelihoods` (n, networks): the probability that each network gives the right class of each image. Expectation
+    maximisation: the problem is concave in the weights, so what it climbs to is the maximum.
+    """
+    weights = np.full(likelihoods.shape[1], 1 / likelihoods.shape[1])
+    for _ in range(10_000):
+        parts = np.maximum(weights * likelihoods, 1e-300)
+        better = (parts / parts.sum(1, keepdims=True)).mean(0)
+        change = float(abs(better - weights).max())
+        weights = better
+        if change < 1e-7:
+            break
+    return weights.tolist()
+
+
+def _likelihoods(networks: list[Network], split: Split, views: int) -> NDArray[np.float64]:
+    """(n, networks) probability of each readable image's label."""
+    parts: list[NDArray[np.float64]] = []
+    with Progress("searching weights", len(split)) as progress:
+        count = progress.counter("images")
+        for batch, each in _scores(networks, split, views):
+            right = each[:, torch.arange(len(batch.labels)), batch.labels.clamp(min=0)]
+            parts.append(right[:, batch.labels != UNLABELLED].T.double().cpu().numpy())
+            count(len(batch.labels))
+    return np.concatenate(parts)
+
+
+def _scores(networks: list[Network], split: Split, views: int) -> Scores:
+    members = [Member(network.model, network.crop, network.pixels.mean) for network in networks]
+    threads = cores()
+    return Scores(members, split, Topology(0, 1, networks[0].device), views=views, threads=threads)

@@ -1,0 +1,157 @@
+"""Networks in other programs' forms: torchvision's layout, safetensors, ONNX."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from alexnet_fast.errors import InputError, TrainingError
+from alexnet_fast.files import written
+from alexnet_fast.inference.networks import Network
+from alexnet_fast.model.alexnet import AlexNet, onetower
+
+
+def export(network: Network, out: Path) -> str:
+    """Writes `out`, in the form that its name ends in, one of FORMATS; returns what to know about it.
+
+    The network must be on the CPU. Raises InputError when it cannot take that form or a library is missing.
+    """
+    try:
+        return FORMATS[out.suffix](network, out)
+    except ImportError as error:
+        raise InputError(
+            f"{out.suffix} takes a library that is not there ({error}): pip install '.[export]'"
+        ) from error
+
+
+def about(network: Network) -> dict[str, Any]:
+    """What a user of the exported network must know: sizes in pixels, mean RGB 0-255, classes in order."""
+    mean = network.pixels.mean
+    return {
+        "arch": network.config.arch,
+        "input": {"layout": "NCHW, RGB", "resize_shorter_side": network.stored, "central_crop": network.crop},
+        "mean_of_255": mean,
+        "after_to_tensor": {"normalize_mean": [value / 255 for value in mean], "normalize_std": [1 / 255] * 3},
+        "output": "logits, a class a column",
+        "classes": network.classes,
+    }
+
+
+def to_torchvision(network: Network, out: Path) -> str:
+    """A state dict that torchvision.models.alexnet(num_classes=...) loads, and beside it a .json of `about`.
+
+    Logits are the same when its input is ToTensor() and Normalize(mean / 255, 1 / 255): the pixels' own scale. With
+    torchvision's usual Normalize they are not, and folding that into conv1 would be wrong at the padded border.
+    """
+    model = torchvision_layout(network)
+    weights = {name: values.contiguous() for name, values in model.state_dict().items()}
+    with written(out) as temporary, written(out.with_suffix(".json")) as note:
+        torch.save(weights, temporary)
+        note.write_text(json.dumps(about(network), indent=1) + "\n", encoding="utf-8")
+    classes = len(network.classes)
+    return (
+        f"torchvision.models.alexnet(num_classes={classes}) loads it. Its input: see after_to_tensor in "
+        f"{out.with_suffix('.json')}; torchvision's usual Normalize gives other logits"
+    )
+
+
+def torchvision_layout(network: Network) -> AlexNet:
+    """Its batch norms folded into the convolutions. Raises InputError for a network of another structure."""
+    arch, hidden = network.config.arch, network.config.hidden
+    if arch not in ("onetower", "bn"):
+        raise InputError(
+            f"torchvision's AlexNet has neither towers nor local response normalisation, so {network.path}, which is "
+            f"{arch}, does not fit its layout. Export it as .onnx or .safetensors, or train --arch onetower or bn."
+        )
+    if hidden != 4096:
+        raise InputError(
+            f"torchvision's AlexNet has 4096 units in fc6 and fc7, {network.path} has {hidden}. Export it as .onnx or "
+            ".safetensors."
+        )
+    model = onetower(len(network.classes), replace(network.config, arch="onetower"))
+    for own, folded in zip(folded_layers(network.model), model.layers().values(), strict=True):
+        folded.load_state_dict(own.state_dict())
+    return model.eval()
+
+
+def folded_layers(model: AlexNet) -> list[nn.Conv2d | nn.Linear]:
+    """The layers with weights in their order, batch norm folded into the convolution before it: the same numbers, in
+    evaluation mode."""
+    layers: list[Any] = []
+    for module in [*model.features, *model.classifier]:
+        if isinstance(module, nn.BatchNorm2d):
+            layers[-1] = fuse_conv_bn_eval(layers[-1], module)
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            layers.append(module)
+    return layers
+
+
+def to_safetensors(network: Network, out: Path) -> str:
+    """Our own state dict; `about`, the configuration and the pixels' statistics are metadata, as JSON."""
+    from safetensors.torch import save
+
+    metadata = {
+        "format": "pt",
+        "config": json.dumps(network.config.as_dict()),
+        "classes": json.dumps(network.classes),
+        "pixels": json.dumps(vars(network.pixels)),
+        "size": json.dumps(network.stored),
+        "about": json.dumps(about(network)),
+    }
+    weights = {name: values.contiguous() for name, values in network.model.state_dict().items()}
+    with written(out) as temporary:
+        temporary.write_bytes(save(weights, metadata))
+    return f"alexnet-fast import {out} makes a checkpoint of it again"
+
+
+def to_onnx(network: Network, out: Path) -> str:
+    """Input `images` (N, 3, crop, crop) float32, RGB 0-255, whose mean is subtracted inside -> `logits`.
+
+    Before the file gets its name, onnxruntime computes two images of noise with it. Raises TrainingError when its
+    logits are not torch's to within 1e-3 of their range.
+    """
+    import onnx
+    import onnxruntime
+
+    from alexnet_fast.interchange.onnx_graph import OPSET, onnx_graph
+
+    model = onnx_graph(network.model, network.crop, network.pixels.mean)
+    onnx.helper.set_model_props(model, {"about": json.dumps(about(network))})
+    onnx.checker.check_model(model, full_check=True)
+    noise = torch.randint(0, 256, (2, 3, network.crop, network.crop)).float()
+    with written(out) as temporary:
+        onnx.save(model, temporary)
+        session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
+        (theirs,) = session.run(["logits"], {"images": noise.numpy()})
+        difference = _difference(network, noise, torch.from_numpy(theirs))
+        if not difference < 1e-3:
+            raise TrainingError(
+                f"onnxruntime's logits differ from torch's by {difference:.1e} of their range, so {out} was not "
+                "written. Does the network work at all? alexnet-fast eval tells."
+            )
+    return (
+        f"opset {OPSET}; input images (N, 3, {network.crop}, {network.crop}) RGB 0-255, output logits; onnxruntime's "
+        f"differ from torch's by {difference:.0e} of their range"
+    )
+
+
+def _difference(network: Network, images: Tensor, theirs: Tensor) -> float:
+    """The largest, divided by the range of torch's logits."""
+    with torch.inference_mode():
+        ours = network.model(images - torch.tensor(network.pixels.mean)[:, None, None])
+    return float((ours - theirs).abs().max() / (ours.max() - ours.min()).clamp(min=1e-6))
+
+
+FORMATS: dict[str, Callable[[Network, Path], str]] = {
+    ".pth": to_torchvision,
+    ".safetensors": to_safetensors,
+    ".onnx": to_onnx,
+}
+"""By the end of the file's name."""

@@ -1,0 +1,130 @@
+"""Stored samples to crops in the batch, by a few threads of the CPU and native/crops.c.
+
+JPEGs are decoded by the libjpeg-turbo that Pillow brings, their coefficients by a decoder of ours (native/huffman.c),
+no row below the crop, and each row is mirrored, centred and written to the batch while it is in the cache; stored
+pixels are read where the tar is mapped. Without the compiled code only stored pixels are read here, by NumPy, and DALI
+decodes JPEGs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet_fast import native
+from alexnet_fast.loading.pixels import CHUNK, centre
+from alexnet_fast.memory import Buffers
+
+TASK = 16
+"""Images a thread takes at a time."""
+KINDS = {torch.uint8: 0, torch.float32: 1, torch.bfloat16: 2}
+"""What native/crops.c can write."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A batch under way."""
+
+    images: torch.Tensor
+    tasks: list[Future[None]]
+
+    def result(self) -> torch.Tensor:
+        """Raises ValueError when a JPEG does not decode."""
+        for task in self.tasks:
+            task.result()
+        return self.images
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What its tasks share: `CropReader.submit` says what is what; `images` is for the result."""
+
+    stored: list[NDArray[np.uint8]]
+    corners: NDArray[np.uint16]
+    upright: int
+    offset: torch.Tensor
+    images: torch.Tensor
+
+
+class CropReader:
+    """`side`: of the stored images; `crop`: of the crops, pixels. `pinned`: the batch is page-locked, for a copy to a
+    GPU that nothing waits for."""
+
+    def __init__(self, *, side: int, crop: int, threads: int, pinned: bool) -> None:
+        self._side, self._crop = side, crop
+        self._pinned = pinned
+        self._buffers = Buffers()
+        self._pool = ThreadPoolExecutor(threads, initializer=None if native.kernels() else _calculate_alone)
+
+    def submit(
+        self,
+        stored: list[NDArray[np.uint8]],
+        corners: NDArray[np.uint16],
+        upright: int,
+        offset: torch.Tensor,
+        dtype: torch.dtype,
+    ) -> Cut:
+        """`stored`: n images (side, side, 3), or JPEGs where there is a native decoder; `corners` (n, 2): top and left
+        of the crops, pixels; of a JPEG that is smaller than `side` in proportion. `dtype`: one of KINDS.
+
+        The result is `centre`'s, in memory (n, crop, crop, 3).
+        """
+        shape = (len(stored), self._crop, self._crop, 3)
+        with torch.inference_mode(False):  # the threads may then write to it, whatever the caller's mode
+            images = (
+                torch.empty(shape, dtype=dtype, pin_memory=True) if self._pinned else self._buffers.take(shape, dtype)
+            )
+        cut = self._compiled if native.kernels() else self._copied
+        task = cut(_Batch(stored, corners, upright, offset, images))
+        return Cut(images, [self._pool.submit(task, first) for first in range(0, len(stored), TASK)])
+
+    def _compiled(self, batch: _Batch) -> Callable[[int], None]:
+        compiled = native.kernels()
+        assert compiled is not None
+        places = np.array([item.ctypes.data for item in batch.stored], np.uintp)
+        sizes = np.array([len(item) if item.ndim == 1 else -1 for item in batch.stored], np.int64)
+        corner = np.ascontiguousarray(batch.corners, np.int32)
+        offsets = np.ascontiguousarray(batch.offset.numpy(), np.float32)
+        out, one = batch.images.data_ptr(), batch.images[:1].nbytes
+
+        def cut(first: int) -> None:
+            count = min(TASK, len(batch.stored) - first)
+            message = ctypes.create_string_buffer(200)
+            failed = compiled.crops(
+                *(count, places[first:].ctypes.data, sizes[first:].ctypes.data, self._side),
+                *(corner[first:].ctypes.data, batch.upright - first, offsets[first:].ctypes.data),
+                *(self._crop, KINDS[batch.images.dtype], out + first * one, message),
+            )
+            if failed >= 0:
+                raise ValueError(message.value.decode(errors="replace"))
+
+        return cut
+
+    def _copied(self, batch: _Batch) -> Callable[[int], None]:
+        places = batch.corners.tolist()
+
+        @torch.inference_mode()
+        def copy(first: int) -> None:
+            for start in range(first, min(first + TASK, len(batch.stored)), CHUNK):
+                part = slice(start, min(start + CHUNK, first + TASK, len(batch.stored)))
+                whole = batch.images[part]
+                block = whole if batch.images.dtype == torch.uint8 else torch.empty(whole.shape, dtype=torch.uint8)
+                rows = block.numpy()
+                for i, (view, (top, left)) in enumerate(zip(batch.stored[part], places[part], strict=True)):
+                    rows[i] = view[top : top + self._crop, left : left + self._crop]
+                centre(block, max(batch.upright - start, 0), batch.offset[part], whole)
+
+        return copy
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _calculate_alone() -> None:
+    torch.set_num_threads(1)

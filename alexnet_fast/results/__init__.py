@@ -1,1 +1,0 @@
-"""Run folders and checkpoints -> numbers, tables and figures."""

@@ -1,0 +1,158 @@
+"""ILSVRC-2012 and ILSVRC-2010 as they are handed out: tars of tars, flat validation images, a development kit.
+
+`train`: `ILSVRC2012_img_train.tar` or `ILSVRC2010_images_train.tar`, tars of `<wnid>.tar`; or those inner tars, or
+class folders, in `train/`. `val` and `test`: the tars, or folders, of images without classes, which the development
+kit labels; nobody published the labels of 2012's test set. 2010's `patch_images.tar` holds replacements for
+images of all three splits (mila-iqia/fuel:fuel/converters/ilsvrc2010.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+from alexnet_fast.errors import InputError
+from alexnet_fast.sharding import archives
+from alexnet_fast.sharding.listing import Entry, Images, Source
+from alexnet_fast.sharding.sources import devkit, folders
+from alexnet_fast.sharding.sources.names import read_names
+from alexnet_fast.sharding.sources.splits import WNID, list_classes, list_labelled
+from alexnet_fast.shards.format import UNLABELLED, file_digest
+
+ARCHIVES = {
+    "train": ("ILSVRC2012_img_train.tar", "ILSVRC2010_images_train.tar"),
+    "val": ("ILSVRC2012_img_val.tar", "ILSVRC2010_images_val.tar"),
+    "test": ("ILSVRC2012_img_test*.tar", "ILSVRC2010_images_test.tar"),
+}
+PATCH = "patch_images.tar"
+MD5 = {  # pytorch/vision:torchvision/datasets/imagenet.py
+    "ILSVRC2012_img_train.tar": "1d675b47d978889d74fa0da5fadfb00e",
+    "ILSVRC2012_img_val.tar": "29b22e2961454d5413ddabcf34fc5622",
+    "ILSVRC2012_devkit_t12.tar.gz": "fa75699e90414af021442c21a62c3abf",
+}
+
+Classes = dict[str, Callable[[], list[Entry]]]
+
+
+def fits(src: Path) -> bool:
+    if not src.is_dir():
+        return False
+    if any(_archive(src, split) for split in ARCHIVES):
+        return True
+    flat = (src / "val").is_dir() and not folders.subfolders(src / "val")
+    if _class_tars(src):
+        return (src / "val").is_dir() or devkit.find(src) is not None
+    return flat and (src / "train").is_dir() and (devkit.find(src) is not None or _official(src / "val"))
+
+
+def read(src: Path) -> Source:
+    """Raises InputError when the training images or the development kit are missing, or they do not agree."""
+    if not src.is_dir():
+        raise InputError(f"{src} is a file. This layout takes the folder of the official archives.")
+    kit = devkit.read(src)
+    found = _train(src)
+    if not found:
+        raise InputError(
+            f"{src} has no training images of ILSVRC. Put {ARCHIVES['train'][0]} there, or class folders in train/."
+        )
+    classes = sorted(found)
+    patches = _patches(src)
+    replaced = {name: partial(_patched, find, patches.get("train", {})) for name, find in found.items()}
+    splits = {"train": list_classes(src, replaced)}
+    for split in ("val", "test"):
+        images = _flat_split(src, split, classes, kit, patches.get(split, {}))
+        if images is not None:
+            splits[split] = images
+    return Source(src, classes, splits, kit.names if kit else read_names(src))
+
+
+def check_md5(src: Path) -> list[str]:
+    """Compares the archives in `src` with the published sums; returns the names of those checked.
+
+    Raises InputError when one differs, or there is none to check.
+    """
+    present = [name for name in MD5 if (src / name).is_file()]
+    if not present:
+        raise InputError(f"{src} has no archive whose MD5 sum is published. These have one: {', '.join(MD5)}.")
+    for name in present:
+        found = file_digest(src / name, "md5")
+        if found != MD5[name]:
+            raise InputError(
+                f"{src / name} is damaged: its MD5 sum is {found}, not the published {MD5[name]}. Download it again."
+            )
+    return present
+
+
+def _archive(src: Path, split: str) -> Path | None:
+    found = sorted(path for pattern in ARCHIVES[split] for path in src.glob(pattern))
+    if len(found) > 1:
+        raise InputError(
+            f"{src} has both {found[0].name} and {found[1].name}. Move one away: {split} comes from one archive."
+        )
+    return found[0] if found else None
+
+
+def _class_tars(src: Path) -> list[Path]:
+    """`<wnid>.tar` files in train/, or else in `src`."""
+    places = [folder for folder in (src / "train", src) if folder.is_dir()]
+    named = ([path for path in archives.tars(place) if WNID.fullmatch(archives.stem(path.name))] for place in places)
+    return next((found for found in named if found), [])
+
+
+def _official(folder: Path) -> bool:
+    with os.scandir(folder) as inside:
+        return any(entry.name.startswith(("ILSVRC2012_val_", "ILSVRC2010_val_")) for entry in inside)
+
+
+def _train(src: Path) -> Classes:
+    archive = _archive(src, "train")
+    if archive:
+        return archives.inner_tars(archive, src)
+    tars = _class_tars(src)
+    if tars:
+        return archives.class_tars(tars, src)
+    train = src / "train"
+    return {name: partial(_files, src, f"train/{name}") for name in folders.subfolders(train)} if train.is_dir() else {}
+
+
+def _files(src: Path, folder: str) -> list[Entry]:
+    return [Entry(folder, name) for name in folders.files(src / folder)]
+
+
+def _flat_split(
+    src: Path, split: str, classes: list[str], kit: devkit.Devkit | None, patches: dict[str, Entry]
+) -> Images | None:
+    archive, folder = _archive(src, split), src / split
+    if folder.is_dir() and folders.subfolders(folder) and not (archive and kit):
+        return folders.split(src, folder, classes)
+    if not archive and not folder.is_dir():
+        return None
+    find = partial(archives.entries, archive, src) if archive else partial(_files, src, split)
+    entries = sorted(_patched(find, patches), key=lambda entry: entry.name)
+    if not entries:
+        raise InputError(f"{archive or folder} holds no images. Copy or download it again.")
+    if kit and split in kit.truth:
+        return list_labelled(classes, entries, kit.labels(split, len(entries), classes, archive or folder))
+    if split == "val":
+        raise InputError(
+            f"{archive or folder} does not say its images' classes, and the development kit that does is missing. "
+            f"Put {devkit.KITS[0]}.tar.gz, or for 2010 {devkit.KITS[1]}.tar.gz, in {src}."
+        )
+    return list_labelled(classes, entries, [UNLABELLED] * len(entries))
+
+
+def _patches(src: Path) -> dict[str, dict[str, Entry]]:
+    """By split and file name: members are called `.../<split>/<file>`."""
+    patches: dict[str, dict[str, Entry]] = {}
+    if (src / PATCH).is_file():
+        for member in archives.members(src / PATCH):
+            split = member.path.split("/")[-2:-1]
+            if split:
+                patches.setdefault(split[0], {})[member.name] = Entry(PATCH, member.name, member.offset, member.size)
+    return patches
+
+
+def _patched(find: Callable[[], Iterable[Entry]], patches: dict[str, Entry]) -> list[Entry]:
+    return [patches.get(entry.name.rpartition("/")[2], entry) for entry in find()]

@@ -1,0 +1,222 @@
+"""Hugging Face's parquet files, as of ILSVRC/imagenet-1k: rows of an image's bytes, its path and its label.
+
+The label is the index in the sorted wnids, -1 in the test set. Paths end in the wnid:
+`n01440764_10026_n01440764.JPEG`, `ILSVRC2012_val_00000293_n01440764.JPEG`; the names here go without it, as
+everywhere else. The other facts are in the column types that the `datasets` library writes beside the schema.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from alexnet_fast.errors import InputError
+from alexnet_fast.sharding.limits import MOST_IMAGE_BYTES, UnfitFileError, check_size, open_regular
+from alexnet_fast.sharding.listing import TABLE_ROW, Entry, Images, Listing, Source
+from alexnet_fast.sharding.sources.splits import WNID, by_split, check_labels, count_classes, unique_ids
+from alexnet_fast.shards.format import UNLABELLED
+
+_SUFFIX = re.compile(rf"_({WNID.pattern})(?=\.\w+$)")
+_BATCH = 16
+"""Rows decoded at a time: a row group holds 100 to 1,000 images of some 110 kB."""
+_BUFFER = 1 << 20
+_MOST_LISTED = 256 << 20
+"""Bytes of the names and labels of a row group. PyArrow puts up to 1,048,576 rows in one, of some 60 bytes each."""
+_ERRORS = (ValueError, OSError, NotImplementedError)
+"""Bases of what PyArrow raises on damaged files."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The part of a row group that the listing needs."""
+
+    file: str
+    first_row: int
+    names: list[str]
+    labels: list[int]
+    wnids: list[str | None]
+
+
+def fits(src: Path) -> bool:
+    return src.is_dir() and bool(_files(src))
+
+
+def read(src: Path) -> Source:
+    """Raises InputError when a file is damaged, or is not a table of images."""
+    files = _files(src) if src.is_dir() else []
+    if not files:
+        raise InputError(f"{src} has no .parquet files, nor has its data/. Name the folder that holds them.")
+    parts = by_split(src, files, lambda path: path.name)
+    names = _class_names(parts["train"][0])
+    groups = {split: [group for path in part for group in _groups(path, src)] for split, part in parts.items()}
+    labels = [label for part in groups.values() for group in part for label in group.labels]
+    classes = _classes(groups["train"], names, count_classes(src, labels, len(names)))
+    for split, part in groups.items():
+        check_labels(src, split, [label for group in part for label in group.labels], len(classes))
+    called = {number: name for number, name in zip(classes, names, strict=False) if name != number}
+    return Source(src, classes, {split: _images(classes, part, src) for split, part in groups.items()}, called)
+
+
+def read_rows(path: Path, rows: list[int]) -> Iterator[bytes | OSError]:
+    """The images of some rows, in the order given, with the error where one cannot be read.
+
+    Streams through the row groups that hold them; little is held in memory when the rows ascend.
+    """
+    with _open(path) as file:
+        starts = _starts(file)
+        for group, part in groupby(rows, key=lambda row: _group_of(row, starts)):
+            yield from _group_rows(file, group, [row - starts[group] for row in part])
+
+
+def _files(src: Path) -> list[Path]:
+    return sorted(src.glob("*.parquet")) or sorted(src.glob("data/*.parquet"))
+
+
+def _open(path: Path) -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(f"{path} takes PyArrow to read: pip install 'alexnet-fast[parquet]'") from error
+    try:
+        os.close(open_regular(path))
+        return pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
+    except _ERRORS as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is not a whole parquet file ({error}). Copy or download it again.")
+
+
+def _groups(path: Path, src: Path) -> Iterator[Group]:
+    with _open(path) as file:
+        import pyarrow
+
+        columns = file.schema_arrow
+        image = columns.field("image").type if "image" in columns.names else None
+        if image is None or {image.field(i).name for i in range(image.num_fields)} != {"bytes", "path"}:
+            raise InputError(f"{path} has no column `image` of bytes and path. Expected a table like imagenet-1k's.")
+        if "label" in columns.names and not pyarrow.types.is_integer(columns.field("label").type):
+            raise InputError(f"{path} has labels that are no whole numbers. Expected a table like imagenet-1k's.")
+        wanted = ["image.path", *(["label"] if "label" in columns.names else [])]
+        for number, start in enumerate(_starts(file)):
+            try:
+                check_size(_claimed_bytes(file, number, wanted), _MOST_LISTED, path)
+                table = file.read_row_group(number, columns=wanted)
+                paths = [row and row["path"] for row in table["image"].to_pylist()]
+            except _ERRORS as error:
+                raise _damaged(path, error) from error
+            found = [_split_name(path, start + row, name) for row, name in enumerate(paths)]
+            labels = table["label"].to_pylist() if "label" in columns.names else [UNLABELLED] * len(paths)
+            labels = [UNLABELLED if label is None else int(label) for label in labels]
+            yield Group(path.relative_to(src).as_posix(), start, [n for n, _ in found], labels, [w for _, w in found])
+
+
+def _split_name(path: Path, row: int, name: str | None) -> tuple[str, str | None]:
+    """The file's name without the wnid, and the wnid."""
+    base = (name or f"{path.stem}-{row:06d}").rpartition("/")[2]
+    at_end, at_start = _SUFFIX.search(base), WNID.match(base)
+    if at_end:
+        return base[: at_end.start()] + base[at_end.end() :], sys.intern(at_end[1])
+    return base, sys.intern(at_start[0]) if at_start else None
+
+
+def _classes(train: list[Group], names: list[str], number: int) -> list[str]:
+    """The wnid on which all training images of a label agree; else the name; else the number."""
+    wnids: list[set[str | None]] = [set() for _ in range(number)]
+    for group in train:
+        for label, wnid in zip(group.labels, group.wnids, strict=True):
+            if label >= 0:
+                wnids[label].add(wnid)
+    ids = [found.pop() if len(found) == 1 else None for found in wnids]
+    ids = [wnid or (names[label] if label < len(names) else None) for label, wnid in enumerate(ids)]
+    return unique_ids(ids)
+
+
+def _class_names(path: Path) -> list[str]:
+    with _open(path) as file:
+        metadata = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        names = json.loads(metadata)["info"]["features"]["label"]["names"]
+        return [str(name) for name in names]
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def _images(classes: list[str], groups: list[Group], src: Path) -> Images:
+    listing = Listing(classes)
+    for block, group in enumerate(groups):
+        entries = (Entry(group.file, name, group.first_row + row, TABLE_ROW) for row, name in enumerate(group.names))
+        listing.add_block(block, zip(group.labels, entries, strict=True))
+    images = listing.images()
+    if not len(images):
+        raise InputError(f"the parquet files of {src} hold no rows. Copy or download them again.")
+    return images
+
+
+def _starts(file: Any) -> list[int]:
+    """The first row of every row group."""
+    starts, at = [], 0
+    for number in range(file.num_row_groups):
+        starts.append(at)
+        at += file.metadata.row_group(number).num_rows
+    return starts
+
+
+def _claimed_bytes(file: Any, group: int, columns: list[str]) -> int:
+    """What the columns of a row group take once decompressed, as the file says it."""
+    parts = file.metadata.row_group(group)
+    chunks = (parts.column(number) for number in range(parts.num_columns))
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in columns)
+
+
+def _group_of(row: int, starts: list[int]) -> int:
+    return bisect_right(starts, row) - 1
+
+
+def _group_rows(file: Any, group: int, rows: list[int]) -> Iterator[bytes | OSError]:
+    wanted = set(rows)
+    held: dict[int, bytes | OSError] = {}
+    stream = enumerate(_column(file, group))
+    for place, row in enumerate(rows):
+        try:
+            while row not in held:
+                at, data = next(stream)
+                if at in wanted:
+                    held[at] = OSError("the row holds no image") if data is None else data
+        except (*_ERRORS, StopIteration) as error:
+            for later in rows[place:]:
+                yield held.get(later, OSError(f"the table is damaged: {error}"))
+            return
+        yield held.pop(row)
+
+
+def _column(file: Any, group: int) -> Iterator[bytes | OSError | None]:
+    """The images of a row group. One that is too large is known only once PyArrow holds it: a parquet file tells the
+    size of a group's column, not that of a row, which takes 2 GiB at most. So a group that is large is read row by
+    row, which takes 0.2 ms more for each."""
+    column = "image.bytes"
+    batch_size = _BATCH if _claimed_bytes(file, group, [column]) <= 4 * MOST_IMAGE_BYTES else 1
+    for batch in file.iter_batches(batch_size=batch_size, row_groups=[group], columns=[column]):
+        for row in batch.column("image").field("bytes"):
+            yield _image_bytes(row)
+
+
+def _image_bytes(row: Any) -> bytes | OSError | None:
+    stored = row.as_buffer()
+    if stored is None:
+        return None
+    try:
+        check_size(stored.size, MOST_IMAGE_BYTES, "a row")
+    except UnfitFileError as error:
+        return OSError(error.strerror)
+    data: bytes = row.as_py()
+    return data

@@ -1,0 +1,1 @@
+"""Shard sets: format, random access, tars behind a URL."""

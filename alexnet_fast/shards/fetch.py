@@ -1,0 +1,151 @@
+"""Files behind a URL, by way of fsspec: read in blocks, again where the network fails."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import time
+from collections.abc import Generator
+from contextlib import closing
+
+import numpy as np
+
+from alexnet_fast.console import print_notice
+from alexnet_fast.errors import InputError
+from alexnet_fast.shards.format import MOST_MANIFEST_BYTES
+from alexnet_fast.shards.http import read_range
+
+BLOCK = 8 << 20
+"""Bytes asked for at a time."""
+SMALLEST_BLOCK = 64 << 10
+STALL_SECONDS = 30.0
+"""A block that takes longer is given up, and a smaller one asked for."""
+OUTAGE_SECONDS = 600.0
+"""Without a single block; then the file is given up."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Seconds between two tries: twice as long each time."""
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
+"""Which of our extras installs what fsspec needs for a kind of URL."""
+
+Bytes = Generator[bytes, None, None]
+
+
+class Remote:
+    """Reads the files below a URL. While the network fails, reading takes longer; that is said once an outage."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url.rstrip("/")
+        kind = url.partition("://")[0]
+        self._is_web = kind in ("http", "https")
+        proxies = {"client_kwargs": {"trust_env": True}} if self._is_web else {}
+        try:
+            self._files, root = fsspec.core.url_to_fs(self.url, skip_instance_cache=True, **proxies)
+        except ImportError as error:
+            install = f"pip install '.[{EXTRAS[kind]}]'" if kind in EXTRAS else "pip, as that says"
+            raise InputError(f"{url} cannot be read: {error}. Install what is missing with: {install}") from error
+        except Exception as error:  # every store has its own kinds
+            raise InputError(f"{url} cannot be used ({error}). Check the address and credentials.") from error
+        self._root = root.rstrip("/")
+        self._said = -np.inf
+        self._answered = False
+
+    def blocks(self, name: str, total: int | None = None, most: int = MOST_MANIFEST_BYTES) -> Bytes:
+        """The bytes of a file, in order. After a failure it goes on where it was.
+
+        `total`: bytes to read; None: to its end, and `most` bytes at the most. Raises InputError when the file is not
+        there, may not be read, is shorter than `total` or longer than `most`, when nothing has come for
+        OUTAGE_SECONDS, and when there is no such host from the start.
+        """
+        start, size, pause, since = 0, BLOCK, FIRST_PAUSE, time.monotonic()
+        limit = most if total is None else total
+        while total is None or start < total:
+            # Where the end is not known, the range begins with a byte that is there: one past the end is an error.
+            first = start if total is not None else max(start - 1, 0)
+            end = start + size if total is None else min(start + size, total)
+            at = first
+            try:
+                with closing(self._range(f"{self._root}/{name}", first, end)) as answer:
+                    for data in answer:
+                        block = data[max(start - at, 0) :][: limit - start]
+                        at += len(data)
+                        if block:
+                            self._answered = True
+                            yield block
+                            start, pause, since = start + len(block), FIRST_PAUSE, time.monotonic()
+                        if start == total or at > start:  # nothing more, or no more than `most`, is wanted
+                            break
+                if at == first and (total or not start):
+                    raise OSError("it sent nothing")
+            except Exception as error:  # every store has its own kinds
+                self._judge(name, error, time.monotonic() - since)
+                if isinstance(error, asyncio.TimeoutError):
+                    size = max(size // 4, SMALLEST_BLOCK)
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            if total is None and at > limit:
+                raise InputError(
+                    f"{self.url}/{name} does not end after {limit:,} bytes, the most that it can have. Check the "
+                    "address: something else answers there."
+                )
+            if total is None and at != end:  # before it the file ends; beyond it a server without ranges has
+                return
+
+    def _range(self, path: str, start: int, end: int) -> Bytes:
+        """The bytes [start, end) in one piece; from a server without ranges the file from `start` on, in several.
+
+        Of such a web server no more than a piece is held. Other stores' libraries return an answer whole: they take
+        ranges, and one that did not would be held in memory.
+        """
+        if self._is_web:
+            yield from read_range(self._files, path, start, end, STALL_SECONDS)
+            return
+        if self._files.async_impl:
+            from fsspec.asyn import sync
+
+            cat = self._files._cat_file
+            data: bytes = sync(self._files.loop, cat, path, start=start, end=end, timeout=STALL_SECONDS)
+        else:
+            data = self._files.cat_file(path, start=start, end=end)
+        yield data[start:] if len(data) > end - start else data
+
+    def _judge(self, name: str, error: Exception, seconds: float) -> None:
+        """Raises InputError when there is no sense in another try."""
+        file, reason = f"{self.url}/{name}", str(error) or type(error).__name__
+        if refusal := _refusal(error):
+            raise InputError(f"{file} {refusal} ({reason}). Check the address and your access to it.") from error
+        if not self._answered and _is_unknown_host(error):
+            raise InputError(f"{file} is on no host that is known ({reason}). Check the address, and the network.")
+        if seconds > OUTAGE_SECONDS:
+            raise InputError(
+                f"nothing came from {file} for {seconds / 60:.0f} minutes ({reason}). Check the network; "
+                "what has been fetched is kept, so the same command goes on from there."
+            ) from error
+        if time.monotonic() - self._said > OUTAGE_SECONDS:
+            print_notice(f"{file} does not come ({reason}); trying on for {OUTAGE_SECONDS / 60:.0f} minutes")
+            self._said = time.monotonic()
+
+
+def _refusal(error: Exception) -> str:
+    """In words, an answer that another try would not change; empty for a failure that may pass."""
+    status = getattr(error, "code" if type(error).__name__ == "HttpError" else "status", None)  # gcsfs, aiohttp
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return "is not there"
+    if status == 416 or getattr(error, "errno", None) == errno.EINVAL:
+        return "is shorter than its manifest says"
+    is_client_error = isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
+    # By name: their packages may not be there.
+    is_final = any(word in type(error).__name__ for word in ("Credentials", "Certificate", "InvalidU", "ParamValid"))
+    return "cannot be read" if isinstance(error, PermissionError) or is_client_error or is_final else ""
+
+
+def _is_unknown_host(error: BaseException | None) -> bool:
+    """Whether that is behind it; a name server that does not answer is another thing."""
+    while error is not None:
+        if isinstance(error, socket.gaierror):
+            return error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
+        error = error.__cause__ or error.__context__
+    return False

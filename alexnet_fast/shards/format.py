@@ -1,0 +1,215 @@
+"""The on-disk contract of a shard set: names, members, indexes and manifest.
+
+shards/imagenet/
+  manifest.json        how it was made, classes, tars with sizes and sha256, pixel statistics
+  train-000000.tar     <key>.cls (ASCII class index) and <key>.jpg, or <key>.npy (uint8 size x size x 3)
+  train-000000.idx     DALI's index of that tar, version 1.2
+  train.index.npy      one row a sample of the whole split, in stored order: INDEX_DTYPE
+
+shards/README.md has every detail; sidecars.py makes the small files for other tools.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_fast.errors import InputError
+
+FORMAT = "alexnet-fast shard set"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+MOST_MANIFEST_BYTES = 128 << 20
+"""A manifest of a million classes, the most there can be, takes some 100 MB; ImageNet's has 0.3."""
+MEMBER = {"jpeg": "jpg", "raw": "npy"}
+"""Extension of the image member for each encoding of a sample."""
+MIXED = "mixed"
+"""The encoding of a set of both kinds; `is_raw` tells which sample is of which."""
+NPY_HEADER = 128
+"""Bytes of a raw member before its pixels, whatever their number."""
+
+INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("label", "<i4"), ("crc32", "<u4")])
+"""A sample: place of its tar in the manifest's list, first byte and number of bytes of its image member, class index
+(UNLABELLED where there is none), crc32 of those bytes."""
+
+UNLABELLED = -1
+"""The label of images whose class nobody published, as in the test set of ILSVRC-2012."""
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Statistics of the training pixels, RGB, on the scale 0-255.
+
+    `deviations` (3,) are the standard deviations along the principal components, largest first;
+    row i of `components` (3, 3) is the unit vector of component i.
+    """
+
+    mean: list[float]
+    covariance: list[list[float]]
+    deviations: list[float]
+    components: list[list[float]]
+
+
+@dataclass(frozen=True)
+class Tar:
+    file: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What `manifest.json` holds. The same input, options and seed give the same file, byte for byte.
+
+    `keep`: a stored JPEG may be a source's own file: a square of 7/8 of `size` or more, grey or of any subsampling.
+    `raw_share`: of a mixed set, the share of the training samples that are raw; all others are JPEG.
+    `plan`: fingerprint of the listing and options it was made from. `counts`: per split, the labelled samples of
+    each class. These three are empty in sets of before they were there.
+    """
+
+    encoding: str
+    size: int
+    quality: int | None
+    raw_share: float | None = None
+    seed: int
+    keep: bool = False
+    plan: str = ""
+    classes: list[dict[str, str]]
+    splits: dict[str, list[Tar]]
+    counts: dict[str, list[int]] = field(default_factory=dict)
+    pixels: Pixels
+
+    def images(self, split: str) -> int:
+        """0 where there is no such split."""
+        return sum(tar.samples for tar in self.splits.get(split, []))
+
+    def to_json(self) -> str:
+        body = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}
+        if self.raw_share is None:
+            del body["raw_share"]
+        return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Raises ValueError, KeyError or TypeError when the text is not a manifest of this version."""
+        body = json.loads(text)
+        if not isinstance(body, dict):
+            raise TypeError("not a JSON object")
+        if body.pop("format", None) != FORMAT or body.pop("version", None) != FORMAT_VERSION:
+            raise ValueError(f"not version {FORMAT_VERSION} of {FORMAT}")
+        for name, kind in get_type_hints(cls).items():
+            if not fits(body.get(name), kind) and name in body:
+                raise ValueError(f"its {name} is of the wrong type")
+        body["splits"] = {name: [Tar(**tar) for tar in tars] for name, tars in body["splits"].items()}
+        body["pixels"] = Pixels(**body["pixels"])
+        manifest = cls(**body)
+        _check(manifest)
+        manifest.to_json().encode()  # raises a ValueError of its own where a name is no text
+        return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """What the types alone do not say."""
+    tars = [tar for split in manifest.splits.values() for tar in split]
+    names = [*manifest.splits, *(tar.file for tar in tars)]
+    pixels = manifest.pixels
+    checks = {
+        "encoding": manifest.encoding in (*MEMBER, MIXED),
+        "raw_share": 0 <= (manifest.raw_share or 0) <= 1
+        and (manifest.raw_share is None) == (manifest.encoding != MIXED),
+        "size": 0 < manifest.size < 2**16,
+        "classes": all({"id", "name"} <= entry.keys() for entry in manifest.classes),
+        "splits": all(0 <= tar.samples < 2**32 and 0 < tar.bytes < 2**63 for tar in tars)
+        and all(name and not {"/", "\0"} & set(name) for name in names),
+        "pixels": all(len(vector) == 3 for vector in (pixels.mean, pixels.deviations))
+        and all([len(row) for row in matrix] == [3, 3, 3] for matrix in (pixels.covariance, pixels.components)),
+    }
+    for name, is_right in checks.items():
+        if not is_right:
+            raise ValueError(f"its {name} cannot be right")
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether JSON's `value` is of the type `kind`: a damaged number, say, may still be JSON."""
+    arguments = get_args(kind)
+    if is_dataclass(kind):
+        kinds = get_type_hints(kind)
+        return type(value) is dict and all(fits(value[name], kinds[name]) for name in kinds.keys() & value.keys())
+    if get_origin(kind) is list:
+        return type(value) is list and all(fits(item, arguments[0]) for item in value)
+    if get_origin(kind) is dict:
+        return type(value) is dict and all(fits(item, arguments[1]) for item in value.values())
+    if arguments:
+        return any(fits(value, one) for one in arguments)
+    return type(value) in ((int, float) if kind is float else (kind,))
+
+
+def tar_name(split: str, number: int) -> str:
+    return f"{split}-{number:06d}.tar"
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """The hexadecimal sum of a file, for which it is not held in memory."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):  # hashlib.file_digest needs Python 3.11
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def index_name(split: str) -> str:
+    return f"{split}.index.npy"
+
+
+def is_raw(index: NDArray[np.void], encoding: str, size: int) -> NDArray[np.bool_]:
+    """Which rows of an index are raw samples; the writer lets no JPEG of a mixed set have just as many bytes."""
+    if encoding == MIXED:
+        return np.asarray(index["size"] == raw_bytes(size))
+    return np.full(len(index), encoding == "raw")
+
+
+def raw_bytes(size: int) -> int:
+    return NPY_HEADER + 3 * size**2
+
+
+def parse_manifest(data: bytes, path: str) -> Manifest:
+    """Raises InputError, naming `path`, when the data are no manifest of this version."""
+    try:
+        return Manifest.from_json(data.decode("utf-8"))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{path} cannot be read as a manifest ({reason}). Make the shard set again.") from error
+
+
+def load_index(path: Path) -> NDArray[np.void]:
+    """Memory-mapped. Raises InputError when the file cannot be read or is no sample index."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            index = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # numpy, and Python's tokenizer below it, raise many kinds on a damaged header
+        raise InputError(f"{path} cannot be read ({error}). Make the shard set again.") from error
+    if not isinstance(index, np.ndarray) or index.dtype != INDEX_DTYPE or index.ndim != 1:
+        raise InputError(f"{path} is not a sample index of version {FORMAT_VERSION}. Make the shard set again.")
+    return np.asarray(index)
+
+
+def rows_fit(
+    index: NDArray[np.void], raw: NDArray[np.bool_], side: int, tar_bytes: NDArray[np.uint64], classes: int
+) -> bool:
+    """Whether all rows are of images inside their tars, with labels that there are."""
+    shard, offset, size, label = (index[column] for column in ("shard", "offset", "size", "label"))
+    if int(shard.max()) >= len(tar_bytes):
+        return False
+    end = tar_bytes[shard]
+    smallest = np.where(raw, 3 * side**2, 1)
+    inside = (size >= smallest) & (size <= end) & (offset <= end - np.minimum(size, end))
+    return bool(inside.all() and (label >= UNLABELLED).all() and (label < classes).all())

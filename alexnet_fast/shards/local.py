@@ -1,0 +1,101 @@
+"""The tars of a split in a folder, memory-mapped: pages come from the disk when they are touched."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import resource
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_fast.errors import InputError
+from alexnet_fast.shards.format import Tar
+
+PATIENCE = 5.0
+"""Seconds after which a read that has not ended counts as one that does not."""
+WILL_NEED = 3
+"""madvise's MADV_WILLNEED, of Linux and macOS."""
+PIECE = 128 << 10
+"""Bytes asked for at a time: of more Linux reads only as much as it reads ahead on that disk."""
+_LIBC = ctypes.CDLL(None)
+
+
+class LocalTars:
+    """Tars in a folder, all mapped at opening."""
+
+    def __init__(self, folder: Path, tars: list[Tar]) -> None:
+        self._paths = [folder / tar.file for tar in tars]
+        self._mapped = {shard: map_tar(self._paths[shard], tar.bytes) for shard, tar in enumerate(tars)}
+
+    def map(self, shards: Sequence[int]) -> Mapping[int, NDArray[np.uint8]]:
+        return self._mapped
+
+    def expect(self, shards: Sequence[int]) -> None:
+        pass
+
+    def ask_for(self, shards: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> None:
+        for shard, offset, size in zip(shards, offsets, sizes, strict=True):
+            ask_for(self._mapped[shard][offset : offset + size])
+
+    def ask_for_all_of(self, shards: Sequence[int]) -> None:
+        def ask() -> None:
+            for shard in shards:
+                ask_for(self._mapped[shard])
+
+        Thread(target=ask, daemon=True).start()  # a tar may fill the disk's queue
+
+    def hold_all(self) -> None:
+        pass
+
+    def missing(self, shards: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> str:
+        """Reads them in a thread, which a disk or server that does not answer holds up."""
+        reading = ""
+
+        def read() -> None:
+            nonlocal reading
+            for shard, offset, size in zip(shards, offsets, sizes, strict=True):
+                reading = str(self._paths[shard])
+                with self._paths[shard].open("rb") as file:
+                    os.pread(file.fileno(), size, offset)
+            reading = ""
+
+        thread = Thread(target=read, daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
+        return reading
+
+
+def map_tar(path: Path, expected_bytes: int) -> NDArray[np.uint8]:
+    try:
+        with path.open("rb") as file:
+            actual_bytes = file.seek(0, 2)
+            if actual_bytes != expected_bytes:
+                raise InputError(
+                    f"{path} has {actual_bytes:,} bytes, the manifest says {expected_bytes:,}: "
+                    "the copy is not complete, or the file was changed. Copy it again."
+                )
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened ({error.strerror}). Copy it again.") from error
+    return np.frombuffer(mapped, dtype=np.uint8)
+
+
+def ask_for(mapped: NDArray[np.uint8]) -> None:
+    """Has the system read part of a mapped file. Waits only where the disk's queue is full."""
+    address = mapped.ctypes.data
+    end = address + len(mapped)
+    for start in range(address - address % mmap.PAGESIZE, end, PIECE):
+        _LIBC.madvise(ctypes.c_void_p(start), ctypes.c_size_t(min(PIECE, end - start)), WILL_NEED)
+
+
+def allow_open_files(more: int) -> None:
+    """Raises the process' own limit, as far as the system lets it: every mapped tar or index keeps a file open."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if now != resource.RLIM_INFINITY:
+        wanted = now + more if most == resource.RLIM_INFINITY else min(now + more, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
