@@ -199,15 +199,17 @@ def scan_bomb(side: int = 13_000, scans: int = 600) -> bytes:
 
 def zeros_to_the_end() -> bytes:
     """Blocks that end with the symbol of sixteen zeros, just as long as they are; the next block begins behind it. Few
-    and short codes, so that a look at ten bits shows several symbols."""
-    dc, ac = code_of([0, 1], [1, 2]), code_of([ZRL, EOB, 0x01, 0xE1], [1, 2, 3, 4])
+    and short codes, so that a look at ten bits shows several symbols; a block's first, read as one of the block before,
+    is a value."""
+    dc, ac = code_of([0, 2, 1], [1, 2, 3]), code_of([ZRL, EOB, 0x01, 0xE1], [1, 2, 3, 4])
     kinds = [
         Block(1, [(0xE1, 1), (ZRL, 0), (ZRL, 0), (ZRL, 0)], ended=False),  # 1 + 15 + 3 * 16 = 64
         Block(-1, [*[(0x01, -1)] * 15, (ZRL, 0), (ZRL, 0), (ZRL, 0)], ended=False),
+        Block(1, [(0xE1, -1), (0xE1, 1), (0x01, -1), (ZRL, 0), (ZRL, 0)], ended=False),
         Block(1, [(ZRL, 0), (ZRL, 0), (ZRL, 0), (0xE1, -1)], ended=False),
         Block(-1, [(0x01, 1), (ZRL, 0)]),
     ]
-    return grey([kinds[(i * i + i // 7) % 4] for i in range((SIDE // 8) ** 2)], dc, ac)
+    return grey([kinds[(i * i + i // 7) % 5] for i in range((SIDE // 8) ** 2)], dc, ac)
 
 
 def with_ac_table(change: Any) -> bytes:
