@@ -199,15 +199,17 @@ def scan_bomb(side: int = 13_000, scans: int = 600) -> bytes:
 
 def zeros_to_the_end() -> bytes:
     """Blocks that end with the symbol of sixteen zeros, just as long as they are; the next block begins behind it. Few
-    and short codes, so that a look at ten bits shows several symbols."""
-    dc, ac = code_of([0, 1], [1, 2]), code_of([ZRL, EOB, 0x01, 0xE1], [1, 2, 3, 4])
+    and short codes, so that a look at ten bits shows several symbols; a block's first, read as one of the block before,
+    is a value."""
+    dc, ac = code_of([0, 2, 1], [1, 2, 3]), code_of([ZRL, EOB, 0x01, 0xE1], [1, 2, 3, 4])
     kinds = [
         Block(1, [(0xE1, 1), (ZRL, 0), (ZRL, 0), (ZRL, 0)], ended=False),  # 1 + 15 + 3 * 16 = 64
         Block(-1, [*[(0x01, -1)] * 15, (ZRL, 0), (ZRL, 0), (ZRL, 0)], ended=False),
+        Block(1, [(0xE1, -1), (0xE1, 1), (0x01, -1), (ZRL, 0), (ZRL, 0)], ended=False),
         Block(1, [(ZRL, 0), (ZRL, 0), (ZRL, 0), (0xE1, -1)], ended=False),
         Block(-1, [(0x01, 1), (ZRL, 0)]),
     ]
-    return grey([kinds[(i * i + i // 7) % 4] for i in range((SIDE // 8) ** 2)], dc, ac)
+    return grey([kinds[(i * i + i // 7) % 5] for i in range((SIDE // 8) ** 2)], dc, ac)
 
 
 def with_ac_table(change: Any) -> bytes:
@@ -236,6 +238,15 @@ def table_of_a_long_value() -> bytes:
 
 def progressive() -> bytes:
     return by_pillow(picture(seed=4), progressive=True)
+
+
+def of_scans(scans: int) -> bytes:
+    """Sequential, a scan for each of three components, of which the last comes again and again: the same image."""
+    dc, ac, rng = standard_code(0), standard_code(1), np.random.default_rng(5)
+    blocks = [Block(int(rng.integers(-30, 30)), [(0x01, 1), (0x12, -3)]) for _ in range((SIDE // 8) ** 2)]
+    data = scan_of(blocks, dc, ac)
+    head = START + flat_quantisation() + frame(SIDE, SIDE, 3) + dc.table(0) + ac.table(1)
+    return head + scan(1, data) + scan(2, data) + scan(3, data) * (scans - 2) + END
 
 
 def progressive_with_more_behind(mebibytes: int = 16) -> bytes:
@@ -278,6 +289,17 @@ def random_grey(rng: np.random.Generator, side: int = 32) -> bytes:
     ]
     blocks = [random_block(ac, rng) for _ in range((side // 8) ** 2)]
     return grey(blocks, random_code(sizes, rng), random_code(ac, rng), side)
+
+
+def permuted(rng: np.random.Generator, side: int = SIDE) -> bytes:
+    """Random symbols of the standard's, whose codes are shared out anew, but the first's: as many of each length."""
+    standards = (standard_code(kind) for kind in (0, 1))
+    dc, ac = (
+        Code(code.lengths, code.symbols[:1] + bytes(rng.permutation(list(code.symbols[1:])).tolist()))
+        for code in standards
+    )
+    symbols = [EOB, ZRL, *(16 * zeros + size for zeros in range(8) for size in (1, 2, 4))]
+    return grey([random_block(symbols, rng) for _ in range((side // 8) ** 2)], dc, ac, side)
 
 
 def as_array(data: bytes) -> NDArray[np.uint8]:

@@ -300,6 +300,16 @@ def test_what_lies_behind_a_progressive_image_is_not_looked_at() -> None:
         assert find(more) == find(plain)
 
 
+def test_as_many_scans_as_may_be() -> None:
+    """Of a JPEG that decodes however many it has; by each of the functions that decode."""
+    usual, most, more = (jpegs.of_scans(count) for count in (3, 200, 201))
+    assert in_one_pass(most, 64) == in_one_pass(usual, 64) == simplejpeg.decode_jpeg(usual).tobytes()
+    assert in_one_pass(more, 64) is None
+    for find in WAYS.values():
+        assert find(most) == find(usual)
+        assert find(more) == "a JPEG of 201 scans, more than the limit of 200"
+
+
 def test_zeros_that_end_a_block() -> None:
     """The file and Pillow's decoder; test_huffman.py has more of them."""
     for data in (jpegs.zeros_to_the_end(), *([given("zrl-64")] if GIVEN.exists() else [])):

@@ -34,7 +34,11 @@ def sound() -> list[bytes]:
         jpegs.no_huffman_tables_but_a_comment,
     ]
     makes += [jpegs.tables_behind_their_scan, jpegs.zeros_to_the_end, jpegs.usual_table, jpegs.table_of_a_long_value]
-    makes += [jpegs.progressive, jpegs.empty_table, *[partial(jpegs.random_grey, rng, SIDE)] * 3]
+    makes += [
+        jpegs.progressive,
+        jpegs.empty_table,
+        *[partial(jpegs.random_grey, rng, SIDE), partial(jpegs.permuted, rng)] * 3,
+    ]
     for seed in range(4):
         makes.append(partial(by_pillow, picture(seed=seed), quality=20 + 25 * seed, optimize=True))
         makes.append(partial(by_pillow, picture(seed=seed), subsampling="4:4:4", restart_marker_blocks=1 + seed))
