@@ -16,7 +16,7 @@ from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.shards.reader import ShardSet
 from tests.conftest import picture, read_npz, write
-from tests.test_report import Page
+from tests.report.test_report import Page
 
 CLASSES = sorted(
     ["<script>alert(1)<", "&amp; \"'` é 雪", "a\nb\tc", "-rf $x^{", " lead", "dot.", "CON", "\u202ertl", "x" * 200]

@@ -18,9 +18,9 @@ import yaml
 
 from alexnet_fast.cli.main import main
 from alexnet_fast.training import checkpoint
-from tests.test_elastic import running
+from tests.system.test_elastic import running
 
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 SLURM = sorted((TOOLS / "slurm").iterdir())
 MANIFEST = TOOLS / "kubernetes" / "alexnet-fast.yaml"
 

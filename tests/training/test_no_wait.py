@@ -13,7 +13,7 @@ from alexnet_fast.training import loop, optim
 from alexnet_fast.training.finite import Finite
 from alexnet_fast.training.metrics import Window
 from alexnet_fast.training.scales import Scales
-from tests.test_training import ROWS
+from tests.training.test_training import ROWS
 
 aten = torch.ops.aten
 WAITING = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default}

@@ -22,7 +22,7 @@ from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.shards.reader import ShardSet
 from tests.conftest import CLASSES, SIZE, read_npz, save_network, write
-from tests.test_damage import damaged_copy
+from tests.loading.test_damage import damaged_copy
 
 CPU = Topology(0, 1, torch.device("cpu"))
 

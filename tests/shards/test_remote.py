@@ -30,7 +30,7 @@ from alexnet_fast.shards import cache_folder, fetch
 from alexnet_fast.shards.format import INDEX_DTYPE, MANIFEST
 from alexnet_fast.shards.reader import ShardSet, Split
 from tests.conftest import SIZE, write
-from tests.test_cluster import bucket  # noqa: F401 (a fixture)
+from tests.system.test_cluster import bucket  # noqa: F401 (a fixture)
 
 pytest.importorskip("aiohttp")
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 STARTER = REPOSITORY.parent / "shared" / "docker-here.sh"
 """Starts an engine on a machine without one; beside the checkout, not part of the repository."""
 NAME = "alexnet-fast-test"

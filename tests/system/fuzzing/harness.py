@@ -18,7 +18,7 @@ from random import Random
 from time import process_time
 from typing import Any
 
-from tests.fuzzing.damage import damaged
+from tests.system.fuzzing.damage import damaged
 
 CPU_SECONDS, SECONDS = 5.0, 60
 """Of one file: CPU time, then wall-clock time. Ended by a signal, so that code outside Python is ended too."""

@@ -17,7 +17,7 @@ from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.pool import Processes, run
 from alexnet_fast.sharding.sources import find_images
 from tests.conftest import SIZE, files, write
-from tests.deaths import die, die_the_first_time
+from tests.system.deaths import die, die_the_first_time
 
 KILL_AT_EVERY_FILE_OPERATION = """
 import os, random, signal, sys

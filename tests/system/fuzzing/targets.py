@@ -40,9 +40,10 @@ from alexnet_fast.shards.format import Pixels
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.shards.sidecars import side_files
 from alexnet_fast.training import checkpoint
-from tests import test_import, test_layouts
 from tests.conftest import picture
-from tests.fuzzing.harness import Target
+from tests.interchange import test_import
+from tests.sharding.sources import test_layouts
+from tests.system.fuzzing.harness import Target
 
 SIDE = 16
 CLASSES = [{"id": "a", "name": "one"}, {"id": "b", "name": "two"}]

@@ -19,7 +19,7 @@ from alexnet_fast.interchange.caffemodel import read_layers, read_mean
 from alexnet_fast.model.alexnet import build
 from alexnet_fast.training import checkpoint
 from tests.conftest import CLASSES
-from tests.test_export import TorchvisionAlexNet, images, logits, run
+from tests.interchange.test_export import TorchvisionAlexNet, images, logits, run
 
 HIDDEN = 32
 SHAPES = {

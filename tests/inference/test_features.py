@@ -15,7 +15,7 @@ from alexnet_fast.cli.main import main
 from alexnet_fast.inference import features
 from alexnet_fast.inference.networks import open_network
 from tests.conftest import pretend_file, read_npz, save_network
-from tests.test_damage import damaged_copy
+from tests.loading.test_damage import damaged_copy
 
 
 @pytest.fixture(scope="module")

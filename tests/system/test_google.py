@@ -14,8 +14,8 @@ from alexnet_fast.shards import fetch
 from alexnet_fast.shards.format import MANIFEST
 from alexnet_fast.shards.reader import ShardSet
 from tests.conftest import files
-from tests.test_cluster import server, shard, wait_for
-from tests.test_remote import samples
+from tests.shards.test_remote import samples
+from tests.system.test_cluster import server, shard, wait_for
 
 pytest.importorskip("gcsfs")
 pytest.importorskip("gcp_storage_emulator")

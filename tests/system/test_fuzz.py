@@ -22,7 +22,7 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.interchange.imports import from_torchvision
 from alexnet_fast.training import checkpoint
 from tests.conftest import Payload
-from tests.fuzzing.harness import Target, fuzz, sample
+from tests.system.fuzzing.harness import Target, fuzz, sample
 
 INPUTS = 50
 
@@ -31,7 +31,7 @@ INPUTS = 50
 def server() -> Iterator[None]:
     """Of the readers' processes: one that has imported torch already. Where this process has another, in its place."""
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
-    forkserver.set_forkserver_preload(["tests.fuzzing.targets"])
+    forkserver.set_forkserver_preload(["tests.system.fuzzing.targets"])
     yield
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
     forkserver.set_forkserver_preload([])
