@@ -146,7 +146,7 @@ from pathlib import Path
 import torch
 from alexnet_fast import Loader, ShardSet
 from alexnet_fast.errors import TrainingError
-from alexnet_fast.loading import damage
+from alexnet_fast.loading import corruption
 from alexnet_fast.loading.plan import training_rows
 
 folder, crop, before = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "before"
