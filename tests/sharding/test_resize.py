@@ -1,14 +1,10 @@
-"""Any image file becomes the same square that Pillow computes from it; anything else is a ValueError."""
+"""Any image file becomes the same square that Pillow computes from it, or torch from its pixels."""
 
 import gzip
-import io
-import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,52 +15,27 @@ from PIL import Image
 from alexnet_fast import native
 from alexnet_fast.sharding import decode as decoding
 from alexnet_fast.sharding import resize
-from alexnet_fast.sharding.decode import MAX_UNPACKED, convert, decode, encode, keepable, square_with_torch, to_square
-from alexnet_fast.sharding.jpeg_header import MAX_PIXELS, MAX_SCANS, read_frame
+from alexnet_fast.sharding.decode import convert, square_with_torch, to_square
+from alexnet_fast.sharding.jpeg_header import read_frame
 from tests.conftest import turn_native_off
+from tests.sharding.pictures import (
+    ADOBE,
+    GREY,
+    JPEG,
+    MEAN_TOLERANCE,
+    NOISE,
+    OTHER,
+    PALETTE,
+    PICTURE,
+    SIZE,
+    TURNED,
+    by_pillow,
+    difference,
+    file_of,
+    of_scans,
+    smooth,
+)
 
-SIZE = 96
-MEAN_TOLERANCE = 1.0
-"""Grey levels, mean absolute difference from Pillow on smooth images: JPEG's own error, and half a source
-pixel where an odd number of rows is cut off before resizing, not after. One pixel is 2 to 4 levels."""
-
-
-def smooth(width: int, height: int) -> Image.Image:
-    """Waves with another phase and direction in each channel: a shift of a pixel or swapped channels show."""
-    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
-    waves = [np.sin(5 * x + 2 * y), np.sin(2 * x - 4 * y), np.cos(3 * x * y + 1)]
-    return Image.fromarray((127.5 + 120 * np.stack(waves, -1)).astype(np.uint8))
-
-
-def file_of(image: Image.Image, format: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
-
-
-def by_pillow(image: Image.Image) -> NDArray[np.uint8]:
-    """The paper's rule: shorter side to SIZE, then the central square."""
-    scale = SIZE / min(image.size)
-    width, height = (round(length * scale) for length in image.size)
-    left, top = (width - SIZE) // 2, (height - SIZE) // 2
-    resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(resized.crop((left, top, left + SIZE, top + SIZE)))
-
-
-def difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    return float(np.abs(a.astype(float) - b).mean())
-
-
-PICTURE = smooth(300, 212)
-GREY = PICTURE.convert("L")
-PALETTE = PICTURE.quantize(128)
-NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8))
-TURNED = Image.Exif()
-TURNED[0x0112] = 6  # orientation: turn by 90 degrees to show
-OTHER = NOISE.resize(PICTURE.size)
-JPEG = file_of(PICTURE, "JPEG", quality=95)
-PNG = file_of(PICTURE, "PNG")
-ADOBE = b"\xff\xee\x00\x0eAdobe"
 BROKEN_EXIF = b"\xff\xe1\x00\x20Exif\0\0II*\0" + bytes([255] * 20)
 
 
@@ -82,24 +53,6 @@ def no_adobe() -> bytes:
     data = file_of(PICTURE.convert("CMYK"), "JPEG", quality=95)
     at = data.index(ADOBE)
     return data[:at] + data[at + 16 :]
-
-
-def frame(data: bytes, at: int, new: bytes) -> bytes:
-    """Overwrites bytes of a JPEG's frame header: kind at 1, bits a sample 4, height 5, width 7."""
-    at += data.index(b"\xff\xc0")
-    return data[:at] + new + data[at + len(new) :]
-
-
-def with_chunk(kind: bytes, content: bytes) -> bytes:
-    """PNG with another chunk after its header."""
-    crc = struct.pack(">I", zlib.crc32(kind + content))
-    return PNG[:33] + struct.pack(">I", len(content)) + kind + content + crc + PNG[33:]
-
-
-def of_scans(extra: int) -> bytes:
-    """A progressive JPEG whose last scan comes again and again."""
-    data = file_of(PICTURE, "JPEG", quality=95, progressive=True)
-    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * extra + data[-2:]
 
 
 @pytest.mark.parametrize(
@@ -319,176 +272,6 @@ def test_torch_is_not_imported_where_a_compiler_is(compiled: None) -> None:
     """It takes longer to import than all else."""
     code = "import sys, alexnet_fast.sharding.decode; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def png_claiming(width: int, height: int) -> bytes:
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
-
-
-def jpeg_claiming(width: int, height: int) -> bytes:
-    data = file_of(PICTURE, "JPEG")
-    at = data.index(b"\xff\xc0") + 5
-    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
-
-
-def test_a_header_can_claim_a_size() -> None:
-    """The files of the next test are refused for their size, not for how they are made."""
-    for data in (png_claiming(30, 20), jpeg_claiming(30, 20)):
-        assert Image.open(io.BytesIO(data)).size == (30, 20)
-
-
-SIDE = int(MAX_PIXELS**0.5) + 1
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        pytest.param(b"", "^the file is empty$", id="empty"),
-        pytest.param(b"no image at all", "^not an image of a known format$", id="text"),
-        pytest.param(b"\xff\xd8", "^not an image of a known format$", id="two-bytes-of-jpeg"),
-        pytest.param(b"\xff\xd8\xff", "a damaged JPEG", id="three-bytes-of-jpeg"),
-        pytest.param(JPEG[: JPEG.index(b"\xff\xdb") + 1], "a damaged JPEG", id="half-a-marker"),
-        pytest.param(file_of(PICTURE, "JPEG")[:-2000], "truncated", id="truncated-jpeg"),
-        pytest.param(file_of(PICTURE.convert("CMYK"), "JPEG")[:-2000], "truncated", id="truncated-cmyk"),
-        pytest.param(file_of(PICTURE, "PNG")[:-2000], "truncated", id="truncated-png"),
-        pytest.param(png_claiming(SIDE, SIDE), "pixels.*limit", id="huge-png"),
-        pytest.param(jpeg_claiming(SIDE, SIDE), "pixels.*limit", id="huge-jpeg"),
-        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "known format", id="no-programs-are-run"),
-        pytest.param(of_scans(MAX_SCANS), f"scans.*limit of {MAX_SCANS}", id="scans"),
-        pytest.param(gzip.compress(JPEG)[:-500], "^a truncated gzip file$", id="truncated-gzip"),
-        pytest.param(gzip.compress(JPEG)[:20] + b"?" * 500, "^a damaged gzip file$", id="damaged-gzip"),
-        pytest.param(gzip.compress(b"no image"), "^not an image of a known format$", id="gzip-of-text"),
-        pytest.param(gzip.compress(bytes(MAX_UNPACKED + 1), 1), "^a gzip file.*limit", id="gzip-bomb"),
-        pytest.param(with_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**24))), "too large", id="png-text-bomb"),
-        pytest.param(with_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**24))), "too large", id="png-profile-bomb"),
-        pytest.param(frame(JPEG, 4, b"\x0c"), "JPEG.*precision 12", id="12-bit-jpeg"),
-        pytest.param(frame(JPEG, 1, b"\xc3"), "^a lossless or hierarchical JPEG", id="lossless-jpeg"),
-        pytest.param(frame(JPEG, 1, b"\xc9"), "arithmetic", id="arithmetic-jpeg"),
-        pytest.param(frame(JPEG, 1, b"\xca"), "arithmetic", id="progressive-arithmetic-jpeg"),
-        pytest.param(frame(JPEG, 5, b"\0\0"), "a damaged JPEG", id="height-comes-later"),
-        pytest.param(frame(JPEG, 7, b"\0\0"), "a damaged JPEG", id="no-width"),
-    ],
-)
-def test_what_is_no_image_is_refused(data: bytes, reason: str, capfd: pytest.CaptureFixture[str]) -> None:
-    reasons = set()
-    for _ in range(2):
-        with pytest.raises(ValueError, match=f"(?s){reason}") as refused:
-            to_square(data, SIZE)
-        reasons.add(str(refused.value))
-    assert len(reasons) == 1
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_damaged_bytes_never_raise_anything_else(format: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """One bad file among a million must not end the work: a square or a ValueError, whatever the bytes."""
-    good = file_of(PICTURE.resize((40, 30)), format)
-    random = np.random.default_rng(1)
-    refused, reasons = 0, ""
-    for _ in range(150):
-        data = bytearray(good)
-        for at in random.integers(0, min(len(data), 300), 3):
-            data[at] = random.integers(256)
-        try:
-            assert to_square(bytes(data), 16).shape == (16, 16, 3)
-        except ValueError as error:
-            refused += 1
-            reasons += str(error)
-    assert refused > 0
-    assert " at 0x" not in reasons  # an address: another one each run
-    assert capfd.readouterr() == ("", "")  # a C library that complains would fill the screen
-
-
-def test_a_huge_jpeg_is_decoded_small() -> None:
-    """The 150 MB of its pixels are never held; nor a CMYK one's, which Pillow decodes."""
-    for mode, red in (("RGB", (255, 0, 0)), ("CMYK", (0, 255, 255, 0))):
-        data = file_of(Image.new(mode, (8000, 6000), red), "JPEG")
-        assert decode(data, 2 * SIZE).shape == (750, 1000, 3)
-        square = to_square(data, SIZE)
-        assert difference(square, np.full_like(square, (255, 0, 0))) < 4
-
-
-def kept(side: int, **options: Any) -> bytes:
-    return file_of(smooth(side, side), "JPEG", **{"quality": 95, **options})
-
-
-def without_huffman_tables(data: bytes) -> bytes:
-    """As in a video of JPEGs: decoders then take the standard's, which Pillow writes."""
-    while (at := data.find(b"\xff\xc4")) >= 0:
-        data = data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :]
-    return data
-
-
-@pytest.mark.parametrize("side", [SIZE * 7 // 8, SIZE])
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_fitting_jpeg_is_kept(side: int, mode: str, packed: bool) -> None:
-    data = file_of(smooth(side, side).convert(mode), "JPEG", quality=80)
-    given = gzip.compress(data) if packed else data
-    pixels, stored = convert(given, size=SIZE, encoding="jpeg", quality=90, keep=True)
-    assert stored == data
-    assert pixels.shape == (side, side, 3)
-    assert difference(pixels, np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))) < MEAN_TOLERANCE
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        pytest.param(kept(SIZE, progressive=True), id="progressive"),
-        pytest.param(kept(SIZE, keep_rgb=True), id="rgb"),
-        pytest.param(kept(SIZE, exif=TURNED), id="exif"),
-        pytest.param(without_huffman_tables(kept(SIZE)), id="no-tables"),
-        pytest.param(file_of(smooth(SIZE, SIZE).convert("CMYK"), "JPEG"), id="cmyk"),
-        pytest.param(kept(SIZE * 7 // 8 - 1), id="too-small"),
-        pytest.param(kept(SIZE + 1), id="too-large"),
-        pytest.param(file_of(smooth(SIZE, SIZE - 2), "JPEG"), id="not-square"),
-        pytest.param(file_of(smooth(SIZE, SIZE), "PNG"), id="png"),
-    ],
-)
-def test_other_files_are_made_anew(data: bytes) -> None:
-    assert not keepable(data, SIZE)
-    square, stored = convert(data, size=SIZE, encoding="jpeg", quality=90, keep=True)
-    assert np.array_equal(square, to_square(data, SIZE))
-    assert stored == encode(square, "jpeg", 90)
-
-
-def test_what_is_kept_is_whole() -> None:
-    with pytest.raises(ValueError, match="truncated"):
-        convert(kept(SIZE)[:-500], size=SIZE, encoding="jpeg", quality=90, keep=True)
-
-
-@pytest.mark.parametrize(("encoding", "keep"), [("raw", True), ("raw", False), ("jpeg", False)])
-def test_a_fitting_jpeg_is_made_anew_where_not_asked(encoding: str, keep: bool) -> None:
-    square, stored = convert(kept(SIZE), size=SIZE, encoding=encoding, quality=90, keep=keep)
-    assert np.array_equal(square, to_square(kept(SIZE), SIZE))
-    assert stored == encode(square, encoding, 90)
-
-
-def test_jpeg_is_baseline_with_halved_colour() -> None:
-    square = by_pillow(PICTURE)
-    with Image.open(io.BytesIO(encode(square, "jpeg", 90))) as image:
-        assert image.format == "JPEG"
-        assert "progressive" not in image.info
-        # component, horizontal and vertical sampling, quantisation table: 4:2:0 in Pillow's words
-        assert [layer[1:3] for layer in image.layer] == [(2, 2), (1, 1), (1, 1)]  # type: ignore[attr-defined]
-        assert difference(np.asarray(image), square) < 2
-
-
-def test_quality_costs_bytes_and_buys_likeness() -> None:
-    square = by_pillow(PICTURE)
-    low, high = (encode(square, "jpeg", quality) for quality in (30, 95))
-    errors = [difference(np.asarray(Image.open(io.BytesIO(data))), square) for data in (low, high)]
-    assert len(low) < len(high)
-    assert errors[0] > errors[1]
-
-
-def test_raw_is_an_npy_file() -> None:
-    square = by_pillow(PICTURE)
-    data = encode(square, "raw", 90)
-    assert np.array_equal(np.load(io.BytesIO(data), allow_pickle=False), square)
-    assert data.endswith(square.tobytes())  # Split.read takes the pixels from the end
 
 
 def test_a_shift_of_one_pixel_would_show() -> None:

@@ -14,7 +14,7 @@ from alexnet_fast.shards import fetch
 from alexnet_fast.shards.format import MANIFEST
 from alexnet_fast.shards.reader import ShardSet
 from tests.conftest import files
-from tests.shards.test_remote import samples
+from tests.shards.servers import samples
 from tests.system.test_cluster import server, shard, wait_for
 
 pytest.importorskip("gcsfs")
