@@ -42,7 +42,7 @@ from alexnet_fast.shards.sidecars import side_files
 from alexnet_fast.training import checkpoint
 from tests.conftest import picture
 from tests.interchange import test_import
-from tests.sharding.sources import test_layouts
+from tests.sharding.sources import layouts
 from tests.system.fuzzing.harness import Target
 
 SIDE = 16
@@ -135,29 +135,29 @@ def finish_set(path: Path) -> None:
 
 
 def source(folder: Path, *, file: str, files: Callable[[], dict[str, bytes]]) -> Path:
-    test_layouts.write_files(folder / "source", files())
+    layouts.write_files(folder / "source", files())
     return folder / "source" / file
 
 
 def photos() -> dict[str, bytes]:
-    names = [*test_layouts.TRAIN, *test_layouts.VAL_LABELS, *test_layouts.TEST_LABELS]
-    return {name: test_layouts.jpeg(seed) for seed, name in enumerate(names)}
+    names = [*layouts.TRAIN, *layouts.VAL_LABELS, *layouts.TEST_LABELS]
+    return {name: layouts.jpeg(seed) for seed, name in enumerate(names)}
 
 
 def tar_of_tars() -> dict[str, bytes]:
-    inner = {name: data for name, data in test_layouts.class_tars(photos()).items() if name < "n02"}
-    return {"fall11_whole.tar": test_layouts.tar(inner)}
+    inner = {name: data for name, data in layouts.class_tars(photos()).items() if name < "n02"}
+    return {"fall11_whole.tar": layouts.tar(inner)}
 
 
 def class_tars() -> dict[str, bytes]:
-    return test_layouts.class_tars(photos())
+    return layouts.class_tars(photos())
 
 
 def official_tars() -> dict[str, bytes]:
     found = photos()
     return {
         "train/n01440764.tar": class_tars()["n01440764.tar"],
-        "ILSVRC2012_img_test.tar": test_layouts.tar(test_layouts.some(found, "_test_")),
+        "ILSVRC2012_img_test.tar": layouts.tar(layouts.some(found, "_test_")),
     }
 
 
@@ -165,29 +165,28 @@ def webdataset() -> dict[str, bytes]:
     members: dict[str, bytes] = {}
     for number, data in enumerate(list(photos().values())[:4]):
         members |= {f"{number:04d}.jpg": data, f"{number:04d}.cls": b"%d" % (number % 2), f"{number:04d}.json": b"{}"}
-    return {"train-0000.tar": test_layouts.tar(members)}
+    return {"train-0000.tar": layouts.tar(members)}
 
 
 def kit() -> dict[str, bytes]:
-    return test_layouts.devkit(2012)
+    return layouts.devkit(2012)
 
 
 def packed_kit() -> dict[str, bytes]:
-    return {"ILSVRC2012_devkit_t12.tar": test_layouts.tar(kit())}
+    return {"ILSVRC2012_devkit_t12.tar": layouts.tar(kit())}
 
 
 def kaggle(folder: Path, *, file: str) -> Path:
-    return test_layouts.make_kaggle(folder / "source", photos()) / file
+    return layouts.make_kaggle(folder / "source", photos()) / file
 
 
 def parquet(folder: Path) -> Path:
     rows: list[tuple[bytes | None, str | None, int | None]] = [
-        (photos()[name], f"{name[:-5]}_{name[:9]}.JPEG", number % 2)
-        for number, name in enumerate(test_layouts.TRAIN[:4])
+        (photos()[name], f"{name[:-5]}_{name[:9]}.JPEG", number % 2) for number, name in enumerate(layouts.TRAIN[:4])
     ]
     path = folder / "source" / "train-0.parquet"
     path.parent.mkdir()
-    pq.write_table(test_layouts.table(rows, ["a", "b"]), path, row_group_size=2)
+    pq.write_table(layouts.table(rows, ["a", "b"]), path, row_group_size=2)
     return path
 
 
@@ -205,10 +204,10 @@ def read_source(path: Path, *, root: str = "source") -> None:
 
 def read_kit(path: Path) -> None:
     folder = next(parent for parent in path.parents if parent.name == "source")
-    challenge_ids(folder, [{"id": wnid, "name": ""} for wnid in test_layouts.CLASSES])
+    challenge_ids(folder, [{"id": wnid, "name": ""} for wnid in layouts.CLASSES])
     found = devkit.read(folder)
     if found and "val" in found.truth:
-        found.labels("val", len(test_layouts.VAL_LABELS), test_layouts.CLASSES, folder)
+        found.labels("val", len(layouts.VAL_LABELS), layouts.CLASSES, folder)
 
 
 def text(folder: Path, *, name: str, content: str) -> Path:
