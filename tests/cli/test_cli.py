@@ -1,25 +1,18 @@
 """The command line is a contract: its flags, messages, exit codes and JSON; and it starts without torch."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import click
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
 
 import alexnet_fast
 from alexnet_fast.cli.main import LAYOUTS, main
 from alexnet_fast.sharding import sources
-
-REPOSITORY = Path(alexnet_fast.__file__).parents[1]
 
 FLAGS = {
     "shard": "--budget --check-md5 --classes --encoding --finish --json --keep --layout --out --part --quality"
@@ -53,11 +46,6 @@ def run(*arguments: str | Path) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def in_a_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-
-
 def assert_refused(message: str, *arguments: str | Path) -> None:
     """Exit code 2, and `message` is all that is printed."""
     assert run(*arguments) == (2, f"Error: {message}\n")
@@ -83,36 +71,6 @@ def test_help_of_every_command_and_option() -> None:
             if isinstance(param, click.Option) and param.name not in obvious:
                 assert param.help, f"{name} {param.name}"
     assert run("shard", "-h") == run("shard", "--help")
-
-
-def test_help_imports_neither_torch_nor_dali() -> None:
-    """They take seconds; the help of a command must not."""
-    code = (
-        "import sys; from alexnet_fast.cli.main import main\n"
-        "for name in ['', *main.commands]: main([*filter(None, [name]), '--help'], standalone_mode=False)\n"
-        "print([name for name in ('torch', 'nvidia.dali', 'PIL', 'matplotlib') if name in sys.modules])"
-    )
-    assert in_a_process("-c", code).stdout.splitlines()[-1] == "[]"
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("option", ["--help", "--version"])
-def test_standard_output_that_takes_nothing_is_a_line(option: str) -> None:
-    with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "alexnet_fast", option]
-        done = subprocess.run(command, cwd=REPOSITORY, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "Error: [Errno 28] No space left on device\n")
-
-
-def test_matplotlib_says_nothing_of_a_home_that_may_not_be_written() -> None:
-    code = "from alexnet_fast.cli.main import main; main(['report'], standalone_mode=False)"
-    later = "import matplotlib.figure"
-    script = f"try: exec({code!r})\nexcept Exception: {later}"
-    variables = {"PATH": os.environ["PATH"], "HOME": "/proc"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=REPOSITORY, env=variables, capture_output=True, text=True, check=True
-    )
-    assert done.stderr == ""
 
 
 def test_version() -> None:
@@ -230,16 +188,6 @@ def test_verify_says_what_is_damaged(jpeg_shards: Path, tmp_path: Path) -> None:
     )
 
 
-@pytest.fixture
-def source_with_a_bad_file(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    (folder / "train" / "a").mkdir(parents=True)
-    for name in ("1.png", "2.png"):
-        Image.new("RGB", (30, 20)).save(folder / "train" / "a" / name)
-    (folder / "train" / "a" / "bad.jpg").write_text("no image")
-    return folder
-
-
 def test_shard_writes_and_reports(source_with_a_bad_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ("shard", "--src", source_with_a_bad_file, "--out", out, "--size", "16", "--workers", "1")
@@ -251,17 +199,6 @@ def test_shard_writes_and_reports(source_with_a_bad_file: Path, tmp_path: Path) 
     assert set(result) == {"images", "rejected", "shards", "seconds", "images_per_second"}
     assert (result["images"], result["rejected"], result["shards"]) == (2, 1, 1)
     assert result["images_per_second"] == pytest.approx((result["images"] + result["rejected"]) / result["seconds"])
-
-
-def test_shard_strict_with_json_on_standard_output(source_with_a_bad_file: Path, tmp_path: Path) -> None:
-    """As a user runs it: standard output is JSON alone, and a rejected file ends in exit code 1."""
-    arguments = ("--src", source_with_a_bad_file, "--out", tmp_path / "out", "--size", "16", "--workers", "1")
-    result = in_a_process("-m", "alexnet_fast", "shard", *arguments, "--strict", "--json", "-")
-    assert result.returncode == 1
-    assert json.loads(result.stdout)["rejected"] == 1
-    assert "Left out 1 file that could not be read" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert "Warning" not in result.stderr
 
 
 def test_train_refuses_wrong_settings() -> None:
@@ -331,41 +268,6 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
     assert_refused(message, *resume, "--run", "run")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_before_training_is_a_line(number: signal.Signals, tmp_path: Path) -> None:
-    """While torch is imported."""
-    code = (
-        "import os, sys\n"
-        "class Stop:\n"
-        "    def find_spec(self, name, *_):\n"
-        f"        if name == 'torch': os.kill(os.getpid(), {int(number)})\n"
-        "from alexnet_fast.cli.main import main\n"
-        "sys.meta_path.insert(0, Stop())\n"
-        f"main(['train', '--gpus', '0', '--run', {str(tmp_path / 'run')!r}])\n"
-    )
-    result = in_a_process("-c", code)
-    assert (result.returncode, result.stderr) == (0, "\nStopped before the first step; nothing to save.\n")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("module", ["click", "numpy"])
-def test_a_stop_before_sharding_is_a_line(module: str, image_folder: Path, tmp_path: Path) -> None:
-    """While our own modules are imported, and those of the command; sent twice, as `timeout` does."""
-    code = (
-        "import os, sys\n"
-        "class Stop:\n"
-        "    def find_spec(self, name, *_):\n"
-        f"        if name == {module!r}: os.kill(os.getpid(), 2); os.kill(os.getpid(), 2)\n"
-        "from alexnet_fast.__main__ import run\n"
-        "sys.meta_path.insert(0, Stop())\n"
-        f"sys.argv[1:] = ['shard', '--src', {str(image_folder)!r}, '--out', {str(tmp_path / 'out')!r}]\n"
-        "run()\n"
-    )
-    result = in_a_process("-c", code)
-    assert (result.returncode, result.stderr) == (130, "\nStopped; nothing was begun.\n")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_eval_refuses_checkpoints(tmp_path: Path) -> None:
     hint = "Name a run folder, or a checkpoint (last.pt or best.pt) in it."
     assert_refused(f"nowhere.pt does not exist. {hint}", "eval", "nowhere.pt")
@@ -378,15 +280,3 @@ def test_eval_refuses_checkpoints(tmp_path: Path) -> None:
         (tmp_path / "bad.pt").write_bytes(data)
         message = "bad.pt cannot be read as a checkpoint: it is damaged or another program's."
         assert_refused(message, "eval", "bad.pt")
-
-
-def test_debug_shows_the_traceback() -> None:
-    arguments = ("shard", "--src", "/nowhere/at/all")
-    plain = in_a_process("-m", "alexnet_fast", *arguments)
-    assert plain.returncode == 2
-    assert plain.stderr.startswith("Error: /nowhere/at/all does not exist.")
-    assert "Traceback" not in plain.stderr
-    debug = in_a_process("-m", "alexnet_fast", "--debug", *arguments)
-    assert debug.returncode != 0
-    assert "Traceback" in debug.stderr
-    assert "InputError: /nowhere/at/all does not exist." in debug.stderr

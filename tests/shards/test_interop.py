@@ -1,13 +1,10 @@
 """Other tools read the same shard set alike; a damaged one is refused in words that say what to do."""
 
-import base64
 import importlib
 import importlib.metadata
 import io
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -115,46 +112,6 @@ def test_dali_reads_it_with_our_index(shards: str, extension: str, request: pyte
         assert found == [(label, data) for _, label, data in expected]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_webloader(jpeg_shards: Path) -> None:
-    """In processes of torch's DataLoader; the order is the workers', so it is the set that counts."""
-    import webdataset
-
-    tars = sorted(str(path) for path in jpeg_shards.glob("train-*.tar"))
-    stages = webdataset.WebDataset(tars, shardshuffle=False).to_tuple("__key__", "cls", "jpg").batched(7)
-    loader = webdataset.WebLoader(stages, batch_size=None, num_workers=2, multiprocessing_context="forkserver")
-    found = [(key, int(label), data) for batch in loader for key, label, data in zip(*batch, strict=True)]
-    assert sorted(found) == sorted(by_tarfile(jpeg_shards, "train", "jpg"))
-
-
-def test_hugging_face_datasets(jpeg_shards: Path, tmp_path: Path) -> None:
-    """In a process of its own: it reads its settings (offline, the cache) when it is imported."""
-    code = (
-        "import sys, json, base64, datasets\n"
-        "found = {}\n"
-        "files = {split: f'{sys.argv[1]}/{split}-*.tar' for split in ('train', 'val')}\n"
-        "sets = datasets.load_dataset('webdataset', data_files=files)\n"
-        "for split, data in sets.items():\n"
-        "    data = data.cast_column('jpg', datasets.Image(decode=False))\n"
-        "    found[split] = [\n"
-        "        (row['__key__'], int(row['cls']), base64.b64encode(row['jpg']['bytes']).decode()) for row in data\n"
-        "    ]\n"
-        "print(json.dumps(found))"
-    )
-    environment = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    result = subprocess.run(
-        [sys.executable, "-c", code, jpeg_shards],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-    )
-    assert result.returncode == 0, result.stderr
-    for split, rows in json.loads(result.stdout.splitlines()[-1]).items():
-        found = [(key, label, base64.b64decode(data)) for key, label, data in rows]
-        assert found == by_tarfile(jpeg_shards, split, "jpg")
-
-
 @pytest.mark.filterwarnings("ignore")  # wids leaves files open
 def test_wids(mixed_shards: Path) -> None:
     import wids
@@ -192,17 +149,6 @@ def test_timm(timm_reader: Any, jpeg_shards: Path) -> None:
         for (_, pixels), (_, _, data) in zip(found, expected, strict=True):
             with Image.open(io.BytesIO(data)) as image:
                 assert np.array_equal(pixels, np.asarray(image.convert("RGB")))
-
-
-@SHARD_SETS
-def test_our_index_is_what_dalis_tool_writes(
-    shards: str, extension: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    pytest.importorskip("wds2idx")  # a module that DALI installs
-    folder: Path = request.getfixturevalue(shards)
-    for tar in sorted(folder.glob("*.tar")):
-        subprocess.run([sys.executable, "-m", "wds2idx", tar, tmp_path / "idx"], check=True, capture_output=True)
-        assert tar.with_suffix(".idx").read_bytes() == (tmp_path / "idx").read_bytes()
 
 
 @pytest.fixture

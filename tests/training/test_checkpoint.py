@@ -1,4 +1,4 @@
-"""Checkpoints: damage, foreign files, full disks, what is kept; runs gone on with bit for bit; one trainer a run."""
+"""Checkpoints: damage, foreign files, full disks, what is kept; runs resumed bit for bit."""
 
 import errno
 import json
@@ -7,7 +7,6 @@ import pickle
 import shutil
 import signal
 import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -361,35 +360,3 @@ def test_a_stop_in_the_evaluation_is_gone_on_with_exactly(
     monkeypatch.setattr(loop, "evaluate", evaluate)
     assert go_on(run).finished
     assert_same(run, whole)
-
-
-LOCK = """
-import fcntl, os, sys, time
-with open(sys.argv[1], "ab", buffering=0) as file:
-    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    file.write(b"process 7 on elsewhere")
-    print("locked", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_two_trainers_in_one_run_are_refused(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until the first one is gone, even by kill -9; what locks beside us is another program."""
-    run = shutil.copytree(whole, tmp_path / "run")
-    lock = [sys.executable, "-c", LOCK, str(run / ".lock")]
-    with subprocess.Popen(lock, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
-        with pytest.raises(InputError, match=r"run is being trained already, by process 7 on elsewhere\. Stop that"):
-            run_folder.train_in(CPU, run, {}, resume=True)
-        other.kill()
-
-    def other_tries(*_: object, **__: object) -> loop.Result:
-        done = subprocess.run(lock, capture_output=True, text=True, check=False)
-        assert "BlockingIOError" in done.stderr
-        raise TrainingError("tried")
-
-    monkeypatch.setattr(loop, "train", other_tries)
-    with pytest.raises(TrainingError, match="tried"):
-        run_folder.train_in(CPU, run, {}, resume=True)
-    assert (run / ".lock").read_text().startswith(f"process {os.getpid()} on ")
