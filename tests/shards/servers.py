@@ -1,6 +1,5 @@
 """Servers on loopback that serve a shard set and fail as they are told; what a test reads of a set behind one."""
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,7 +43,7 @@ class Handler(SimpleHTTPRequestHandler):
         fault = self.server.fault(name, self.server.requests[name])
         self.server.requests[name] += 1
         if fault == "stall":
-            time.sleep(1)
+            self.rfile.read(1)  # until the client has gone
         if fault in ("drop", "stall"):
             return
         path = Path(self.translate_path(self.path))

@@ -26,15 +26,14 @@ def test_a_small_cache_makes_room_and_touches_nothing_else(
     for path, size in foreign.items():
         path.write_bytes(bytes(size))
     split = shards.split("train")
-    most, running = 0, True
+    most, done = 0, threading.Event()
 
     def watch() -> None:
         nonlocal most
-        while running:
+        while not done.wait(0.001):
             with suppress(FileNotFoundError):
                 own = [path.stat() for path in shards.folder.glob("train*.tar*")]
                 most = max(most, sum({stat.st_ino: stat.st_size for stat in own}.values()))
-            time.sleep(0.001)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -42,7 +41,7 @@ def test_a_small_cache_makes_room_and_touches_nothing_else(
     before = [view.tobytes() for view in views]
     for _ in range(2):
         assert tar_by_tar(split) == samples(ShardSet(jpeg_shards).split("train"))
-    running = False
+    done.set()
     watcher.join()
     assert 0 < most <= limit
     assert [view.tobytes() for view in views] == before  # their tar was deleted meanwhile

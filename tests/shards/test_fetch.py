@@ -4,7 +4,6 @@ import shutil
 import socket
 import sys
 import threading
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,6 +21,7 @@ from alexnet_fast.shards import fetch
 from alexnet_fast.shards.format import INDEX_DTYPE, MANIFEST
 from alexnet_fast.shards.reader import ShardSet
 from tests.shards.servers import Endless, Server, refusal, samples, tars
+from tests.waiting import wait_for
 
 pytest.importorskip("aiohttp")
 
@@ -54,10 +54,7 @@ def test_only_what_is_read_or_expected_is_fetched(
     samples(split, [place[1]])
     assert [name for name in server.requests if name.endswith(".tar")] == ["train-000001.tar"]
     split.expect(np.array([place[0]]))
-    deadline = time.monotonic() + 10
-    while not server.requests["train-000000.tar"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: server.requests["train-000000.tar"] > 0, seconds=10)
     assert not server.requests["train-000002.tar"]
 
 

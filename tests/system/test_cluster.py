@@ -4,8 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from alexnet_fast.sharding.output import open_output
 from tests.conftest import SIZE, files
+from tests.waiting import wait_for
 
 pytest.importorskip("distributed")
 fsspec = pytest.importorskip("fsspec")
@@ -36,13 +36,6 @@ def server(*command: str | Path, **environment: str) -> Iterator[subprocess.Pope
         process.wait()
 
 
-def wait_for(ready: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def shard(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "alexnet_fast", "shard", "--size", str(SIZE), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
@@ -52,8 +45,8 @@ def test_dask_workers_write_the_same_bytes(image_folder: Path, jpeg_shards: Path
     file = tmp_path / "scheduler.json"
     local = ("--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", file)
     workers = ("--nworkers", "2", "--nthreads", "1", "--memory-limit", "0", "--local-directory", tmp_path)
-    with server("-m", "distributed.cli.dask_scheduler", *local, "--port", "0"):
-        wait_for(lambda: file.exists() and bool(file.read_text()))
+    with server("-m", "distributed.cli.dask_scheduler", *local, "--port", "0") as scheduler:
+        wait_for(lambda: file.exists() and bool(file.read_text()), scheduler)
         address = json.loads(file.read_text())["address"]
         with server("-m", "distributed.cli.dask_worker", *local, *workers):
             result = shard("--src", image_folder, "--out", tmp_path / "out", "--scheduler", address, "--json", "-")
@@ -87,12 +80,12 @@ def bucket(tmp_path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     """A file system with an empty bucket `shards`, and the environment that finds its server."""
     port_file = tmp_path / "port"
     code = (
-        "import sys, time; from moto.server import ThreadedMotoServer; from pathlib import Path\n"
+        "import signal, sys; from moto.server import ThreadedMotoServer; from pathlib import Path\n"
         "server = ThreadedMotoServer('127.0.0.1', 0, verbose=False); server.start()\n"
-        "Path(sys.argv[1]).write_text(str(server.get_host_and_port()[1])); time.sleep(600)"
+        "Path(sys.argv[1]).write_text(str(server.get_host_and_port()[1])); signal.pause()"
     )
-    with server("-c", code, port_file):
-        wait_for(lambda: port_file.exists() and bool(port_file.read_text()))
+    with server("-c", code, port_file) as process:
+        wait_for(lambda: port_file.exists() and bool(port_file.read_text()), process)
         environment = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port_file.read_text()}",
             "AWS_ACCESS_KEY_ID": "test",

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import yaml
 from alexnet_fast.cli.main import main
 from alexnet_fast.training import checkpoint
 from tests.system.test_elastic import running
+from tests.waiting import wait_for
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 SLURM = sorted((TOOLS / "slurm").iterdir())
@@ -122,9 +122,7 @@ def test_slurm_trains_and_queues_itself_again(raw_shards: Path, tmp_path: Path) 
 
     command = ["bash", str(TOOLS / "slurm" / "train.sbatch"), str(run), *options]
     with running(command, output, variables, tmp_path) as first:
-        while not (run / "log.jsonl").exists():
-            assert first.poll() is None, output.read_text()
-            time.sleep(0.05)
+        wait_for((run / "log.jsonl").exists, first)
         first.send_signal(signal.SIGTERM)
         assert first.wait(timeout=200) == 0, output.read_text()
     assert requests.read_text() == f"requeue {job}\n"

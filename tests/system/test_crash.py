@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,16 +19,19 @@ from alexnet_fast.sharding.pool import Processes, run
 from alexnet_fast.sharding.sources import find_images
 from tests.conftest import SIZE, files, write
 from tests.system.deaths import die, die_the_first_time
+from tests.waiting import wait_for
 
 KILL_AT_EVERY_FILE_OPERATION = """
 import os, random, signal, sys
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from alexnet_fast.sharding import preload
 from alexnet_fast.sharding.output import open_output
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.write import write_shard_set
+from tests.waiting import wait_for
 
 class Here:
     slots, killed = 1, ZeroDivisionError
@@ -99,6 +103,10 @@ def group_members(group: int) -> list[int]:
     return found
 
 
+def is_gone(group: int) -> bool:
+    return not group_members(group)
+
+
 def test_the_command_killed_at_ten_random_moments(image_folder: Path, jpeg_shards: Path, tmp_path: Path) -> None:
     draw = random.Random(1)
     kills, sets, in_work = 0, 0, 0
@@ -118,10 +126,7 @@ def test_the_command_killed_at_ten_random_moments(image_folder: Path, jpeg_shard
             process.communicate()
             kills += 1
             in_work += (out / ".work").exists()
-            deadline = time.monotonic() + 20
-            while group_members(process.pid) and time.monotonic() < deadline:
-                time.sleep(0.02)
-            assert not group_members(process.pid)  # no worker is left behind
+            wait_for(partial(is_gone, process.pid), seconds=20)  # no worker is left behind
             continue
         assert process.returncode == 0
         assert files(out) == files(jpeg_shards)

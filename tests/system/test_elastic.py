@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from alexnet_fast.config import make_config
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.training import run_folder
 from alexnet_fast.training.loop import train
+from tests.waiting import wait_for
 
 SETTINGS: dict[str, Any] = {"arch": "onetower", "epochs": 9, "batch": 4, "lr": 0.0005, "dropout": 0.0, "hidden": 16}
 SETTINGS |= {"crop": 64, "precision": "fp32", "threads": 1, "log_every": 1, "save_every": 4}
@@ -161,12 +161,7 @@ def test_a_lost_machine_costs_the_steps_since_the_last_save(raw_shards: Path, tm
             agent(one, one, port, arguments, outputs[0]) as stays,
             agent(two, one, port, arguments, outputs[1]) as goes,
         ):
-            deadline = time.monotonic() + 300
-            while last_step(run) < STEPS + 6:
-                assert stays.poll() is None, outputs[0].read_text()
-                assert goes.poll() is None, outputs[1].read_text()
-                assert time.monotonic() < deadline, outputs[0].read_text()
-                time.sleep(0.02)
+            wait_for(lambda: last_step(run) >= STEPS + 6, stays, goes, seconds=300)
             kill(goes.pid)
             reached = last_step(run)
             assert stays.wait(timeout=300) == 0, outputs[0].read_text()

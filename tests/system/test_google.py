@@ -15,7 +15,8 @@ from alexnet_fast.shards.format import MANIFEST
 from alexnet_fast.shards.reader import ShardSet
 from tests.conftest import files
 from tests.shards.servers import samples
-from tests.system.test_cluster import server, shard, wait_for
+from tests.system.test_cluster import server, shard
+from tests.waiting import wait_for
 
 pytest.importorskip("gcsfs")
 pytest.importorskip("gcp_storage_emulator")

@@ -14,12 +14,12 @@ from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.training import loop, run_folder
 
 LOCK = """
-import fcntl, os, sys, time
+import fcntl, signal, sys
 with open(sys.argv[1], "ab", buffering=0) as file:
     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     file.write(b"process 7 on elsewhere")
     print("locked", flush=True)
-    time.sleep(60)
+    signal.pause()
 """
 
 

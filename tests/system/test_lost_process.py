@@ -17,6 +17,7 @@ from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import TrainingError
 from alexnet_fast.training import loop, run_folder
 from tests.distributed.test_watch import settings
+from tests.waiting import wait_for
 
 
 def work(topology: Topology, config: dict[str, Any], run: str, fails_at: int) -> None:
@@ -63,11 +64,9 @@ def test_a_lost_process_is_named_by_the_first(happening: str, message: str, raw_
 
     processes = [start(rank) for rank in (0, 1)]
     try:
-        while not (run / "log.jsonl").exists():
-            assert processes[0].poll() is None, (tmp_path / "0.txt").read_text()
-            time.sleep(0.1)
-        time.sleep(0.5)  # for a sign of life
+        wait_for((run / "log.jsonl").exists, processes[0])
         if happening != "fails":
+            wait_for(lambda: (run / "log.jsonl").read_text().count("\n") > 6, *processes)  # signs of life came, too
             processes[1].send_signal(signal.SIGSTOP if happening == "stops" else signal.SIGKILL)
         processes[0].wait(timeout=60)
     finally:

@@ -3,18 +3,18 @@
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from alexnet_fast.paper import runs
 from tests.paper.test_paper import claims_of, command
+from tests.waiting import wait_for
 
 
 def test_two_at_a_time_share_the_runs(small_shards: Path, tmp_path: Path) -> None:
     """Each run is made by one of them, and both wait for all; what a third has taken is its own until it is killed."""
     hold = f"""
-from pathlib import Path; from time import sleep; from alexnet_fast.files import locked
-with locked(Path({str(tmp_path / "base-0" / runs.LOCK)!r})): print(flush=True); sleep(600)
+import signal; from pathlib import Path; from alexnet_fast.files import locked
+with locked(Path({str(tmp_path / "base-0" / runs.LOCK)!r})): print(flush=True); signal.pause()
 """
     (tmp_path / "base-0").mkdir()
     line = [sys.executable, "-m", "alexnet_fast", *command(small_shards, tmp_path, "--only", "no-dropout,no-crops")]
@@ -22,9 +22,9 @@ with locked(Path({str(tmp_path / "base-0" / runs.LOCK)!r})): print(flush=True); 
         assert third.stdout
         third.stdout.readline()
         both = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
-        while {path.parent.name for path in tmp_path.glob("*/scores.npz")} != {"no-dropout-0", "no-crops-0"}:
-            assert [process.poll() for process in both] == [None, None]
-            time.sleep(0.1)
+        scored = [tmp_path / name / "scores.npz" for name in ("no-dropout-0", "no-crops-0")]
+        wait_for(lambda: all(path.exists() for path in scored), *both)
+        assert not (tmp_path / "base-0" / "scores.npz").exists()
         third.kill()
     said = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said

@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from shlex import quote
 
 import pytest
 
 from tests.training.test_training import log_of
+from tests.waiting import wait_for
 
 
 def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -50,9 +50,7 @@ def test_sigterm_saves_and_says_how_to_go_on(jpeg_shards: Path, tmp_path: Path) 
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not (run / "log.jsonl").exists():
-        assert process.poll() is None, process.stderr
-        time.sleep(0.1)
+    wait_for((run / "log.jsonl").exists, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
