@@ -36,9 +36,9 @@ IMAGENETTE = Path("shared", "data", "imagenette-224.tar")
 
 TESTS = Path(__file__).resolve().parent
 LONGEST = [
-    *("system/test_image", "training/test_training", "paper/test_paper", "system/test_parallel", "system/test_elastic"),
-    *("system/test_fuzz", "system/test_crash", "system/test_demo", "system/test_damage", "system/test_lost_process"),
-    *("system/test_training", "system/test_stream"),
+    *("system/test_image", "training/test_training", "system/test_paper", "system/test_parallel"),
+    *("training/test_checkpoint", "system/test_elastic", "system/test_fuzz", "system/test_crash", "system/test_demo"),
+    *("system/test_damage", "system/test_lost_process", "system/test_training", "system/test_stream"),
 ]
 """Files begun first, so that the processes of tools/test end together."""
 

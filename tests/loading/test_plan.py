@@ -76,12 +76,18 @@ def test_stream_is_the_same_for_any_number_of_ranks(samples: int, tars: int) -> 
             assert np.array_equal(np.concatenate([p.colour for p in parts]), whole.colour)
 
 
-@pytest.mark.parametrize("order", [None, window(500, 13, 3)], ids=["random", "window"])
-def test_the_rows_of_an_epoch_are_its_plan(order: Window | None) -> None:
-    (rows,) = rows_of(500, 64, epochs=range(2, 3), window=order)
-    plan = epoch_plan(5, 2, 500, margin=32, colour_std=0.1, window=order)
-    for column, name in (("order", "samples"), ("crop", "crop"), ("mirror", "mirror"), ("colour", "colour")):
-        assert np.array_equal(np.concatenate([getattr(row, name) for row in rows]), getattr(plan, column))
+def test_the_rows_of_an_epoch_are_numpy_s_draws() -> None:
+    """Each column from a Philox generator of its own, whose key is the seed and the epoch; drawn here at once."""
+    (rows,) = rows_of(500, 64, epochs=range(2, 3))
+    draws = [np.random.Generator(np.random.Philox(key=[5, 2], counter=[0, 0, 0, column])) for column in range(4)]
+    expected = {
+        "samples": draws[0].permutation(np.arange(500, dtype=np.int32)),
+        "crop": draws[1].integers(0, 33, (500, 2), np.uint16),
+        "mirror": draws[2].integers(0, 2, 500, np.uint8),
+        "colour": draws[3].standard_normal((500, 3), np.float32) * np.float32(0.1),
+    }
+    for name, values in expected.items():
+        assert np.array_equal(np.concatenate([getattr(row, name) for row in rows]), values)
 
 
 def test_another_batch_changes_only_where_steps_end() -> None:

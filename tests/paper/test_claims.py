@@ -162,11 +162,25 @@ def test_networks_differ_from_the_recipe_as_the_original_s_notes_say() -> None:
     assert (big.shards, big.arch, big.bottleneck, big.seed) == ("b", "sixconv", 2048, 1)
     assert (tuned.shards, tuned.bottleneck, tuned.init, tuned.epochs) == ("s", 0, "start.pt", 54)
     assert (tuned.lr, tuned.conv1_slow, tuned.conv1_freeze) == (0.001, 0.0, 7 / 54)
+    base = systems.configure(BASE, 0, "s", "b", {"epochs": 5}).as_dict()
+    assert (base["arch"], base["seed"], base["shards"], base["epochs"]) == ("paper", 0, "s", 5)
+    changed = {}
     for name, network in systems.NETWORKS.items():
-        base = systems.configure(BASE, 0, "s", "b", {"epochs": 5})
-        config = systems.configure(name, 0, "s", "b", {"epochs": 5})
         if not network.big and not network.start:
-            assert config == replace(base, **network.settings)
+            config = systems.configure(name, 0, "s", "b", {"epochs": 5}).as_dict()
+            changed[name] = {key: value for key, value in config.items() if base[key] != value}
+    assert changed == {
+        "base": {},
+        "no-dropout": {"dropout": 0.0},
+        "no-crops": {"crops": False},
+        **{f"no-{layer}": {"without": layer} for layer in ("conv2", "conv3", "conv4", "conv5", "fc7")},
+        "half": {"arch": "half"},
+        "no-lrn": {"lrn": "none"},
+        "no-overlap": {"pool": 2},
+        "no-colour": {"colour_std": 0.0},
+        "tanh": {"activation": "tanh"},
+        "sixconv": {"arch": "sixconv"},
+    }
 
 
 def test_without_fc6_the_network_is_that_without_fc7() -> None:

@@ -24,14 +24,12 @@ from tests.waiting import wait_for
 KILL_AT_EVERY_FILE_OPERATION = """
 import os, random, signal, sys
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
 from alexnet_fast.sharding import preload
 from alexnet_fast.sharding.output import open_output
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.write import write_shard_set
-from tests.waiting import wait_for
 
 class Here:
     slots, killed = 1, ZeroDivisionError
