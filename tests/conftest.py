@@ -34,13 +34,27 @@ REAL_IMAGES = Path("shared", "data", "imagenet-originals-350.tar")
 IMAGENETTE = Path("shared", "data", "imagenette-224.tar")
 """Beside the checkout; not part of the repository."""
 
-LONGEST = ["image", "training", "paper", "parallel", "elastic", "fuzz", "crash", "demo", "damage", "watch", "stream"]
+TESTS = Path(__file__).resolve().parent
+LONGEST = [
+    *("system/test_image", "training/test_training", "system/test_paper", "system/test_parallel"),
+    *("training/test_checkpoint", "system/test_elastic", "system/test_fuzz", "system/test_crash", "system/test_demo"),
+    *("system/test_damage", "system/test_lost_process", "system/test_training", "system/test_stream"),
+]
 """Files begun first, so that the processes of tools/test end together."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What lies in tests/system has the marker `system`; what needs a GPU is run where -m asks for it alone."""
+    for item in items:
+        if TESTS / "system" in item.path.parents:
+            item.add_marker("system")
+    if "gpu" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("gpu")]
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=left_out)
+    order = {TESTS / f"{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def write(source: Source, out: Path | str, options: Options, workers: int = 1, part: Part | None = None) -> Summary:
@@ -172,7 +186,7 @@ def fed_to_dali(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def unpacked(archive: Path, folder: Path) -> Path:
     """The archive's folder that holds train/; skips where the archive is not there."""
-    path = Path(__file__).resolve().parents[2] / archive
+    path = TESTS.parents[1] / archive
     if not path.is_file():
         pytest.skip(f"needs {archive} beside the checkout")
     with tarfile.open(path) as tar:

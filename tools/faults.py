@@ -33,8 +33,8 @@ from alexnet_fast.environment import environment
 from alexnet_fast.training import checkpoint
 from alexnet_fast.training.metrics import write_json
 from tests.conftest import files
-from tests.test_crash import group_members
-from tests.test_elastic import children, kill
+from tests.system.test_crash import group_members
+from tests.system.test_elastic import children, kill
 
 SHARD = ["shard", "--size", "96", "--workers", "2", "--encoding", "jpeg"]
 TRAIN = ["train", "--gpus", "0", "--threads", "1", "--epochs", "6", "--batch", "16", "--precision", "fp32"]

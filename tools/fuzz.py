@@ -5,7 +5,7 @@
 A reader may read a damaged file or refuse it with the error that its docstring names. Anything else fails: another
 exception, a signal, more than 5 seconds of CPU or 60 of time, more memory than its limit, a file that is written or
 a program that is started outside its folder. Failing files are saved in ./fuzz-failures. What is damaged and how:
-tests/fuzzing/.
+tests/system/fuzzing/.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import click
 
 from alexnet_fast.environment import environment
 from alexnet_fast.training.metrics import write_json
-from tests.fuzzing.harness import CPU_SECONDS, SECONDS, Outcome, fuzz, sample
-from tests.fuzzing.targets import TARGETS
+from tests.system.fuzzing.harness import CPU_SECONDS, SECONDS, Outcome, fuzz, sample
+from tests.system.fuzzing.targets import TARGETS
 
 FAILURES = Path("fuzz-failures")
 
@@ -32,7 +32,7 @@ FAILURES = Path("fuzz-failures")
 @click.option("--jobs", default=1, show_default=True, help="Targets at once.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the record.")
 def main(inputs: int, seed: int, only: str, jobs: int, out: Path | None) -> None:
-    get_context("forkserver").set_forkserver_preload(["tests.fuzzing.targets"])  # torch is imported once
+    get_context("forkserver").set_forkserver_preload(["tests.system.fuzzing.targets"])  # torch is imported once
     chosen = [target for name, target in TARGETS.items() if only in name]
     outcomes: list[Outcome] = []
     with ThreadPoolExecutor(jobs) as threads:

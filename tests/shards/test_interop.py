@@ -1,0 +1,243 @@
+"""Other tools read the same shard set alike; a damaged one is refused in words that say what to do."""
+
+import importlib
+import importlib.metadata
+import io
+import json
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_fast.errors import InputError
+from alexnet_fast.shards.format import MANIFEST
+from alexnet_fast.shards.reader import ShardSet
+
+ONE_KIND = [("jpeg_shards", "jpg"), ("raw_shards", "npy")]
+SHARD_SETS = pytest.mark.parametrize(("shards", "extension"), [*ONE_KIND, ("mixed_shards", "jpg;npy")])
+Samples = list[tuple[str, int, bytes]]
+"""Key, label and bytes of the image member, in stored order."""
+
+
+def by_tarfile(folder: Path, split: str, extension: str) -> Samples:
+    samples = []
+    for path in sorted(folder.glob(f"{split}-*.tar")):
+        with tarfile.open(path) as tar:
+            data = {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
+        keys = [name.removesuffix(".cls") for name in data if name.endswith(".cls")]
+        kinds = extension.split(";")
+        images = [next(data[name] for kind in kinds if (name := f"{key}.{kind}") in data) for key in keys]
+        samples += [(key, int(data[f"{key}.cls"]), image) for key, image in zip(keys, images, strict=True)]
+    return samples
+
+
+@pytest.mark.parametrize(("shards", "extension"), ONE_KIND)
+def test_our_reader(shards: str, extension: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(shards)
+    for name in ("train", "val"):
+        split = ShardSet(folder).split(name)
+        expected = by_tarfile(folder, name, extension)
+        assert split.labels.tolist() == [label for _, label, _ in expected]
+        for view, (_, _, data) in zip(split.read(np.arange(len(split))), expected, strict=True):
+            if extension == "npy":
+                assert np.array_equal(view, np.load(io.BytesIO(data)))
+            else:
+                assert view.tobytes() == data
+        some = split.read(np.array([5, 0, 5]))  # any order, also twice
+        assert np.array_equal(some[0], some[2])
+        assert not np.array_equal(some[0], some[1])
+
+
+@SHARD_SETS
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves tars open
+def test_webdataset(shards: str, extension: str, request: pytest.FixtureRequest) -> None:
+    import webdataset
+
+    folder: Path = request.getfixturevalue(shards)
+    for split in ("train", "val"):
+        tars = sorted(str(path) for path in folder.glob(f"{split}-*.tar"))
+        samples = webdataset.WebDataset(tars, shardshuffle=False).to_tuple("__key__", "cls", extension)
+        found = [(key, int(label), data) for key, label, data in samples]
+        assert found == by_tarfile(folder, split, extension)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_webdataset_decodes_what_we_wrote(raw_shards: Path) -> None:
+    """Its own `decode()`: .cls is an int, .npy an array."""
+    import webdataset
+
+    tars = sorted(str(path) for path in raw_shards.glob("val-*.tar"))
+    samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode())
+    split = ShardSet(raw_shards).split("val")
+    assert [sample["cls"] for sample in samples] == split.labels.tolist()
+    for sample, view in zip(samples, split.read(np.arange(len(split))), strict=True):
+        assert np.array_equal(sample["npy"], view)
+
+
+@SHARD_SETS
+def test_dali_reads_it_with_our_index(shards: str, extension: str, request: pytest.FixtureRequest) -> None:
+    pytest.importorskip("nvidia.dali")
+    from nvidia.dali import fn, pipeline_def
+
+    folder: Path = request.getfixturevalue(shards)
+    for split in ("train", "val"):
+        tars = sorted(folder.glob(f"{split}-*.tar"))
+
+        @pipeline_def(batch_size=6, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
+        def reader(tars: list[Path] = tars) -> Any:
+            return tuple(
+                fn.readers.webdataset(
+                    paths=[str(path) for path in tars],
+                    index_paths=[str(path.with_suffix(".idx")) for path in tars],
+                    ext=[extension, "cls"],
+                    missing_component_behavior="error",
+                    name="reader",
+                )
+            )
+
+        pipeline = reader()
+        pipeline.build()
+        expected = by_tarfile(folder, split, extension)
+        assert pipeline.epoch_size("reader") == len(expected)
+        found = []
+        for _ in range(len(expected) // 6):
+            data, labels = pipeline.run()
+            found += [(int(labels.at(i).tobytes()), data.at(i).tobytes()) for i in range(6)]
+        assert found == [(label, data) for _, label, data in expected]
+
+
+@pytest.mark.filterwarnings("ignore")  # wids leaves files open
+def test_wids(mixed_shards: Path) -> None:
+    import wids
+
+    for split in ("train", "val"):
+        data = wids.ShardListDataset(
+            str(mixed_shards / f"{split}.wids.json"), cache_dir=str(mixed_shards), keep=True, transformations=[]
+        )
+        found = [
+            (sample["__key__"], int(sample[".cls"].read()), sample[".npy" if ".npy" in sample else ".jpg"].read())
+            for sample in data
+        ]
+        assert found == by_tarfile(mixed_shards, split, "jpg;npy")
+
+
+@pytest.fixture
+def timm_reader(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """timm's own module, without timm's package around it: that imports torchvision, whose wheel on PyPI wants CUDA."""
+    folder = Path(str(importlib.metadata.distribution("timm").locate_file("timm")))
+    for name in ("timm", "timm.data", "timm.data.readers"):
+        package = ModuleType(name)
+        package.__path__ = [str(folder.joinpath(*name.split(".")[1:]))]
+        monkeypatch.setitem(sys.modules, name, package)
+    return importlib.import_module("timm.data.readers.reader_wds").ReaderWds
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_timm(timm_reader: Any, jpeg_shards: Path) -> None:
+    for split, name in (("train", "train"), ("val", "validation")):
+        reader = timm_reader(str(jpeg_shards), split=name, is_training=False, batch_size=4)
+        expected = by_tarfile(jpeg_shards, split, "jpg")
+        assert len(reader) == len(expected)
+        found = [(label, np.asarray(image.convert("RGB"))) for image, label in reader]
+        assert [label for label, _ in found] == [label for _, label, _ in expected]
+        for (_, pixels), (_, _, data) in zip(found, expected, strict=True):
+            with Image.open(io.BytesIO(data)) as image:
+                assert np.array_equal(pixels, np.asarray(image.convert("RGB")))
+
+
+@pytest.fixture
+def copy(jpeg_shards: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(jpeg_shards, tmp_path / "copy")
+
+
+def refusal(folder: Path, split: str = "train") -> str:
+    with pytest.raises(InputError) as error:
+        ShardSet(folder).split(split)
+    return str(error.value)
+
+
+def test_a_tar_of_another_length_is_refused(copy: Path) -> None:
+    tar = copy / "train-000001.tar"
+    size = tar.stat().st_size
+    for change in (-512, 1):
+        data = tar.read_bytes()
+        tar.write_bytes(data[:change] if change < 0 else data + b"x")
+        assert refusal(copy) == (
+            f"{tar} has {size + change:,} bytes, the manifest says {size:,}: "
+            "the copy is not complete, or the file was changed. Copy it again."
+        )
+        tar.write_bytes(data)
+    assert len(ShardSet(copy).split("train")) == 60
+
+
+def test_a_missing_tar_is_refused(copy: Path) -> None:
+    (copy / "train-000001.tar").unlink()
+    assert refusal(copy) == f"{copy / 'train-000001.tar'} cannot be opened (No such file or directory). Copy it again."
+    assert len(ShardSet(copy).split("val")) == 18  # the other split is whole
+
+
+def test_a_folder_without_a_manifest_is_refused(copy: Path) -> None:
+    (copy / MANIFEST).unlink()
+    for folder in (copy, copy / "nowhere", copy / "train-000000.tar"):
+        assert refusal(folder) == (
+            f"{folder} is not a shard set: it has no manifest.json. "
+            f"Make one with: alexnet-fast shard --src IMAGES --out {folder}"
+        )
+
+
+def test_a_damaged_manifest_is_refused(copy: Path) -> None:
+    path = copy / MANIFEST
+    good = path.read_text()
+    other_version = json.dumps({**json.loads(good), "version": 2})
+    without_splits = json.dumps({name: value for name, value in json.loads(good).items() if name != "splits"})
+    for text, reason in (
+        ("{}", "not version 1 of alexnet-fast shard set"),
+        (other_version, "not version 1 of alexnet-fast shard set"),
+        ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ("", "Expecting value: line 1 column 1 (char 0)"),
+        (without_splits, "it lacks 'splits'"),
+    ):
+        path.write_text(text)
+        assert refusal(copy) == f"{path} cannot be read as a manifest ({reason}). Make the shard set again."
+    for text in (
+        "[]",
+        "3",
+        good[:100],
+        good.replace('"samples"', '"example"'),
+        good.replace('"mean"', '"average"'),
+    ):
+        path.write_text(text)
+        message = refusal(copy)
+        assert message.startswith(f"{path} cannot be read as a manifest (")
+        assert message.endswith("). Make the shard set again.")
+
+
+def test_a_damaged_index_is_refused(copy: Path) -> None:
+    path = copy / "train.index.npy"
+    good = path.read_bytes()
+    for data, reason in (
+        (b"", "No data left in file"),
+        (good[:-7], "cannot be read"),
+        (b"no npy file", "cannot be read"),
+    ):
+        path.write_bytes(data)
+        message = refusal(copy)
+        assert message.startswith(f"{path} cannot be read (")
+        assert reason in message
+        assert message.endswith("). Make the shard set again.")
+    np.save(path, np.arange(60))
+    assert refusal(copy) == f"{path} is not a sample index of version 1. Make the shard set again."
+    np.save(path, np.load(io.BytesIO(good))[:-1])
+    assert refusal(copy) == f"{path} lists 59 samples, the manifest 60. Make the shard set again."
+    path.unlink()
+    assert refusal(copy).startswith(f"{path} cannot be read (")
+
+
+def test_a_split_that_is_not_there(jpeg_shards: Path) -> None:
+    assert refusal(jpeg_shards, "test") == f"{jpeg_shards} has no split named test; it has: train, val."

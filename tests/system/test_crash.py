@@ -1,0 +1,222 @@
+"""Killed at any moment, sharding goes on to the same bytes; whatever stops it says so and loses nothing finished."""
+
+import errno
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from alexnet_fast.errors import InputError
+from alexnet_fast.sharding.output import Folders, locked, open_output
+from alexnet_fast.sharding.plan import Options
+from alexnet_fast.sharding.pool import Processes, run
+from alexnet_fast.sharding.sources import find_images
+from tests.conftest import SIZE, files, write
+from tests.system.deaths import die, die_the_first_time
+from tests.waiting import wait_for
+
+KILL_AT_EVERY_FILE_OPERATION = """
+import os, random, signal, sys
+from concurrent.futures import Future
+from pathlib import Path
+from alexnet_fast.sharding import preload
+from alexnet_fast.sharding.output import open_output
+from alexnet_fast.sharding.plan import Options
+from alexnet_fast.sharding.sources import find_images
+from alexnet_fast.sharding.write import write_shard_set
+
+class Here:
+    slots, killed = 1, ZeroDivisionError
+    def submit(self, slot, function, job):
+        future = Future()
+        future.set_result(function(job))
+        return future
+    def renew(self, slot): pass
+    def close(self): pass
+
+def write_and_die(out, moment):
+    pid = os.fork()
+    if pid:
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert code in (0, -signal.SIGKILL), code
+        return code
+    left = moment
+    def hook(event, arguments):
+        nonlocal left
+        if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.symlink") and str(out) in str(arguments):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(hook)
+    write_shard_set(source, open_output([str(out)]), Options(size=16), Here)
+    os._exit(0)
+
+source, folder = find_images(Path(sys.argv[1])), Path(sys.argv[2])
+draw, kills, moment = random.Random(0), 0, 0
+while True:
+    moment += 1
+    out = folder / str(moment)
+    if write_and_die(out, moment) == 0:
+        break
+    kills += 1
+    while write_and_die(out, draw.randrange(5, 300)):  # the second run may be killed as well, and the third
+        kills += 1
+print(kills, moment)
+"""
+
+
+def test_killed_at_every_file_operation(image_folder: Path, tmp_path: Path) -> None:
+    """One run for each operation on a file of the output: killed there, and again at random until it gets through."""
+    command = [sys.executable, "-c", KILL_AT_EVERY_FILE_OPERATION, str(image_folder), str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.stderr == ""
+    kills, sets = map(int, result.stdout.split())
+    assert kills > 100
+    undisturbed = files(tmp_path / str(sets))
+    for number in range(1, sets):
+        assert files(tmp_path / str(number)) == undisturbed
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "alexnet_fast", "shard", "--size", str(SIZE), "--workers", "2", *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def group_members(group: int) -> list[int]:
+    """Process ids of a process group, from /proc."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def is_gone(group: int) -> bool:
+    return not group_members(group)
+
+
+def test_the_command_killed_at_ten_random_moments(image_folder: Path, jpeg_shards: Path, tmp_path: Path) -> None:
+    draw = random.Random(1)
+    kills, sets, in_work = 0, 0, 0
+    begun = time.monotonic()
+    undisturbed = start("--src", image_folder, "--out", tmp_path / "undisturbed")
+    undisturbed.communicate()
+    seconds = time.monotonic() - begun
+    assert undisturbed.returncode == 0
+    assert files(tmp_path / "undisturbed") == files(jpeg_shards)
+    while kills < 10:
+        out = tmp_path / str(sets)
+        process = start("--src", image_folder, "--out", out)
+        try:
+            process.communicate(timeout=draw.uniform(0.2, 1.1) * seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+            in_work += (out / ".work").exists()
+            wait_for(partial(is_gone, process.pid), seconds=20)  # no worker is left behind
+            continue
+        assert process.returncode == 0
+        assert files(out) == files(jpeg_shards)
+        sets += 1
+    process = start("--src", image_folder, "--out", tmp_path / str(sets))
+    process.communicate()
+    assert process.returncode == 0
+    assert files(tmp_path / str(sets)) == files(jpeg_shards)
+    assert in_work >= 2
+
+
+def test_a_second_run_on_the_same_output_is_refused(image_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with locked(open_output([str(out)]), None):
+        process = start("--src", image_folder, "--out", out)
+        _, stderr = process.communicate()
+        assert process.returncode == 2
+        assert stderr.splitlines()[-1] == (
+            f"Error: another alexnet-fast shard is writing to {out}. Wait for it, or choose another --out."
+        )
+        for part in ("1/2", "2/2"):
+            with pytest.raises(InputError), locked(open_output([str(out)]), part):
+                pass
+    with locked(open_output([str(out)]), "1/2"):
+        with pytest.raises(InputError), locked(open_output([str(out)]), None):
+            pass
+        with pytest.raises(InputError), locked(open_output([str(out)]), "1/2"):
+            pass
+        with locked(open_output([str(out)]), "2/2"):
+            pass
+
+
+def test_a_killed_worker_is_reported_with_its_job_which_is_tried_once_more(tmp_path: Path) -> None:
+    done: list[str] = []
+    said: list[str] = []
+    markers = [tmp_path / name for name in ("a", "b", "c")]
+    markers[0].touch()
+    markers[2].touch()
+    run(Processes(2), die_the_first_time, markers, done.append, said.append)
+    assert sorted(done) == ["a", "b", "c"]
+    assert said == [
+        f"the worker that wrote {markers[1]} was killed, most often for want of memory; trying once more",
+    ]
+
+
+def test_a_job_that_kills_its_worker_twice_stops_the_run() -> None:
+    with pytest.raises(InputError, match=r"the worker that wrote b\.tar was killed 2 times.*fewer --workers"):
+        run(Processes(1), die, ["b.tar"], print, lambda text: None)
+
+
+@contextmanager
+def small_disk(folder: Path, kilobytes: int) -> Iterator[None]:
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_it_with_the_amount_needed_and_loses_nothing(
+    image_folder: Path, jpeg_shards: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    tar = (jpeg_shards / "train-000000.tar").stat().st_size
+    with small_disk(disk, int(2.6 * tar / 1024)):
+        with pytest.raises(InputError) as error:
+            write(find_images(image_folder), disk / "out", Options(size=SIZE))
+        message = str(error.value)
+        assert message.startswith(f"no space left in {disk / 'out'}: about 0.")
+        finished = [path for path in (disk / "out").glob("*.tar") if (disk / f"out/.work/{path.name}.json").exists()]
+        assert message.endswith(f"the {len(finished)} finished tars are kept.")
+        assert finished
+        assert not list((disk / "out/.work").glob("*.tmp"))
+        before = {path.name: path.stat().st_mtime_ns for path in finished}
+        subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
+        assert write(find_images(image_folder), disk / "out", Options(size=SIZE)).complete
+        assert files(disk / "out") == files(jpeg_shards)
+        assert {name: (disk / "out" / name).stat().st_mtime_ns for name in before} == before
+
+
+def test_a_full_disk_is_told_by_the_error_alone(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Folders, temporary: Path, name: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Folders, "publish", full)
+    with pytest.raises(
+        InputError, match=r"^no space left in .*: about .* MB are needed for the 6 tars to come, .* GB are free"
+    ):
+        write(find_images(image_folder), tmp_path / "out", Options(size=SIZE))
+    assert not list((tmp_path / "out").rglob("*.tmp"))
