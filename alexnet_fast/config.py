@@ -30,7 +30,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "precision": ("auto", "bf16", "fp16", "fp32"),
     "parallel": ("data", "towers", "hybrid"),
 }
-FREE = (
+RESUMABLE = (
     "shards",
     "threads",
     "cache",
@@ -43,8 +43,8 @@ FREE = (
     "tensorboard",
     "layer_scales",
 )
-"""Settings that a run may be gone on with by others: they change no result (`accumulate` dropout's masks and batch
-norm's statistics, which are each part's own)."""
+"""Settings that may differ when a run is resumed: they change no result (`accumulate` dropout's masks and batch norm's
+statistics, which are each part's own)."""
 REMOVABLE = ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
 PAPER_NETS_ONLY = ("lrn", "within_map_norm", "pool", "activation", "without", "bottleneck")
 

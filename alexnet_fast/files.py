@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -30,6 +31,12 @@ def written(path: Path) -> Iterator[Path]:
             flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, body: dict[str, Any]) -> None:
+    """Writes a JSON file, whole or not at all."""
+    with written(path) as temporary:
+        temporary.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
 
 def flush(path: Path) -> None:

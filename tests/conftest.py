@@ -156,15 +156,13 @@ def trained_run(raw_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
     from alexnet_fast.config import make_config
     from alexnet_fast.distributed.topology import Topology
-    from alexnet_fast.training import run_folder
-    from alexnet_fast.training.loop import train
+    from alexnet_fast.training.start import train
 
     folder = tmp_path_factory.mktemp("runs") / "paper"
     config = make_config(
         "paper", shards=str(raw_shards), epochs=2, batch=16, hidden=32, precision="fp32", log_every=1, threads=1
     )
-    run_folder.create(folder, config)
-    train(Topology(0, 1, torch.device("cpu")), config, folder, resume=False)
+    train(Topology(0, 1, torch.device("cpu")), folder, config.as_dict(), resume=False)
     return folder
 
 

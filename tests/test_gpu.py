@@ -14,11 +14,7 @@ from alexnet_fast.distributed import topology
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import training_rows
 from alexnet_fast.shards.reader import ShardSet
-from alexnet_fast.training import loop, placement, run_folder
-from alexnet_fast.training.finite import Finite
-from alexnet_fast.training.metrics import Window
-from alexnet_fast.training.optim import set_learning_rates
-from alexnet_fast.training.scales import Scales
+from alexnet_fast.training import start
 
 pytestmark = pytest.mark.gpu
 
@@ -66,30 +62,28 @@ def test_gpu_images_equal_the_cpu_s(
         assert differences.mean() < 3
 
 
-def steps_without_waiting(topology: topology.Topology, shards: str, settings: dict[str, Any]) -> bool:
+def steps_without_waiting(topology: topology.Topology, shards: str, folder: str, settings: dict[str, Any]) -> bool:
     """Three steps, in which cuDNN, the optimizer and DDP settle; then two in which torch refuses to wait."""
-    config = make_config(**settings, precision="bf16", hidden=256, batch=16, layer_scales=True)
-    state = loop.begin(config, 3, topology.device)
-    placed = placement.place(state.model, state.optimizer, topology, config)
-    state.model, state.optimizer = placed.model, placed.optimizer
-    window = Window(topology, Loader.__new__(Loader), state.sums)
-    finite = Finite(state.model, state.optimizer, config, alone=topology.world == 1)
-    scales = Scales(state.model, state.optimizer, topology, config)
-    batch = batches(Path(shards), topology.device)[0]
+    common: dict[str, Any] = {
+        "precision": "bf16",
+        "hidden": 256,
+        "batch": 16,
+        "crop": 84,
+        "threads": 1,
+        "layer_scales": True,
+    }
+    config = make_config(**{**settings, **common, "shards": shards, "log_every": 1})
+    trainer = start.make_trainer(topology, config, ShardSet.of(config), Path(folder), None)
+    batch = next(iter(trainer.loader))
     try:
         for step in range(1, 6):
             if step == 4:
                 torch.cuda.synchronize()
                 torch.cuda.set_sync_debug_mode("error")
-            set_learning_rates(state.optimizer, config, step / 100)
-            torch.manual_seed(loop.step_seed(0, step, placed.dropout_rank))
-            scales.begin(True)
-            sums = loop.train_step(placed.wrapped, state, batch, config, 1.0)
-            window.add(*sums, 16)
-            finite.look(sums[0], step, batch)
+            trainer.step(batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return window.pending()[2] == 5 * 16 * topology.world
+    return trainer.meter.pending()[2] == 5 * 15  # 60 images in steps of 15
 
 
 STEPS: list[tuple[int, dict[str, Any]]] = [(1, {"recipe": recipe}) for recipe in ("paper", "fast", "large")]
@@ -98,11 +92,13 @@ STEPS += [(2, {"recipe": "paper", "parallel": "towers"}), (2, {"recipe": "paper"
 
 
 @pytest.mark.parametrize(("gpus", "settings"), STEPS)
-def test_the_step_never_waits_for_the_gpu(gpus: int, settings: dict[str, Any], jpeg_shards: Path) -> None:
+def test_the_step_never_waits_for_the_gpu(
+    gpus: int, settings: dict[str, Any], jpeg_shards: Path, tmp_path: Path
+) -> None:
     """`hybrid` does wait, for the other hosts, to know how many images they have."""
     if torch.cuda.device_count() < gpus:
         pytest.skip(f"needs {gpus} GPUs")
-    assert topology.run(steps_without_waiting, gpus, str(jpeg_shards), settings)
+    assert topology.run(steps_without_waiting, gpus, str(jpeg_shards), str(tmp_path), settings)
 
 
 @pytest.mark.parametrize("gpus", [1, 2])
@@ -110,8 +106,7 @@ def test_training_on_gpus(gpus: int, jpeg_shards: Path, tmp_path: Path) -> None:
     if torch.cuda.device_count() < gpus:
         pytest.skip(f"needs {gpus} GPUs")
     config = make_config("fast", shards=str(jpeg_shards), epochs=4, batch=16, hidden=256, log_every=1)
-    run_folder.create(tmp_path / "run", config)
-    result = topology.run(loop.train, gpus, config, tmp_path / "run", False)
+    result = topology.run(start.train, gpus, tmp_path / "run", config.as_dict(), False)
     assert result.finished
     losses = [json.loads(line).get("loss") for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert losses[-2] < losses[0]

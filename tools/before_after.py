@@ -136,7 +136,7 @@ def main(
     print("\n".join(lines))
     if out:
         from alexnet_fast.environment import environment
-        from alexnet_fast.training.metrics import write_json
+        from alexnet_fast.files import write_json
 
         out.mkdir(parents=True)
         write_json(out / "numbers.json", {"threads": THREADS, "batch": BATCH, "rates": rates, **environment()})

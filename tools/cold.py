@@ -23,8 +23,8 @@ import click
 import numpy as np
 
 from alexnet_fast.environment import environment
+from alexnet_fast.files import write_json
 from alexnet_fast.shards.reader import ShardSet
-from alexnet_fast.training.metrics import write_json
 from tools.peer_loaders import Job, run, summary
 
 DROPPED = 0.01

@@ -30,8 +30,8 @@ import torch
 
 from alexnet_fast.demo.samples import draw_samples
 from alexnet_fast.environment import environment
+from alexnet_fast.files import write_json
 from alexnet_fast.training import checkpoint
-from alexnet_fast.training.metrics import write_json
 from tests.conftest import files
 from tests.system.test_crash import group_members
 from tests.system.test_elastic import children, kill

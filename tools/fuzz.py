@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 
 from alexnet_fast.environment import environment
-from alexnet_fast.training.metrics import write_json
+from alexnet_fast.files import write_json
 from tests.system.fuzzing.harness import CPU_SECONDS, SECONDS, Outcome, fuzz, sample
 from tests.system.fuzzing.targets import TARGETS
 

@@ -33,7 +33,9 @@ from alexnet_fast.distributed.topology import Topology, barrier, run
 from alexnet_fast.environment import environment
 from alexnet_fast.loading.synthetic import synthetic
 from alexnet_fast.memory import keep_freed_memory
-from alexnet_fast.training import loop, placement
+from alexnet_fast.training import placement
+from alexnet_fast.training.state import initial_state
+from alexnet_fast.training.step import DTYPES, train_step
 from tools.scaling import BACKWARD, net_of, sent
 
 BYTES_SENT = 200
@@ -74,12 +76,12 @@ def nothing_sent() -> Iterator[None]:
 
 def steps_of(config: TrainConfig, classes: int, topology: Topology) -> Callable[[], object]:
     """A training step of this process, on random images of its share of the batch."""
-    state = loop.begin(config, classes, topology.device)
+    state = initial_state(config, classes, topology.device)
     placed = placement.place(state.model, state.optimizer, topology, config)
     state.model, state.optimizer = placed.model, placed.optimizer
     share = replace(config, batch=config.batch // placed.data.world)
-    batch = next(synthetic(share, classes, loop.DTYPES[config.precision], topology.device))
-    return lambda: loop.train_step(placed.wrapped, state, batch, config, 1.0)
+    batch = next(synthetic(share, classes, DTYPES[config.precision], topology.device))
+    return lambda: train_step(placed.wrapped, state, batch, config, 1.0)
 
 
 def measure(topology: Topology, config: TrainConfig, classes: int, turns: int) -> dict[str, Any]:

@@ -24,9 +24,9 @@ import click
 import numpy as np
 
 from alexnet_fast.environment import environment
+from alexnet_fast.files import write_json
 from alexnet_fast.shards.format import MANIFEST, Manifest, Tar, index_name, tar_name
 from alexnet_fast.shards.reader import ShardSet
-from alexnet_fast.training.metrics import write_json
 from tools.peer_loaders import DALI_JPEG, DALI_RAW, Job, run, summary
 
 IMAGENET = 1_281_167

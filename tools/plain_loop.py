@@ -27,9 +27,10 @@ from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.plan import training_rows
 from alexnet_fast.model.alexnet import bn
 from alexnet_fast.shards.reader import ShardSet
-from alexnet_fast.training.loop import best_precision, train_step
 from alexnet_fast.training.optim import make_optimizer
+from alexnet_fast.training.settings import best_precision
 from alexnet_fast.training.state import State
+from alexnet_fast.training.step import train_step
 
 CPU = torch.device("cpu")
 Step = Callable[[], float]

@@ -28,8 +28,9 @@ from alexnet_fast.config import make_config
 from alexnet_fast.environment import environment
 from alexnet_fast.loading.synthetic import synthetic
 from alexnet_fast.memory import keep_freed_memory
-from alexnet_fast.training.loop import begin, train_step
 from alexnet_fast.training.optim import set_learning_rates
+from alexnet_fast.training.state import initial_state
+from alexnet_fast.training.step import train_step
 
 CPU, CLASSES, SIDE = torch.device("cpu"), 1000, 224
 Step = Callable[[], object]
@@ -95,7 +96,7 @@ def stock(model: nn.Module, batch: int, *, fast: bool) -> Step:
 def ours(batch: int, **settings: Any) -> Step:
     keep_freed_memory()  # as the loader does
     config = replace(make_config("paper", precision="bf16", batch=batch, crop=SIDE, **settings), lr=1e-6)
-    state = begin(config, CLASSES, CPU)
+    state = initial_state(config, CLASSES, CPU)
     set_learning_rates(state.optimizer, config, 0.0)
     item = next(synthetic(config, CLASSES, torch.bfloat16, CPU))  # in the form that the loader gives
     return lambda: train_step(state.model, state, item, config, 1.0)

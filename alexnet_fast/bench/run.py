@@ -32,7 +32,9 @@ from alexnet_fast.sharding.pool import Processes
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.write import write_shard_set
 from alexnet_fast.shards.reader import ShardSet, Split
-from alexnet_fast.training import loop
+from alexnet_fast.training.settings import resolve
+from alexnet_fast.training.state import initial_state
+from alexnet_fast.training.step import DTYPES, train_step
 
 SECONDS, WARM_SECONDS = 1.0, 0.2
 """The least a stage is measured for in a turn, and is warmed up for before."""
@@ -60,7 +62,7 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> Report:
     device = torch.device("cuda", 0) if gpus else torch.device("cpu")
     shards = ShardSet.of(config)
     split = shards.split("train")
-    config = loop.resolve(config, split.size, Topology(0, 1, device))
+    config = resolve(config, split.size, Topology(0, 1, device))
     setup = Setup(
         shards=str(shards.folder),
         encoding=split.encoding,
@@ -122,9 +124,9 @@ def _rate(work: Iterator[int], seconds: float, finish: Callable[[], None]) -> fl
 
 def _stages(shards: ShardSet, split: Split, config: TrainConfig, device: torch.device) -> dict[str, Stage]:
     """Every stage of the report that this device has, in the order of measuring."""
-    dtype = loop.DTYPES[config.precision]
+    dtype = DTYPES[config.precision]
     classes = max(len(shards.manifest.classes), CLASSES)
-    state = loop.begin(replace(config, lr=0.0), classes, device)  # the weights stay, so nothing can diverge
+    state = initial_state(replace(config, lr=0.0), classes, device)  # the weights stay, so nothing can diverge
     if device.type == "cpu":
         keep_freed_memory()  # the loader does; so every stage has it
 
@@ -146,7 +148,7 @@ def _stages(shards: ShardSet, split: Split, config: TrainConfig, device: torch.d
 
     def step(batches: Iterator[Batch]) -> Iterator[int]:
         for batch in batches:
-            loop.train_step(state.model, state, batch, config, 1.0)
+            train_step(state.model, state, batch, config, 1.0)
             yield len(batch.labels)
 
     decoded, loaded, trained = load(1, torch.uint8, False), load(2, dtype, True), load(3, dtype, True)

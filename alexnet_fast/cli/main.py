@@ -231,7 +231,7 @@ def verify_command(shards: str, quick: bool, workers: int | None, json_file: str
     help="Also save inside an epoch.  [default: only at its end]",
 )
 @click.option("--run", type=path_type, help="Run folder.  [default: runs/RECIPE-DATE-TIME]")
-@click.option("--resume", is_flag=True, help="Go on with --run from its newest checkpoint, or begin it.")
+@click.option("--resume", is_flag=True, help="Resume --run from its newest checkpoint, or begin it.")
 @json_option
 def train(
     gpus: int | None,
@@ -247,22 +247,22 @@ def train(
         click.echo(_settings_help(recipe or "paper"))
         return
     if resume and run is None:
-        raise InputError("--resume needs --run: the folder of the run to go on with.")
+        raise InputError("--resume needs --run: the folder of the run to resume.")
     overrides |= {"recipe": recipe, **parse_settings(settings)}
     given = {name: value for name, value in overrides.items() if value is not None}
-    config = make_config(**{"recipe": "paper", **given})
+    make_config(**{"recipe": "paper", **given})  # wrong ones are found before torch is imported
 
     with signals.start_up():
         from alexnet_fast.distributed import devices, topology
-        from alexnet_fast.training import run_folder
+        from alexnet_fast.training import run_folder, start
 
         if gpus is None:
             gpus = devices.usable_gpus()
             if _is_first():
                 click.echo(f"--gpus {gpus}" + ("" if gpus else f": {devices.why_no_gpu()}"), err=True)
-        folder = run or run_folder.default_folder(config)
+        folder = run or run_folder.default_folder(recipe or "paper")
         try:
-            result = topology.run(run_folder.train_in, gpus, folder, given, resume)
+            result = topology.run(start.train, gpus, folder, given, resume)
         except KeyboardInterrupt:
             click.echo("\nStopped at once. What was saved before is whole.", err=True)
             sys.exit(signals.INTERRUPTED)
@@ -274,7 +274,7 @@ def train(
     )
     text = f"{score}{rate if result.seconds else 'no step was left to do'}: {folder}"
     if not result.finished:
-        text = f"Stopped in epoch {result.epochs + 1}; saved. Go on with:\n" + _resume_line(gpus, folder) + "\n" + text
+        text = f"Stopped in epoch {result.epochs + 1}; saved. Resume with:\n" + _resume_line(gpus, folder) + "\n" + text
     body = {name: value for name, value in asdict(result).items() if name != "finished"}
     show(text, body, json_file)
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from alexnet_fast.config import make_config
 from alexnet_fast.console import Progress
 from alexnet_fast.demo.samples import draw_samples
 from alexnet_fast.distributed import topology
@@ -22,7 +21,7 @@ from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.pool import Processes
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.write import write_shard_set
-from alexnet_fast.training import loop, run_folder
+from alexnet_fast.training import start
 
 PARTS = ("images", "shards", "run")
 MARKER = ".alexnet-fast-demo"
@@ -49,9 +48,8 @@ def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tupl
             f"3/4  alexnet-fast train --gpus {gpus} --recipe fast --epochs {epochs} --batch 64 "
             f"--shards {said[shards]} --run {said[run]}"
         )
-    config = make_config("fast", shards=str(shards), epochs=epochs, batch=64)
-    run_folder.create(run, config)
-    result = topology.run(loop.train, gpus, config, run, False)
+    settings = {"recipe": "fast", "shards": str(shards), "epochs": epochs, "batch": 64}
+    result = topology.run(start.train, gpus, run, settings, False)
     if not result.finished:
         raise TrainingError("the demo was stopped. Start it again to see the rest.")
     progress.say(f"4/4  alexnet-fast eval {said[run]}")

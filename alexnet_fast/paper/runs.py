@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from alexnet_fast.config import FREE, TrainConfig
+from alexnet_fast.config import RESUMABLE, TrainConfig
 from alexnet_fast.distributed import devices, topology
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError, TrainingError
@@ -22,12 +22,13 @@ from alexnet_fast.paper import scores
 from alexnet_fast.paper.measures import BASE, Found
 from alexnet_fast.paper.systems import NETWORKS, Claim, configure, plan
 from alexnet_fast.shards.reader import ShardSet
-from alexnet_fast.training import checkpoint, loop, placement, run_folder
+from alexnet_fast.training import checkpoint, placement, start
+from alexnet_fast.training.settings import FILLED_IN, resolve
+from alexnet_fast.training.state import initial_state
+from alexnet_fast.training.step import DTYPES, train_step
 
-SAME_RESULT = {*FREE, "init"} - {"shards"}
+SAME_RESULT = {*RESUMABLE, "init"} - {"shards"}
 """Settings in which the runs of a folder may differ from those asked for: `init` is where a file lies."""
-FILLED_IN = {"crop": 0, "precision": "auto"}
-"""Values for which training puts others, that fit the shards and the machine."""
 LOCK = ".paper"
 """In the folder of a run, or of all: held by the process that trains and scores it, or writes the table."""
 PATIENCE = 5.0
@@ -226,8 +227,8 @@ def _train_and_score(run: Run, gpus: int, clock: Clock | None) -> bool:
 
 
 def train(run: Run, gpus: int) -> bool:
-    """Begins the run, or goes on with it; whether it was not stopped."""
-    return bool(topology.run(run_folder.train_in, gpus, run.folder, run.config.as_dict(), True).finished)
+    """Begins the run, or resumes it; returns whether it was not stopped."""
+    return bool(topology.run(start.train, gpus, run.folder, run.config.as_dict(), True).finished)
 
 
 class Clock:
@@ -273,14 +274,14 @@ def step_seconds(config: TrainConfig, gpus: int) -> float:
     """A training step of one process on one made-up batch: the shortest of a few."""
     device = torch.device("cuda", 0) if gpus else torch.device("cpu")
     manifest = ShardSet.of(config).manifest
-    config = loop.resolve(config, manifest.size, Topology(0, max(gpus, 1), device))
+    config = resolve(config, manifest.size, Topology(0, max(gpus, 1), device))
     config = replace(config, batch=max(config.batch // max(gpus, 1), 1), init="")
-    state = loop.begin(config, len(manifest.classes), device)
-    batches = synthetic(config, len(manifest.classes), loop.DTYPES[config.precision], device)
+    state = initial_state(config, len(manifest.classes), device)
+    batches = synthetic(config, len(manifest.classes), DTYPES[config.precision], device)
     times = []
     for batch in islice(batches, TIMED_STEPS + 1):
         begun = perf_counter()
-        loss, _ = loop.train_step(state.model, state, batch, config, 1.0)
+        loss, _ = train_step(state.model, state, batch, config, 1.0)
         loss.item()  # waits for the device
         times.append(perf_counter() - begun)
     return min(times[1:])

@@ -12,13 +12,12 @@ import numpy as np
 from alexnet_fast.config import RECIPES
 from alexnet_fast.console import drawn
 from alexnet_fast.environment import environment
-from alexnet_fast.files import written
+from alexnet_fast.files import write_json, written
 from alexnet_fast.paper.measures import BASE, Found
 from alexnet_fast.paper.runs import Experiment
 from alexnet_fast.paper.statistics import UNDECIDED, Estimate
 from alexnet_fast.paper.systems import CLAIMS, NETWORKS, RECIPE, Claim
 from alexnet_fast.shards.reader import ShardSet
-from alexnet_fast.training.metrics import write_json
 
 HEAD = ["claim", "paper", "ours [95 % interval]", "over", "verdict"]
 NETWORK_HEAD = ["network", "what", "seeds", "training top-1", "top-1, 1 view", "10 views"]

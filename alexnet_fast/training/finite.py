@@ -1,4 +1,4 @@
-"""Names the first step whose loss or gradients are not finite, and where it began; no weight is changed by it."""
+"""Finds the first step whose loss or gradients are not finite, and the layer where that began."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ ADVICE = (
 )
 
 
-class Finite:
-    """Looks at every step's loss, and at the gradients of the biases: a layer's is the sum of its output's gradient,
+class FiniteCheck:
+    """Checks every step's loss, and the gradients of the biases: a layer's is the sum of its output's gradient,
     so not finite where any of that is not.
 
-    Nothing waits for the device: what it found is read when it has come, a few steps later at most. torch's fused
-    SGD and the loss scaler leave out a step with such gradients, on the device; LARS does not.
-    `alone`: the network can be called without the other processes, to find the layer.
+    Nothing waits for the device: the result is read when it has come, a few steps later at most. torch's fused
+    SGD and the loss scaler leave out a step with such gradients, on the device, so that no weight changes; LARS does
+    not. `is_local`: the network can be called without the other processes, to find the layer.
     """
 
-    def __init__(self, model: AlexNet, optimizer: torch.optim.Optimizer, config: TrainConfig, *, alone: bool) -> None:
-        self._model, self._config, self._alone = model, config, alone
+    def __init__(
+        self, model: AlexNet, optimizer: torch.optim.Optimizer, config: TrainConfig, *, is_local: bool
+    ) -> None:
+        self._model, self._config, self._is_local = model, config, is_local
         self._layers = model.layers()
         self._biases = [layer.bias for layer in self._layers.values() if layer.bias is not None]
         device = self._biases[0].device
@@ -41,11 +43,11 @@ class Finite:
         self._found = torch.zeros((), dtype=torch.int64, pin_memory=device.type == "cuda")
         optimizer.register_step_pre_hook(lambda optimizer, *_: self._before_update(optimizer))
 
-    def look(self, loss: Tensor, step: int, batch: Batch) -> None:
-        """After a step. Raises TrainingError when one is known not to have been finite."""
+    def add(self, loss: Tensor, step: int, batch: Batch) -> None:
+        """Adds the step number `step` (from 1), just done. Raises TrainingError as `check` does."""
         is_finite, self._is_finite = self._is_finite, None
-        fine = loss.isfinite() if is_finite is None else loss.isfinite() & is_finite.all()
-        is_first = ~fine & (self._step == 0)
+        finite = loss.isfinite() if is_finite is None else loss.isfinite() & is_finite.all()
+        is_first = ~finite & (self._step == 0)
         self._step = torch.where(is_first, step, self._step)
         if is_finite is not None:
             self._at_step = torch.where(is_first, is_finite, self._at_step)
@@ -53,8 +55,8 @@ class Finite:
         self.check(batch)
 
     def check(self, batch: Batch) -> None:
-        """Raises TrainingError when a step is known not to have been finite: once the device has been waited for,
-        of all steps so far. `batch`: the last one."""
+        """Raises TrainingError when a step is known not to have been finite: of all steps so far, where the device has
+        been waited for. `batch`: the last one."""
         step = int(self._found)
         if step:
             raise TrainingError(f"{self._described(step, batch)} {ADVICE}")
@@ -65,20 +67,20 @@ class Finite:
             optimizer.found_inf = (~self._is_finite.all()).float()
 
     def _described(self, step: int, batch: Batch) -> str:
-        fine = [bool(part.all()) for part in self._at_step.split([len(bias) for bias in self._biases])]
-        for name, (own, next_one) in zip(self._layers, pairwise(fine), strict=False):
+        finite = [bool(part.all()) for part in self._at_step.split([len(bias) for bias in self._biases])]
+        for name, (own, next_one) in zip(self._layers, pairwise(finite), strict=False):
             if next_one and not own:  # the backward pass comes from there
                 return f"the gradient is not finite (step {step}), first that of {name}."
-        where = self._first_in_forward_pass(batch) if self._alone else ""
+        where = self._first_in_forward_pass(batch) if self._is_local else ""
         return f"the loss is not finite (step {step}){', first ' * bool(where)}{where}."
 
     @torch.no_grad()
     def _first_in_forward_pass(self, batch: Batch) -> str:
-        """Empty where that cannot be told."""
+        """Returns where the first number that is not finite comes from, or nothing where that is unknown."""
         for name, layer in self._layers.items():
             if not layer.weight.isfinite().all():
                 is_cause = self._config.optimizer == "sgd" or self._config.precision == "fp16"
-                return f"the weights of {name}" if is_cause else ""  # LARS has spoilt all of them
+                return f"the weights of {name}" if is_cause else ""  # with LARS all of them are by now
         if not batch.images.isfinite().all():
             return "the images"
         names: dict[nn.Module, str] = {m: path for path, m in self._model.named_modules() if not list(m.children())}

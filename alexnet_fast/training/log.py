@@ -1,4 +1,4 @@
-"""The log of a run: a JSON line a logged step or evaluation; on request the same numbers for TensorBoard."""
+"""The log of a run: a JSON line for each logged step or evaluation; on request the same numbers for TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.files import written
+from alexnet_fast.training.position import Position
 
 
 def check_tensorboard(wanted: bool) -> None:
@@ -22,14 +23,15 @@ def check_tensorboard(wanted: bool) -> None:
 
 
 class Log:
-    """`run`/log.jsonl, and with `tensorboard` events in `run`/tensorboard. `steps`: of an epoch.
+    """Writes `folder`/log.jsonl, and with `tensorboard` events in `folder`/tensorboard.
 
-    Opens nothing before it is written to, which only the first process does. What cannot be written (a full disk) is
-    told to `say`, kept, and written with a later line.
+    Opens nothing before it is written to, which only the first process does. A line that cannot be written (a full
+    disk) is reported by `say`, kept, and written with a later line.
     """
 
-    def __init__(self, run: Path, steps: int, tensorboard: bool, say: Callable[[str], None]) -> None:
-        self._path, self._steps, self._tensorboard, self._say = run / "log.jsonl", steps, tensorboard, say
+    def __init__(self, folder: Path, steps_per_epoch: int, tensorboard: bool, say: Callable[[str], None]) -> None:
+        self._path, self._tensorboard, self._say = folder / "log.jsonl", tensorboard, say
+        self._steps_per_epoch = steps_per_epoch
         self._purge_step: int | None = None
         self._waiting: list[str] = []
 
@@ -41,12 +43,12 @@ class Log:
             self._events.close()
 
     def add(self, line: dict[str, Any]) -> None:
-        """Numbers of the step `step`, or else after `epoch` epochs; a dict in it holds one a layer."""
+        """Writes the numbers of step `step`, or else of the end of `epoch` epochs; a dict holds one for each layer."""
         line = {key: round(value, 5) if isinstance(value, float) else value for key, value in line.items()}
         self._write(json.dumps(line) + "\n")
         if not self._tensorboard:
             return
-        step = line["step"] if "step" in line else line["epoch"] * self._steps
+        step = line["step"] if "step" in line else line["epoch"] * self._steps_per_epoch
         for key, value in line.items():
             if key not in ("step", "epoch"):
                 layers = value.items() if isinstance(value, dict) else [("", value)]
@@ -55,7 +57,7 @@ class Log:
         self._events.flush()
 
     def _write(self, line: str) -> None:
-        told = bool(self._waiting)
+        is_reported = bool(self._waiting)
         self._waiting.append(line)
         try:
             with self._path.open("ab", buffering=0) as file:
@@ -67,18 +69,18 @@ class Log:
                     file.truncate(end)  # no half line
                     raise
         except OSError as error:
-            if not told:
+            if not is_reported:
                 self._say(f"{self._path} cannot be written: {error.strerror}. Its lines wait in memory.")
         else:
             self._waiting.clear()
 
-    def cut(self, step: int, epoch: int) -> None:
-        """Takes out what came after `step` and `epoch`: a killed run may have logged past its checkpoint."""
-        self._purge_step = step + 1
+    def cut(self, position: Position) -> None:
+        """Deletes the lines that came after `position`: a killed run may have logged past its checkpoint."""
         if not self._path.exists():
             return
+        self._purge_step = position.steps_done + 1
         lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if _is_before(line, step, epoch)]
+        kept = [line for line in lines if _is_before(line, position)]
         with written(self._path) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
 
@@ -89,9 +91,9 @@ class Log:
         return SummaryWriter(self._path.with_name("tensorboard"), purge_step=self._purge_step)
 
 
-def _is_before(line: str, step: int, epoch: int) -> bool:
+def _is_before(line: str, position: Position) -> bool:
     try:
         entry = json.loads(line)
     except ValueError:  # the last line of a killed run may be half a line
         return False
-    return bool(entry["step"] <= step if "step" in entry else entry["epoch"] <= epoch)
+    return bool(entry["step"] <= position.steps_done if "step" in entry else entry["epoch"] <= position.epoch)

@@ -55,7 +55,7 @@ def check_processes(config: TrainConfig, world: int) -> None:
 def place(model: AlexNet, optimizer: torch.optim.Optimizer, topology: Topology, config: TrainConfig) -> Placement:
     """This process' part of `model` and of its optimizer's state; every process calls it with the same ones.
 
-    `config` is as `loop.resolve` returns it. Raises InputError for what `check_processes` does and for fp16.
+    `config` is as `settings.resolve` returns it. Raises InputError for what `check_processes` does and for fp16.
     """
     check_processes(config, topology.world)
     if config.parallel == "data" or topology.world == 1:

@@ -1,4 +1,4 @@
-"""On request, how large each layer's gradient, weights and update are: whether all layers learn at a like pace."""
+"""On request, the norms of each layer's gradient, weights and update: whether all layers learn at a like pace."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SPLIT: dict[str, tuple[type[nn.Module], ...]] = {"data": (), "towers": (nn.Conv2
 """Layers of which each process has a part, by the setting `parallel`."""
 
 
-class Scales:
-    """Measures the steps that `begin` announces. L2 norms of each layer's weights (biases left out) and of their
+class LayerScales:
+    """Measures the steps that `begin` announces: L2 norms of each layer's weights (biases left out) and of their
     gradient, before the step; and of the step's change of the weights, relative to theirs.
 
     Of a layer that is split over processes, the whole layer's. Such a step holds a copy of the weights.
@@ -33,11 +33,12 @@ class Scales:
             optimizer.register_step_post_hook(lambda *_: self._look_after())
 
     def begin(self, measures: bool) -> None:
-        """Before a step: whether it is one to measure."""
+        """Announces a step, and whether it is one to measure."""
         self._measures, self._squares = self._wanted and measures, []
 
     def read(self) -> dict[str, dict[str, float]]:
-        """Of the last step, if it was measured (a loss scaler may have left it out): by kind and layer."""
+        """Returns the last step's numbers by kind and layer; nothing if it was not measured or a loss scaler left it
+        out."""
         if not self._squares:
             return {}
         squares = torch.stack(self._squares)
@@ -66,5 +67,5 @@ class Scales:
 
 
 def _squares(tensors: list[Tensor]) -> Tensor:
-    """The squared L2 norm of each."""
+    """Returns the squared L2 norm of each, (n,)."""
     return torch.stack([torch.linalg.vector_norm(x) for x in tensors]).square()

@@ -2,53 +2,69 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
-from alexnet_fast.model.alexnet import AlexNet
+from alexnet_fast.model.alexnet import AlexNet, build
+from alexnet_fast.training.optim import make_optimizer
+from alexnet_fast.training.position import Position
 
 
 @dataclass
 class State:
-    """Of a network split over processes, this one's part."""
+    """Of a network split over processes, this process' part."""
 
     model: AlexNet
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    epoch: int = 0
-    step: int = 0
-    """Steps done in this epoch. All of them: its evaluation is still to come."""
+    position: Position = field(default_factory=lambda: Position(0, 0, 1))
     top1s: list[float] = field(default_factory=list)
     """Validation top-1 after each epoch so far, per cent."""
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     """Loss, correct images and images since the last log line, over all processes; as of the last save."""
 
 
+def initial_state(config: TrainConfig, num_classes: int, device: torch.device, steps_per_epoch: int = 1) -> State:
+    """Returns the state before the first step, its weights drawn from the seed; `config` as `settings.resolve`
+    returns it."""
+    torch.manual_seed(config.seed)
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    model = build(num_classes, config).on(device)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+    return State(model, make_optimizer(model, config), scaler, Position(0, 0, steps_per_epoch))
+
+
 def snapshot(state: State) -> dict[str, Any]:
-    """All of a whole network's state."""
+    """Returns what a checkpoint holds of a whole network's state."""
     return {
         "model": state.model.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
-        "epoch": state.epoch,
-        "step": state.step,
+        "epoch": state.position.epoch,
+        "step": state.position.step,
         "top1s": state.top1s,
         "sums": state.sums,
     }
 
 
 def restore(state: State, saved: dict[str, Any], path: Path) -> None:
-    """Raises InputError when `saved`, of the file `path`, is a network without the rest."""
+    """Copies the checkpoint `saved`, read from `path`, into `state`.
+
+    Raises InputError when it is a network without the rest of the state.
+    """
     if missing := snapshot(state).keys() - saved.keys():
         raise InputError(
             f"{path} holds a network but not all of a training's state (no {', '.join(sorted(missing))}), so it cannot "
-            f"be gone on with. Begin another run with its weights: --set init={path}"
+            f"be resumed. Begin another run with its weights: --set init={path}"
         )
     state.model.load_state_dict(saved["model"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.scaler.load_state_dict(saved["scaler"])
-    state.epoch, state.step, state.top1s, state.sums = (saved[key] for key in ("epoch", "step", "top1s", "sums"))
+    state.position = replace(state.position, epoch=saved["epoch"], step=saved["step"])
+    state.top1s, state.sums = saved["top1s"], saved["sums"]

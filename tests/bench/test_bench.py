@@ -9,7 +9,6 @@ from click.testing import CliRunner
 from PIL import Image
 
 from alexnet_fast import native
-from alexnet_fast import native
 from alexnet_fast.bench import run
 from alexnet_fast.bench.advice import Setup, advise, duration, expected, find_limit, imagenet, noise, number
 from alexnet_fast.bench.report import STAGES, Report

@@ -234,7 +234,7 @@ def test_train_refuses_folders(tmp_path: Path, jpeg_shards: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "config.json").write_text("{}")
     assert_refused(
-        "old already holds a run. Add --resume to go on with it, or choose another --run.",
+        "old already holds a run. Add --resume to resume it, or choose another --run.",
         *(*start, "--shards", jpeg_shards, "--run", "old"),
     )
     assert (tmp_path / "old" / "config.json").read_text() == "{}"
@@ -242,9 +242,9 @@ def test_train_refuses_folders(tmp_path: Path, jpeg_shards: Path) -> None:
 
 def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
     resume = ("train", "--gpus", "0", "--resume")
-    assert_refused("--resume needs --run: the folder of the run to go on with.", *resume)
+    assert_refused("--resume needs --run: the folder of the run to resume.", *resume)
     message = (
-        "run holds no run to resume. To begin one there that --resume goes on with later, give its settings too "
+        "run holds no run to resume. To begin one there that --resume finds later, give its settings too "
         "(--recipe paper, say)."
     )
     for _ in range(2):  # no such folder, then an empty one
@@ -258,7 +258,7 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
     assert_refused(f"{message} Install that.", *resume, "--run", "run")
     (tmp_path / "run" / "config.json").write_text('{"epochs": 3, "recipe": "paper"}')
     assert_refused(
-        "run was begun with batch 128, epochs 3, and --resume goes on with the run's own settings: leave out batch, "
+        "run was begun with batch 128, epochs 3, and --resume keeps the run's own settings: leave out batch, "
         "epochs, or choose another --run. Only shards, threads, cache, cache_bytes, parallel, accumulate, save_every, "
         "keep, log_every, tensorboard, layer_scales may differ.",
         *(*resume, "--run", "run", "--epochs", "2", "--recipe", "paper", "--save-every", "5", "--set", "batch=8"),

@@ -20,8 +20,9 @@ from alexnet_fast.errors import TrainingError
 from alexnet_fast.evaluation import scoring
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.shards.reader import ShardSet, Split
-from alexnet_fast.training import checkpoint, finite, loop, run_folder
-from alexnet_fast.training.state import State
+from alexnet_fast.training import checkpoint, finite, start, trainer
+from alexnet_fast.training.state import State, initial_state
+from alexnet_fast.training.step import train_step
 
 ALONE = Topology(0, 1, torch.device("cpu"))
 
@@ -45,17 +46,17 @@ def spoil(state: State, layer: str, where: str) -> None:
 
 @contextmanager
 def step_spoilt(monkeypatch: pytest.MonkeyPatch, number: int, change: Callable[[State], None]) -> Iterator[None]:
-    real_step, taken = loop.train_step, 0
+    taken = 0
 
     def step(model: Any, state: State, *others: Any) -> Any:
         nonlocal taken
         taken += 1
         if taken == number:
             change(state)
-        return real_step(model, state, *others)
+        return train_step(model, state, *others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", step)
+        patch.setattr(trainer, "train_step", step)
         yield
 
 
@@ -79,9 +80,8 @@ def test_the_step_and_layer_that_are_not_finite_are_named(
             spoil(state, layer, where)
 
     config = settings(raw_shards, log_every=100)
-    run_folder.create(tmp_path / "run", config)
     with step_spoilt(monkeypatch, 6, change), pytest.raises(TrainingError, match="^" + message + "Most often"):
-        loop.train(ALONE, config, tmp_path / "run", resume=False)
+        start.train(ALONE, tmp_path / "run", config.as_dict(), resume=False)
     for name in ("last.pt", "best.pt"):
         saved = checkpoint.load(tmp_path / "run" / name)
         assert saved["epoch"] == 1
@@ -91,17 +91,17 @@ def test_the_step_and_layer_that_are_not_finite_are_named(
 def test_a_step_that_is_not_finite_changes_no_weight(raw_shards: Path) -> None:
     split = ShardSet(raw_shards).split("train")
     config = settings(raw_shards, optimizer="sgd")
-    state = loop.begin(config, 3, ALONE.device)
-    watch = finite.Finite(state.model, state.optimizer, config, alone=True)
+    state = initial_state(config, 3, ALONE.device)
+    watch = finite.FiniteCheck(state.model, state.optimizer, config, is_local=True)
     batches = iter(Loader.training(split, batch=16, crop=64, threads=1))
     batch = next(batches)
-    loss, _ = loop.train_step(state.model, state, batch, config, 1.0)
-    watch.look(loss, 1, batch)
+    loss, _ = train_step(state.model, state, batch, config, 1.0)
+    watch.add(loss, 1, batch)
     before = {name: values.clone() for name, values in state.model.state_dict().items()}
     spoil(state, "fc7", "gradient")
-    loss, _ = loop.train_step(state.model, state, batch, config, 1.0)
+    loss, _ = train_step(state.model, state, batch, config, 1.0)
     with pytest.raises(TrainingError, match=r"step 2\), first that of fc7"):
-        watch.look(loss, 2, batch)
+        watch.add(loss, 2, batch)
     assert all(torch.equal(before[name], values) for name, values in state.model.state_dict().items())
 
 
@@ -110,16 +110,15 @@ def test_nothing_is_saved_of_weights_that_are_not_finite(
 ) -> None:
     """Even where no loss told it."""
     config = settings(raw_shards, epochs=1)
-    run_folder.create(tmp_path / "run", config)
 
     def evaluate_and_spoil(models: list[Any], *others: Any, **named: Any) -> Any:
         accuracy = scoring.evaluate(models, *others, **named)
         models[0].layers()["fc8"].weight.data[1, 1] = torch.nan
         return accuracy
 
-    monkeypatch.setattr(loop, "evaluate", evaluate_and_spoil)
+    monkeypatch.setattr(trainer, "evaluate", evaluate_and_spoil)
     with pytest.raises(TrainingError, match=r"^classifier\.fc8\.weight is not finite, so nothing is saved\."):
-        loop.train(ALONE, config, tmp_path / "run", resume=False)
+        start.train(ALONE, tmp_path / "run", config.as_dict(), resume=False)
     assert not list((tmp_path / "run").glob("*.pt"))
 
 

@@ -130,7 +130,7 @@ def test_slurm_trains_and_queues_itself_again(raw_shards: Path, tmp_path: Path) 
     assert saved["epoch"] < 3
     with running(command, output, variables, tmp_path) as second:
         assert second.wait(timeout=200) == 0, output.read_text()
-    assert f"going on from {run / 'last.pt'}: epoch {saved['epoch'] + 1}" in output.read_text()
+    assert f"resuming from {run / 'last.pt'}: epoch {saved['epoch'] + 1}" in output.read_text()
     assert checkpoint.load(run / "last.pt")["epoch"] == 3
     assert requests.read_text() == f"requeue {job}\n"
 

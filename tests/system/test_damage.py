@@ -17,7 +17,7 @@ from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import TrainingError
 from alexnet_fast.loading import corruption
 from alexnet_fast.loading.plan import epoch_plan
-from alexnet_fast.training import loop, run_folder
+from alexnet_fast.training import start
 from tests.loading.test_damage import CROP, damaged_copy
 
 
@@ -27,10 +27,8 @@ def train_in(topology: Topology, shards: str, out: str) -> None:
     for tolerated in (3, 1):
         corruption.LIMIT = tolerated / 60
         run = Path(out, str(tolerated))
-        if topology.first:
-            run_folder.create(run, config)
         try:
-            loop.train(topology, config, run, resume=False)
+            start.train(topology, run, config.as_dict(), resume=False)
         except TrainingError as error:
             (run / f"error-{topology.rank}").write_text(str(error))
 

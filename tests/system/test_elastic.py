@@ -21,10 +21,8 @@ from uuid import uuid4
 import pytest
 import torch
 
-from alexnet_fast.config import make_config
 from alexnet_fast.distributed.topology import Topology
-from alexnet_fast.training import run_folder
-from alexnet_fast.training.loop import train
+from alexnet_fast.training.start import train
 from tests.waiting import wait_for
 
 SETTINGS: dict[str, Any] = {"arch": "onetower", "epochs": 9, "batch": 4, "lr": 0.0005, "dropout": 0.0, "hidden": 16}
@@ -166,13 +164,11 @@ def test_a_lost_machine_costs_the_steps_since_the_last_save(raw_shards: Path, tm
             reached = last_step(run)
             assert stays.wait(timeout=300) == 0, outputs[0].read_text()
 
-    said = re.findall(r"going on from .+last\.pt: epoch \d+, (\d+) steps done", outputs[0].read_text())
+    said = re.findall(r"resuming from .+last\.pt: epoch \d+, (\d+) steps done", outputs[0].read_text())
     assert len(said) == 1, outputs[0].read_text()  # of the nine epochs some are left, however late this process looks
     assert 0 <= reached - int(said[0]) <= SETTINGS["save_every"]
-    run_folder.create(tmp_path / "alone", make_config("fast", shards=str(raw_shards), **SETTINGS))
-    train(
-        Topology(0, 1, torch.device("cpu")), run_folder.reopen(tmp_path / "alone", {}), tmp_path / "alone", resume=False
-    )
+    given = {"recipe": "fast", "shards": str(raw_shards), **SETTINGS}
+    train(Topology(0, 1, torch.device("cpu")), tmp_path / "alone", given, resume=False)
     ours, theirs = lines(run), lines(tmp_path / "alone")
     assert [line.get("step") for line in ours] == [line.get("step") for line in theirs]
     assert [line["loss"] for line in ours if "step" in line] == pytest.approx(

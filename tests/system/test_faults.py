@@ -22,7 +22,7 @@ from alexnet_fast.report.record import read as read_record
 from alexnet_fast.sharding.sources import folders
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import run_folder
-from alexnet_fast.training.loop import train
+from alexnet_fast.training.start import train
 from tests.conftest import CLASSES
 
 CPU = Topology(0, 1, torch.device("cpu"))
@@ -132,10 +132,9 @@ def test_a_clock_that_jumps(jump: timedelta, raw_shards: Path, tmp_path: Path, m
 
     monkeypatch.setattr(time, "time", jumping)
     monkeypatch.setattr(run_folder, "datetime", Clock)
-    assert run_folder.default_folder(make_config("fast")).name.startswith("fast-")
+    assert run_folder.default_folder("fast").name.startswith("fast-")
     config = make_config("fast", shards=str(raw_shards), epochs=1, batch=16, hidden=32, precision="fp32", log_every=1)
-    run_folder.create(tmp_path / "run", config)
-    result = train(CPU, config, tmp_path / "run", resume=False)
+    result = train(CPU, tmp_path / "run", config.as_dict(), resume=False)
     assert 0 < result.seconds < 600
     assert 0 <= result.data_wait <= 1
     assert result.images_per_second > 0

@@ -11,7 +11,8 @@ import torch
 
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError, TrainingError
-from alexnet_fast.training import loop, run_folder
+from alexnet_fast.training import start
+from alexnet_fast.training.trainer import Result, Trainer
 
 LOCK = """
 import fcntl, signal, sys
@@ -33,15 +34,15 @@ def test_two_trainers_in_one_run_are_refused(
         assert other.stdout is not None
         other.stdout.readline()
         with pytest.raises(InputError, match=r"run is being trained already, by process 7 on elsewhere\. Stop that"):
-            run_folder.train_in(Topology(0, 1, torch.device("cpu")), run, {}, resume=True)
+            start.train(Topology(0, 1, torch.device("cpu")), run, {}, resume=True)
         other.kill()
 
-    def other_tries(*_: object, **__: object) -> loop.Result:
+    def other_tries(self: Trainer) -> Result:
         done = subprocess.run(lock, capture_output=True, text=True, check=False)
         assert "BlockingIOError" in done.stderr
         raise TrainingError("tried")
 
-    monkeypatch.setattr(loop, "train", other_tries)
+    monkeypatch.setattr(Trainer, "run", other_tries)
     with pytest.raises(TrainingError, match="tried"):
-        run_folder.train_in(Topology(0, 1, torch.device("cpu")), run, {}, resume=True)
+        start.train(Topology(0, 1, torch.device("cpu")), run, {}, resume=True)
     assert (run / ".lock").read_text().startswith(f"process {os.getpid()} on ")

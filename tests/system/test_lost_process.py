@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed import heartbeat, topology
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import TrainingError
-from alexnet_fast.training import loop, run_folder
+from alexnet_fast.training import start, trainer
+from alexnet_fast.training.step import train_step
 from tests.distributed.test_watch import settings
 from tests.waiting import wait_for
 
@@ -23,9 +23,7 @@ from tests.waiting import wait_for
 def work(topology: Topology, config: dict[str, Any], run: str, fails_at: int) -> None:
     """Trains with steps of a tenth of a second; rank 1 fails at a step."""
     heartbeat.BEAT, heartbeat.LOST = 0.2, 6.0
-    if topology.first:
-        run_folder.create(Path(run), TrainConfig(**config))
-    real_step, taken = loop.train_step, 0
+    taken = 0
 
     def step(*arguments: Any) -> Any:
         nonlocal taken
@@ -33,10 +31,10 @@ def work(topology: Topology, config: dict[str, Any], run: str, fails_at: int) ->
         time.sleep(0.1)
         if topology.rank == 1 and taken == fails_at:
             raise TrainingError("a reason of its own.")
-        return real_step(*arguments)
+        return train_step(*arguments)
 
-    loop.train_step = step  # type: ignore[assignment]
-    loop.train(topology, TrainConfig(**config), Path(run), resume=False)
+    trainer.train_step = step  # type: ignore[attr-defined,assignment]
+    start.train(topology, Path(run), config, resume=False)
 
 
 @pytest.mark.parametrize(

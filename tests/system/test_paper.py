@@ -22,7 +22,10 @@ from alexnet_fast.paper import runs, scores
 from alexnet_fast.report.insight import drawn
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
-from alexnet_fast.training import checkpoint, loop
+from alexnet_fast.training import checkpoint, trainer
+from alexnet_fast.training.state import initial_state
+from alexnet_fast.training.step import train_step
+from alexnet_fast.training.trainer import Trainer
 from tests.conftest import interrupted, picture, write
 from tests.paper.command import claims_of, command, paper
 from tests.waiting import wait_for
@@ -54,10 +57,10 @@ with locked(Path({str(tmp_path / "base-0" / runs.LOCK)!r})): print(flush=True); 
     assert [claim["name"] for claim in claims_of(tmp_path)[0]] == ["one-cnn", "views", "no-dropout", "no-crops"]
 
 
-def noting(train: Callable[..., Any], calls: list[tuple[str, bool]]) -> Callable[..., Any]:
-    def note(topology: Any, config: Any, run: Path, resume: bool) -> Any:
-        calls.append((run.name, resume))
-        return train(topology, config, run, resume)
+def noting(run: Callable[[Trainer], Any], calls: list[tuple[str, int]]) -> Callable[[Trainer], Any]:
+    def note(self: Trainer) -> Any:
+        calls.append((self.folder.name, self.state.position.steps_done))
+        return run(self)
 
     return note
 
@@ -69,16 +72,16 @@ def test_a_stopped_one_is_gone_on_with(small_shards: Path, tmp_path: Path, monke
     assert done.exit_code == 0, done.output
     assert "no dropout" in (whole / "paper.md").read_text()
 
-    calls: list[tuple[str, bool]] = []
-    monkeypatch.setattr(loop, "train", noting(loop.train, calls))
+    calls: list[tuple[str, int]] = []
+    monkeypatch.setattr(Trainer, "run", noting(Trainer.run, calls))
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", interrupted(loop.train_step, 6))  # an epoch has 4
+        patch.setattr(trainer, "train_step", interrupted(train_step, 6))  # an epoch has 4
         stopped = paper(small_shards, parts, *only)
     assert stopped.exit_code == 130
     assert "Go on with the same command." in stopped.output
     assert [claim["name"] for claim in claims_of(parts)[0]] == ["one-cnn", "views"]
     assert paper(small_shards, parts, *only).exit_code == 0
-    assert calls == [("base-0", False), ("no-dropout-0", False), ("no-dropout-0", True)]
+    assert calls == [("base-0", 0), ("no-dropout-0", 0), ("no-dropout-0", 2)]
     assert claims_of(parts) == claims_of(whole)
     assert paper(small_shards, parts, *only).exit_code == 0
     assert len(calls) == 3
@@ -178,7 +181,7 @@ def test_a_run_that_fails_does_not_end_the_others(
     def fail(*_: Any) -> Any:
         raise TrainingError("the loss is not finite (step 3).")
 
-    monkeypatch.setattr(loop, "train", fail)
+    monkeypatch.setattr(Trainer, "run", fail)
     result = paper(small_shards, tmp_path, "--only", "views,tanh,tuned")
     assert result.exit_code == 1
     for reason in ("base seed 0: the loss is", "tanh seed 0: the loss is", "sixconv-tuned seed 0: needs --big SHARDS"):
@@ -201,7 +204,7 @@ def test_pre_training_then_fine_tuning(small_shards: Path, tmp_path: Path) -> No
     assert (len(states[0]["classes"]), len(states[1]["classes"])) == (2, 3)
     assert (big["classifier.fc8.weight"].shape, tuned["classifier.fc8.weight"].shape) == ((2, 16), (3, 32))
     torch.manual_seed(0)
-    fresh = loop.begin(TrainConfig(**states[1]["config"]), 3, torch.device("cpu")).model.state_dict()
+    fresh = initial_state(TrainConfig(**states[1]["config"]), 3, torch.device("cpu")).model.state_dict()
     name = "features.conv3.weight"
     assert (tuned[name] - big[name]).norm() < 0.5 * (fresh[name] - big[name]).norm()
     assert [claim["name"] for claim in claims_of(tmp_path / "out")[0]] == ["tuned"]

@@ -17,7 +17,8 @@ from alexnet_fast.config import TrainConfig, make_config
 from alexnet_fast.distributed import topology as processes
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.inference.predictions import guess_checkpoints
-from alexnet_fast.training import checkpoint, loop, run_folder
+from alexnet_fast.training import checkpoint, start, trainer
+from alexnet_fast.training.step import train_step
 from tests.conftest import interrupted
 from tools import parallel_bytes
 
@@ -33,16 +34,12 @@ def settings(shards: Path, **overrides: Any) -> TrainConfig:
 
 
 def train(topology: Topology, config: dict[str, Any], run: str, stop_after: int = 0) -> None:
-    """Goes on with a run that is there; stops itself, as by Ctrl-C, after some steps."""
-    real_step = loop.train_step
-    begun = (Path(run) / "last.pt").exists()
-    if topology.first and not begun:
-        run_folder.create(Path(run), TrainConfig(**config))
-    loop.train_step = interrupted(real_step, stop_after)
+    """Resumes a run that is there; stops itself, as by Ctrl-C, after some steps."""
+    trainer.train_step = interrupted(train_step, stop_after)  # type: ignore[attr-defined]
     try:
-        loop.train(topology, TrainConfig(**config), Path(run), resume=begun)
+        start.train(topology, Path(run), config, resume=True)
     finally:
-        loop.train_step = real_step
+        trainer.train_step = train_step  # type: ignore[attr-defined]
 
 
 def train_each(topology: Topology, cases: list[dict[str, Any]]) -> None:

@@ -21,8 +21,10 @@ from alexnet_fast.config import TrainConfig, make_config
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.evaluation import scoring as evaluation
-from alexnet_fast.training import checkpoint, loop, placement, run_folder
+from alexnet_fast.training import checkpoint, placement, run_folder, start, trainer
 from alexnet_fast.training.log import Log
+from alexnet_fast.training.step import train_step
+from alexnet_fast.training.trainer import Result
 from tests.conftest import Payload, interrupted
 
 CPU = Topology(0, 1, torch.device("cpu"))
@@ -45,13 +47,12 @@ def settings(shards: Path, **overrides: Any) -> TrainConfig:
     return make_config("fast", **{"shards": str(shards), **small, **overrides})
 
 
-def begin(config: TrainConfig, run: Path) -> loop.Result:
-    run_folder.create(run, config)
-    return loop.train(CPU, config, run, resume=False)
+def begin(config: TrainConfig, run: Path) -> Result:
+    return start.train(CPU, run, config.as_dict(), resume=False)
 
 
-def go_on(run: Path, **given: Any) -> loop.Result:
-    return loop.train(CPU, run_folder.reopen(run, given), run, resume=True)
+def resume(run: Path, **given: Any) -> Result:
+    return start.train(CPU, run, given, resume=True)
 
 
 @pytest.fixture(scope="module")
@@ -147,17 +148,17 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
 ) -> None:
     run = shutil.copytree(whole, tmp_path / "run")
     (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:-1])
-    assert go_on(run).finished
+    assert resume(run).finished
     said = capsys.readouterr().err
-    assert f"going on from {run / 'step-00000004.pt'}: epoch 2, 4 steps done; {run / 'last.pt'} is damaged" in said
+    assert f"resuming from {run / 'step-00000004.pt'}: epoch 2, 4 steps done; {run / 'last.pt'} is damaged" in said
     assert_same(run, whole)
     for name in ("last.pt", "step-00000004.pt"):
         (run / name).write_bytes(b"")
     with pytest.raises(InputError, match=r"last\.pt cannot be read as a checkpoint"):
-        go_on(run)
+        resume(run)
     shutil.copy(run / "best.pt", run / "last.pt")
     with pytest.raises(InputError, match=r"last\.pt holds a network but not all of a training's state \(no optimizer"):
-        go_on(run)
+        resume(run)
 
 
 # --- full disks
@@ -232,7 +233,7 @@ def test_training_survives_a_full_disk(
 def test_a_stop_that_cannot_save_is_no_success(
     raw_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "train_step", interrupted(loop.train_step, 3))
+    monkeypatch.setattr(trainer, "train_step", interrupted(train_step, 3))
     monkeypatch.setattr(checkpoint, "save", failing(2, 9))
     with pytest.raises(TrainingError, match=r"^last\.pt could not be saved: No space .*run holds what"):
         begin(settings(raw_shards, save_every=2), tmp_path / "run")
@@ -255,7 +256,7 @@ def test_a_network_is_gathered_once_for_all_that_looks_at_it(
 
         return replace(placed, whole=gathered)
 
-    monkeypatch.setattr(loop, "place", counting)
+    monkeypatch.setattr(start, "place", counting)
     begin(settings(raw_shards), tmp_path / "run")
     assert calls == 2  # epochs
     assert_same(tmp_path / "run", whole)
@@ -276,11 +277,11 @@ def test_the_last_ones_are_kept(
     if not links:
         monkeypatch.setattr(os, "link", refused)
     run = tmp_path / "run"
-    monkeypatch.setattr(loop, "train_step", interrupted(loop.train_step, 7))
+    monkeypatch.setattr(trainer, "train_step", interrupted(train_step, 7))
     begin(settings(raw_shards, save_every=1, keep=2), run)
     assert checkpoint.kept(run).keys() == {5, 6}
     assert [checkpoint.load(checkpoint.kept_path(run, at))["step"] for at in (5, 6)] == [1, 2]
-    go_on(run, keep=0)
+    resume(run, keep=0)
     assert not checkpoint.kept(run)
     assert_same(run, whole)
 
@@ -294,7 +295,7 @@ def test_from_any_saved_step_a_run_goes_on_exactly(at: int, whole: Path, raw_sha
     os.replace(checkpoint.kept_path(run, at), run / "last.pt")
     for path in checkpoint.kept(run).values():
         path.unlink()
-    assert go_on(run, save_every=0).finished
+    assert resume(run, save_every=0).finished
     assert_same(run, whole)
 
 
@@ -310,7 +311,7 @@ def test_before_anything_is_saved_a_run_begins_again(whole: Path, raw_shards: Pa
     run_folder.create(run, make_config(**given))
     (run / "log.jsonl").write_text('{"step": 3, "epoch": 0, "loss": 1}\n')
     for _ in range(2):
-        assert run_folder.train_in(CPU, run, given, resume=True).finished
+        assert start.train(CPU, run, given, resume=True).finished
         assert_same(run, whole)
 
 
@@ -319,17 +320,17 @@ def test_resuming_refuses_other_settings_and_sets(
 ) -> None:
     run = shutil.copytree(whole, tmp_path / "run")
     with pytest.raises(InputError, match=r"begun with batch 16, recipe fast, .*: leave out batch, recipe, or choose"):
-        run_folder.train_in(CPU, run, {"batch": 8, "recipe": "paper", "epochs": 2}, resume=True)
+        start.train(CPU, run, {"batch": 8, "recipe": "paper", "epochs": 2}, resume=True)
     with pytest.raises(InputError, match=r"elsewhere holds no run to resume\. To begin one there"):
-        run_folder.train_in(CPU, tmp_path / "elsewhere", {"threads": 1}, resume=True)
+        start.train(CPU, tmp_path / "elsewhere", {"threads": 1}, resume=True)
     assert not (tmp_path / "elsewhere").exists()
     moved = shutil.copytree(raw_shards, tmp_path / "moved")
-    assert run_folder.train_in(CPU, run, {"shards": str(moved)}, resume=True).finished
+    assert start.train(CPU, run, {"shards": str(moved)}, resume=True).finished
     with pytest.raises(InputError, match=r"is not the shard set that .*last\.pt was trained on"):
-        run_folder.train_in(CPU, run, {"shards": str(jpeg_shards)}, resume=True)
+        start.train(CPU, run, {"shards": str(jpeg_shards)}, resume=True)
     (run / "config.json").write_text('{"epochs": 2')
     with pytest.raises(InputError, match=r"config\.json is damaged: it holds no settings"):
-        run_folder.train_in(CPU, run, {}, resume=True)
+        start.train(CPU, run, {}, resume=True)
 
 
 # --- stopping
@@ -352,11 +353,11 @@ def test_a_stop_in_the_evaluation_is_gone_on_with_exactly(
 
         return evaluate(*args, **{**options, "stopped": stopped})
 
-    monkeypatch.setattr(loop, "evaluate", told_to_stop)
+    monkeypatch.setattr(trainer, "evaluate", told_to_stop)
     assert not begin(settings(raw_shards), run).finished
-    assert not go_on(run).finished  # in the same evaluation
+    assert not resume(run).finished  # in the same evaluation
     saved = checkpoint.load(run / "last.pt")
     assert (saved["epoch"], saved["step"], saved["top1s"]) == (0, 4, [])
-    monkeypatch.setattr(loop, "evaluate", evaluate)
-    assert go_on(run).finished
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    assert resume(run).finished
     assert_same(run, whole)

@@ -12,7 +12,8 @@ import torch
 from alexnet_fast.config import TrainConfig, make_config
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError
-from alexnet_fast.training import checkpoint, log, loop, run_folder, scales
+from alexnet_fast.training import checkpoint, log, scales, start, trainer
+from alexnet_fast.training.step import train_step
 from tests.conftest import interrupted
 
 ALONE = Topology(0, 1, torch.device("cpu"))
@@ -45,20 +46,19 @@ def flat(lines: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
 def test_tensorboard_has_the_numbers_of_the_json_lines(
     raw_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of a run that was killed and gone on with: nothing twice, and nothing of what was undone."""
+    """Also of a run that was killed and resumed: nothing twice, and nothing of what was undone."""
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = tmp_path / "run"
     config = settings(raw_shards, tensorboard=True, layer_scales=True)
-    run_folder.create(run, config)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", interrupted(loop.train_step, 6))
-        assert not loop.train(ALONE, config, run, resume=False).finished
+        patch.setattr(trainer, "train_step", interrupted(train_step, 6))
+        assert not start.train(ALONE, run, config.as_dict(), resume=False).finished
     with log.Log(run, STEPS, True, print) as killed:
         killed.add({"step": 7, "epoch": 1, "loss": 100.0})
         killed.add({"epoch": 2, "val_top1": 100.0})
-    assert loop.train(ALONE, run_folder.reopen(run, {"threads": 1}), run, resume=True).finished
+    assert start.train(ALONE, run, {"threads": 1}, resume=True).finished
 
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
@@ -80,10 +80,9 @@ def test_tensorboard_has_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def saved_after(steps: int, config: TrainConfig, run: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
-    run_folder.create(run, config)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", interrupted(loop.train_step, steps))
-        loop.train(ALONE, config, run, resume=False)
+        patch.setattr(trainer, "train_step", interrupted(train_step, steps))
+        start.train(ALONE, run, config.as_dict(), resume=False)
     weights: dict[str, torch.Tensor] = checkpoint.load(run / "last.pt")["model"]
     return weights
 
@@ -123,8 +122,7 @@ def test_steps_between_log_lines_measure_nothing(
     config = settings(raw_shards, epochs=1, log_every=3, layer_scales=True)
     saved = []
     for name, wanted in (("with", True), ("without", False)):
-        run_folder.create(tmp_path / name, replace(config, layer_scales=wanted))
-        loop.train(ALONE, replace(config, layer_scales=wanted), tmp_path / name, resume=False)
+        start.train(ALONE, tmp_path / name, replace(config, layer_scales=wanted).as_dict(), resume=False)
         saved.append(checkpoint.load(tmp_path / name / "last.pt")["model"])
     assert counted == [8] * 3 * 2  # the third step, and the epoch's last
     assert all(torch.equal(values, saved[1][name]) for name, values in saved[0].items())

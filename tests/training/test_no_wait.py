@@ -1,5 +1,7 @@
 """Nothing in a step asks a tensor for a number, for which the host would wait for a GPU. On one: tests/test_gpu.py."""
 
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,12 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from alexnet_fast.config import make_config
 from alexnet_fast.distributed.topology import Topology
-from alexnet_fast.loading.loader import Batch, Loader
-from alexnet_fast.training import loop, optim
-from alexnet_fast.training.finite import Finite
-from alexnet_fast.training.metrics import Window
-from alexnet_fast.training.scales import Scales
-from tests.training.test_training import ROWS
+from alexnet_fast.shards.reader import ShardSet
+from alexnet_fast.training import start
 
 aten = torch.ops.aten
 WAITING = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default}
@@ -42,23 +40,19 @@ class NoNumbers(TorchDispatchMode):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("recipe", ["paper", "fast", "large"])
-def test_a_step_asks_for_no_number(recipe: str, accumulate: int) -> None:
-    """With what the loop does about it: rates, seed, watching for NaN, sums, layer scales."""
-    config = make_config(recipe, precision="fp32", hidden=16, accumulate=accumulate, layer_scales=True)
-    state = loop.begin(config, 10, ALONE.device)
-    finite = Finite(state.model, state.optimizer, config, alone=True)
-    scales = Scales(state.model, state.optimizer, ALONE, config)
-    window = Window(ALONE, Loader.__new__(Loader), state.sums)
-    batch = Batch(torch.randn(6, 3, 64, 64), torch.randint(10, (6,)), ROWS)
-    for step in (1, 2):  # the optimizer's state comes with the first
-        with NoNumbers(allowed=finite._found.data_ptr()):
-            optim.set_learning_rates(state.optimizer, config, step / 100)
-            torch.manual_seed(loop.step_seed(0, step, 0))
-            scales.begin(True)
-            loss, correct = loop.train_step(state.model, state, batch, config, 1.0)
-            window.add(loss, correct, 6)
-            finite.look(loss, step, batch)
-    assert torch.isfinite(loss)
+def test_a_step_asks_for_no_number(recipe: str, accumulate: int, raw_shards: Path, tmp_path: Path) -> None:
+    """The trainer's: with rates, seed, watching for NaN, sums, layer scales."""
+    common = {"precision": "fp32", "hidden": 16, "batch": 16, "crop": 64, "threads": 1, "log_every": 1}
+    config = make_config(recipe, shards=str(raw_shards), accumulate=accumulate, layer_scales=True, **common)
+    trainer = start.make_trainer(ALONE, config, ShardSet.of(config), tmp_path, None)
+    batches = iter(trainer.loader)
+    for _ in range(2):  # the optimizer's state comes with the first
+        batch = next(batches)
+        with NoNumbers(allowed=trainer.finite._found.data_ptr()):
+            trainer.step(batch)
+    loss, _, images = trainer.meter.pending()
+    assert images == 2 * 15
+    assert math.isfinite(loss)
 
 
 def test_what_asks_is_noticed() -> None:

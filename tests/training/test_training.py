@@ -22,8 +22,11 @@ from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.shards.local import LocalTars
 from alexnet_fast.shards.reader import ShardSet
-from alexnet_fast.training import checkpoint, loop, optim, run_folder
-from alexnet_fast.training.loop import Result, train
+from alexnet_fast.training import checkpoint, optim, trainer
+from alexnet_fast.training.start import train
+from alexnet_fast.training.state import initial_state
+from alexnet_fast.training.step import train_step
+from alexnet_fast.training.trainer import Result, Trainer
 from tests.conftest import SIZE, interrupted, write
 
 CPU = Topology(0, 1, torch.device("cpu"))
@@ -46,8 +49,7 @@ def settings(shards: Path, recipe: str = "fast", **overrides: Any) -> TrainConfi
 
 
 def start(config: TrainConfig, run: Path) -> Result:
-    run_folder.create(run, config)
-    return train(CPU, config, run, resume=False)
+    return train(CPU, run, config.as_dict(), resume=False)
 
 
 def log_of(run: Path) -> list[dict[str, Any]]:
@@ -86,13 +88,12 @@ def test_the_order_window(jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest
     """The stream is the plan's; tars are read from end to end, one by one."""
     seen: list[Rows] = []
     opened: list[int] = []
-    step = loop.train_step
 
     def noted(model: Any, state: Any, batch: Batch, *more: Any) -> Any:
         seen.append(batch.rows)
-        return step(model, state, batch, *more)
+        return train_step(model, state, batch, *more)
 
-    monkeypatch.setattr(loop, "train_step", noted)
+    monkeypatch.setattr(trainer, "train_step", noted)
     monkeypatch.setattr(LocalTars, "ask_for_all_of", lambda _, shards: opened.extend(shards))
     start(settings(jpeg_shards, order="window", window=2, hidden=16), tmp_path / "run")
     tars = ShardSet(jpeg_shards).split("train").index["shard"]
@@ -125,10 +126,10 @@ def test_resuming_equals_never_having_stopped(
 ) -> None:
     """Bit for bit, dropout too, stopped in mid-epoch or at its end."""
     config = settings(jpeg_shards)
-    monkeypatch.setattr(loop, "train_step", interrupted(loop.train_step, stop_after))
+    monkeypatch.setattr(trainer, "train_step", interrupted(train_step, stop_after))
     first = start(config, tmp_path / "parts")
     assert not first.finished
-    assert train(CPU, run_folder.reopen(tmp_path / "parts", {}), tmp_path / "parts", resume=True).finished
+    assert train(CPU, tmp_path / "parts", {}, resume=True).finished
     expected, parts = weights(whole), weights(tmp_path / "parts")
     assert all(torch.equal(expected[name], parts[name]) for name in expected)
     assert losses(whole) == losses(tmp_path / "parts")
@@ -150,7 +151,7 @@ def test_resuming_after_a_kill_leaves_one_line_a_step(jpeg_shards: Path, tmp_pat
     whole = (run / "log.jsonl").read_text()
     with (run / "log.jsonl").open("a") as file:
         file.write('{"step": 900, "epoch": 7, "loss": 1.0}\n{"epoch": 7, "val_top1": 3}\n{"step": 90')
-    assert train(CPU, run_folder.reopen(run, {}), run, resume=True).finished
+    assert train(CPU, run, {}, resume=True).finished
     assert (run / "log.jsonl").read_text() == whole
 
 
@@ -164,7 +165,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(jpeg_shards: Path, tmp_path: Pa
 def test_a_stuck_loss_is_said(
     jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("alexnet_fast.training.loop.STUCK_STEPS", 2)
+    monkeypatch.setattr("alexnet_fast.training.trainer.STUCK_STEPS", 2)
     start(settings(jpeg_shards, lr=0.0, epochs=1), tmp_path / "run")
     assert "the loss is still 1.099, that of guessing (ln 3)" in capsys.readouterr().err
 
@@ -199,12 +200,12 @@ def test_an_accumulated_batch_is_one_step() -> None:
     for accumulate in (1, 4):
         torch.manual_seed(0)
         parts = replace(config, accumulate=accumulate)
-        state = loop.begin(parts, 10, torch.device("cpu"))
+        state = initial_state(parts, 10, torch.device("cpu"))
         losses = []
         for step in range(2):
             optim.set_learning_rates(state.optimizer, parts, step)
             images, labels = torch.randn(512, 3, 64, 64) * 50, torch.randint(0, 10, (512,))
-            loss, correct = loop.train_step(state.model, state, Batch(images, labels, ROWS), parts, 1.0)
+            loss, correct = train_step(state.model, state, Batch(images, labels, ROWS), parts, 1.0)
             losses.append((loss.item(), correct.item()))
         results.append((losses, state.model.state_dict()))
     (whole, weights_whole), (parts_, weights_parts) = results
@@ -218,19 +219,16 @@ def test_a_run_goes_on_in_other_parts(jpeg_shards: Path, tmp_path: Path, monkeyp
     """As when memory ran out: the losses, to float tolerance, of a run that was never stopped."""
     config = settings(jpeg_shards, "paper", arch="onetower", dropout=0.0, lr=0.0003, hidden=64)
     start(config, tmp_path / "whole")
-    step = loop.train_step
-    monkeypatch.setattr(loop, "train_step", interrupted(step, 3))
+    monkeypatch.setattr(trainer, "train_step", interrupted(train_step, 3))
     start(config, tmp_path / "parts")
     parts: list[int] = []
 
     def noted(model: Any, state: Any, batch: Batch, config: TrainConfig, share: float) -> Any:
         parts.append(config.accumulate)
-        return step(model, state, batch, config, share)
+        return train_step(model, state, batch, config, share)
 
-    monkeypatch.setattr(loop, "train_step", noted)
-    assert train(
-        CPU, run_folder.reopen(tmp_path / "parts", {"accumulate": 4}), tmp_path / "parts", resume=True
-    ).finished
+    monkeypatch.setattr(trainer, "train_step", noted)
+    assert train(CPU, tmp_path / "parts", {"accumulate": 4}, resume=True).finished
     assert parts == [4] * 5
     found, expected = ([loss for *_, loss in losses(tmp_path / run)] for run in ("parts", "whole"))
     assert found == pytest.approx(expected, rel=1e-4)
@@ -262,10 +260,10 @@ def test_few_images_take_a_smaller_batch(
     """A recipe's batch and rate are for a million images; what is given is kept."""
     assert [batch_for(images, 1024) for images in (1_281_167, 20_480, 20_479, 9_469, 60)] == [1024, 1024, 512, 256, 32]
     assert batch_for(60, 8) == 8
-    monkeypatch.setattr(loop, "train", lambda topology, config, run, resume: config)
+    monkeypatch.setattr(Trainer, "run", lambda self: self.config)
 
     def begun(name: str, **given: Any) -> TrainConfig:
-        return run_folder.train_in(CPU, tmp_path / name, {"shards": str(jpeg_shards), **given}, resume=False)  # type: ignore[return-value]
+        return train(CPU, tmp_path / name, {"shards": str(jpeg_shards), **given}, resume=False)  # type: ignore[return-value]
 
     config = begun("a", recipe="fast")
     assert (config.batch, config.lr) == (32, 0.4 * 32 / 1024)

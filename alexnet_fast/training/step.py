@@ -1,0 +1,51 @@
+"""One training step, in which nothing waits for the device."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alexnet_fast.config import TrainConfig
+from alexnet_fast.distributed.topology import without_sync
+from alexnet_fast.loading.loader import Batch
+from alexnet_fast.training.state import State
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+"""What the network computes in, by the setting `precision`."""
+
+
+def train_step(
+    model: nn.Module, state: State, batch: Batch, config: TrainConfig, share: float
+) -> tuple[Tensor, Tensor]:
+    """One update; returns the summed loss and the number of correct images, both still on the device.
+
+    `share`: this process' part of the step times the number of processes, about 1. It weighs the loss so that
+    the average over processes counts every image alike. `config` as `settings.resolve` returns it.
+    """
+    model.train()
+    device, dtype = batch.images.device.type, DTYPES[config.precision]
+    total, correct = torch.zeros(2, device=batch.images.device).unbind()
+    parts = list(zip(*(t.tensor_split(config.accumulate) for t in (batch.images, batch.labels)), strict=True))
+    for i, (images, labels) in enumerate(parts, 1):
+        with without_sync(model) if i < len(parts) else nullcontext():
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+                logits = model(images)
+            loss = nn.functional.cross_entropy(
+                logits.float(), labels, label_smoothing=config.label_smoothing, reduction="sum"
+            )
+            state.scaler.scale(loss * (share / len(batch.labels))).backward()
+        total = total + loss.detach()
+        correct = correct + (logits.detach().argmax(1) == labels).sum()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    return total, correct
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Returns the seed of a step's dropout: a function of where the run is, so that a resumed run draws the same
+    masks."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
