@@ -11,7 +11,7 @@ import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -126,13 +126,14 @@ def samples(split: Split, numbers: list[int] | None = None) -> list[bytes]:
 
 
 def tar_by_tar(split: Split) -> list[bytes]:
-    """In stored order, the next tar expected while one is read."""
+    """In stored order, the next tar leased while one is read."""
     parts = np.split(np.arange(len(split)), np.flatnonzero(np.diff(split.index["shard"])) + 1)
     got = []
-    split.expect(parts[0])
+    lease = split.lease(parts[0])
     for part, following in zip(parts, [*parts[1:], parts[0][:0]], strict=True):
-        split.expect(following)
-        got += samples(split, part.tolist())
+        with closing(lease):
+            lease = split.lease(following)
+            got += samples(split, part.tolist())
     return got
 
 
@@ -169,7 +170,7 @@ def test_a_set_behind_a_url_is_the_local_set(
             assert (shards.folder / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_only_what_is_read_or_expected_is_fetched(
+def test_only_what_is_read_or_leased_is_fetched(
     serve: Callable[[Path], Server], jpeg_shards: Path, tmp_path: Path
 ) -> None:
     server = serve(jpeg_shards)
@@ -177,7 +178,7 @@ def test_only_what_is_read_or_expected_is_fetched(
     place = {int(shard): number for number, shard in enumerate(split.index["shard"])}
     samples(split, [place[1]])
     assert [name for name in server.requests if name.endswith(".tar")] == ["train-000001.tar"]
-    split.expect(np.array([place[0]]))
+    split.lease(np.array([place[0]]))
     deadline = time.monotonic() + 10
     while not server.requests["train-000000.tar"]:
         assert time.monotonic() < deadline
@@ -392,8 +393,8 @@ def test_threads_that_need_more_than_fits_at_once_take_turns(
         for _ in range(20):
             shards = random.choice(len(sizes(jpeg_shards)), 2, replace=False)
             numbers = np.flatnonzero(np.isin(local.index["shard"], shards))
-            split.expect(numbers)
-            right.append(samples(split, numbers.tolist()) == samples(local, numbers.tolist()))
+            with closing(split.lease(numbers)):
+                right.append(samples(split, numbers.tolist()) == samples(local, numbers.tolist()))
 
     threads = [threading.Thread(target=read, args=(seed,), daemon=True) for seed in range(3)]
     for thread in threads:

@@ -23,9 +23,8 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.scoring import Stopped, damage_note, evaluate
 from alexnet_fast.loading.corruption import check_damage
 from alexnet_fast.loading.loader import Batch, Loader
-from alexnet_fast.loading.plan import Window, steps_per_epoch, training_rows
+from alexnet_fast.loading.plan import steps_per_epoch
 from alexnet_fast.model.alexnet import AlexNet, build
-from alexnet_fast.shards.format import Pixels
 from alexnet_fast.shards.reader import ShardSet, Split
 from alexnet_fast.signals import stop_signals
 from alexnet_fast.training import checkpoint, metrics
@@ -133,7 +132,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
         previous=done if whole_last else None,
         best_top1=max(state.top1s, default=-1.0),
     )
-    loader = _batches(split, pixels, config, topology, data, state)
+    loader = _batches(split, config, topology, data, state)
     window = metrics.Window(topology, loader, state.sums)
     told: set[int] = set()
 
@@ -226,34 +225,25 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     return Result(str(run), state.epoch, best, last, *window.totals(), finished=state.epoch == config.epochs)
 
 
-def _batches(
-    split: Split, pixels: Pixels, config: TrainConfig, topology: Topology, data: Topology, state: State
-) -> Loader:
+def _batches(split: Split, config: TrainConfig, topology: Topology, data: Topology, state: State) -> Loader:
     """This process' part, `data`, of every step from where `state` is."""
-    rows = training_rows(
-        len(split),
-        config.batch,
-        config.seed,
-        margin=split.size - config.crop,
+    return Loader.training(
+        split,
+        batch=config.batch,
+        epoch=state.epoch,
+        num_epochs=config.epochs - state.epoch,
+        first_step=state.step,
+        crop=config.crop,
+        crops=config.crops,
+        seed=config.seed,
         colour_std=config.colour_std,
         colour_epochs=config.colour_off * config.epochs,
-        crops=config.crops,
-        window=Window(split.index["shard"], config.window) if config.order == "window" else None,
+        window=config.window if config.order == "window" else None,
         rank=data.rank,
-        world=data.world,
-        epochs=range(state.epoch, config.epochs),
-        first_step=state.step,
-    )
-    return Loader(
-        split,
-        pixels,
-        rows,
-        max_batch=-(-config.batch // data.world),
-        crop=config.crop,
+        world_size=data.world,
         device=topology.device,
         dtype=DTYPES[config.precision],
         threads=config.threads,
-        whole_tars=config.order == "window",
     )
 
 
