@@ -16,6 +16,7 @@ from PIL import Image
 
 from alexnet_fast import native
 from alexnet_fast.config import TrainConfig
+from alexnet_fast.loading.plan import Rows, training_rows
 from alexnet_fast.model.alexnet import build
 from alexnet_fast.sharding.listing import Source
 from alexnet_fast.sharding.output import Output, open_output
@@ -240,6 +241,13 @@ def save_network(path: Path, arch: str = "bn", *, crop: int = 84, seed: int = 0,
     }
     checkpoint.save(path, state)
     return path
+
+
+def epoch_rows(seed: int, epoch: int, samples: int, *, margin: int, colour_std: float, **more: Any) -> Rows:
+    """All of an epoch's rows, as one step."""
+    epochs = range(epoch, epoch + 1)
+    (rows,) = training_rows(samples, samples, seed, margin=margin, colour_std=colour_std, epochs=epochs, **more)
+    return rows
 
 
 class Payload:

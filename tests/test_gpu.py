@@ -12,7 +12,6 @@ from alexnet_fast import native
 from alexnet_fast.config import make_config
 from alexnet_fast.distributed import topology
 from alexnet_fast.loading.loader import Batch, Loader
-from alexnet_fast.loading.plan import training_rows
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import start
 
@@ -20,10 +19,8 @@ pytestmark = pytest.mark.gpu
 
 
 def batches(shards: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> list[Batch]:
-    shard_set = ShardSet(shards)
-    split = shard_set.split("train")
-    rows = training_rows(len(split), 16, 0, margin=split.size - 84, colour_std=0.1, epochs=range(2))
-    return list(Loader(split, shard_set.manifest.pixels, rows, max_batch=16, crop=84, device=device, dtype=dtype))
+    split = ShardSet(shards).split("train")
+    return list(Loader.training(split, batch=16, num_epochs=2, crop=84, device=device, dtype=dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])

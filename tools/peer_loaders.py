@@ -93,29 +93,18 @@ def ours(job: Job) -> Iterator[int]:
     import torch
 
     from alexnet_fast.loading.loader import Loader
-    from alexnet_fast.loading.plan import Window, training_rows
     from alexnet_fast.shards.reader import ShardSet
 
     split = ShardSet(job.shards).split("train")
-    rows = training_rows(
-        len(split),
-        job.batch,
-        0,
-        margin=split.size - job.crop,
-        colour_std=0.1,
-        epochs=range(REPEATS),
-        window=Window(split.index["shard"], job.window) if job.order == "window" else None,
-    )
-    loader = Loader(
+    loader = Loader.training(
         split,
-        split.pixels,
-        rows,
-        max_batch=job.batch,
+        batch=job.batch,
+        num_epochs=REPEATS,
         crop=job.crop,
-        device=torch.device("cuda" if job.gpu else "cpu"),
+        window=job.window if job.order == "window" else None,
+        device="cuda" if job.gpu else "cpu",
         dtype=getattr(torch, job.dtype),
         threads=job.threads,
-        whole_tars=job.order == "window",
     )
     for item in loader:
         yield len(item.labels)
@@ -361,7 +350,7 @@ def imports() -> dict[str, Any]:
 def open_set(job: Job) -> dict[str, Any]:
     """From ShardSet() to the first batch, DALI's import included, torch's not."""
     from alexnet_fast.loading import loader as _  # noqa: F401
-    from alexnet_fast.loading.plan import epoch_plan
+    from alexnet_fast.loading.plan import training_rows
 
     imported_mb, started = memory_mb(), perf_counter()
     batches = LOADERS[job.loader](job)  # kept: with it the tars are unmapped
@@ -370,7 +359,7 @@ def open_set(job: Job) -> dict[str, Any]:
     of_files = memory_mb("RssFile")
     samples = len(index_of(job))
     started = perf_counter()
-    epoch_plan(0, 0, samples, margin=32, colour_std=0.1)
+    next(training_rows(samples, samples, 0, margin=32, colour_std=0.1))
     return {
         "samples": samples,
         "tars": len(job.tars),

@@ -24,7 +24,6 @@ from torch import nn
 from alexnet_fast.config import make_config
 from alexnet_fast.environment import environment
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.plan import training_rows
 from alexnet_fast.model.alexnet import bn
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training.optim import make_optimizer
@@ -68,10 +67,7 @@ def ours(shards: Path, batch: int) -> Step:
     model = bn(len(shard_set.manifest.classes)).on(CPU)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     state = State(model, make_optimizer(model, config), scaler)
-    rows = training_rows(len(split), batch, 0, margin=split.size - crop, colour_std=0.1, epochs=range(10**6))
-    loader = Loader(
-        split, shard_set.manifest.pixels, rows, max_batch=batch, crop=crop, device=CPU, dtype=precision(), threads=2
-    )
+    loader = Loader.training(split, batch=batch, num_epochs=10**6, crop=crop, dtype=precision(), threads=2)
     batches = iter(loader)
 
     def step() -> float:

@@ -23,7 +23,7 @@ from alexnet_fast.distributed.devices import check_gpus
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
 from alexnet_fast.loading.loader import PREFETCH, Batch, Loader
-from alexnet_fast.loading.plan import Rows, training_rows
+from alexnet_fast.loading.plan import training_rows
 from alexnet_fast.loading.synthetic import synthetic
 from alexnet_fast.memory import keep_freed_memory
 from alexnet_fast.sharding.output import open_output
@@ -38,6 +38,8 @@ from alexnet_fast.training.step import DTYPES, train_step
 
 SECONDS, WARM_SECONDS = 1.0, 0.2
 """The least a stage is measured for in a turn, and is warmed up for before."""
+EPOCHS = 10**9
+"""Of a stage: without end."""
 CLASSES = 1000
 """Of the network, as ImageNet has them, for sets of fewer."""
 SAMPLES_PER_CLASS = 30
@@ -130,13 +132,19 @@ def _stages(shards: ShardSet, split: Split, config: TrainConfig, device: torch.d
     if device.type == "cpu":
         keep_freed_memory()  # the loader does; so every stage has it
 
+    copies = -(-100 * config.batch // len(split))  # so that batches are full, however small the split is
+    samples = np.arange(copies * len(split)) % len(split)
+
     def load(seed: int, dtype: torch.dtype, augment: bool) -> Iterator[Batch]:
-        loader = Loader(
+        loader = Loader.training(
             split,
-            shards.manifest.pixels,
-            _rows(split, config, seed, augment),
-            max_batch=config.batch,
+            batch=config.batch,
+            num_epochs=EPOCHS,
+            samples=samples,
             crop=config.crop,
+            crops=augment and config.crops,
+            seed=seed,
+            colour_std=config.colour_std,
             device=device,
             dtype=dtype,
             threads=config.threads,
@@ -153,7 +161,7 @@ def _stages(shards: ShardSet, split: Split, config: TrainConfig, device: torch.d
 
     decoded, loaded, trained = load(1, torch.uint8, False), load(2, dtype, True), load(3, dtype, True)
     stages = {
-        "read": Stage(_read(split, _rows(split, config, 0, False), config.threads)),
+        "read": Stage(_read(split, samples, config)),
         "decode": Stage(count(decoded), decoded),
         "loader": Stage(count(loaded), loaded),
         "step": Stage(step(synthetic(config, classes, dtype, device))),
@@ -162,31 +170,17 @@ def _stages(shards: ShardSet, split: Split, config: TrainConfig, device: torch.d
     return stages if device.type == "cpu" else {**stages, "copy": Stage(_copy(config, device))}
 
 
-def _rows(split: Split, config: TrainConfig, seed: int, augment: bool) -> Iterator[Rows]:
-    """Full batches of the split in a global random order, without end; a small split comes several times an epoch."""
-    copies = -(-100 * config.batch // len(split))
-    rows = training_rows(
-        copies * len(split),
-        config.batch,
-        seed,
-        margin=split.size - config.crop,
-        colour_std=config.colour_std,
-        crops=augment and config.crops,
-        epochs=range(10**9),
-    )
-    return (replace(row, samples=row.samples % len(split)) for row in rows)
-
-
-def _read(split: Split, rows: Iterator[Rows], threads: int) -> Iterator[int]:
-    """Copies the stored bytes out of the memory-mapped tars."""
+def _read(split: Split, samples: NDArray[np.int64], config: TrainConfig) -> Iterator[int]:
+    """Copies stored bytes out of the memory-mapped tars, in a random order."""
 
     def copy(samples: NDArray[np.int64]) -> None:
         for image in split.read(samples):
             image.copy()
 
-    with ThreadPoolExecutor(threads) as pool:
+    rows = training_rows(len(samples), config.batch, 0, margin=0, colour_std=0, crops=False, epochs=range(EPOCHS))
+    with ThreadPoolExecutor(config.threads) as pool:
         for row in rows:
-            list(pool.map(copy, np.array_split(row.samples, threads)))
+            list(pool.map(copy, np.array_split(samples[row.samples], config.threads)))
             yield len(row.samples)
 
 

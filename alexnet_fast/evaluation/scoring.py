@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 from alexnet_fast.distributed.stalls import watched
 from alexnet_fast.distributed.topology import Topology, sum_over_processes
-from alexnet_fast.errors import InputError
-from alexnet_fast.loading.loader import Batch, Loader
-from alexnet_fast.loading.plan import evaluation_rows
+from alexnet_fast.loading.loader import Batch, Loader, check_crop
 from alexnet_fast.shards.format import Pixels
 from alexnet_fast.shards.reader import Split
 
@@ -104,26 +102,20 @@ class Scores:
         threads: int = 2,
     ) -> None:
         crops = {member.crop for member in members}
-        if max(crops) > split.size:
-            raise InputError(
-                f"the network takes {max(crops)} px, the images of the split {split.name} have {split.size}. "
-                f"Shard them with --size {-(-max(crops) * 8 // 7)}."
-            )
+        check_crop(max(crops), split.size, f"the split {split.name}")
         side = crops.pop() if views == 1 and len(crops) == 1 else split.size
-        batch = BATCH if views == 1 else BATCH // 8
-        rows = evaluation_rows(len(split), batch, margin=split.size - side, rank=topology.rank, world=topology.world)
         self._members, self._views, self._dtype, self._topology = members, views, dtype, topology
         self._device = topology.device
-        self._loader = Loader(
+        self._loader = Loader.evaluation(
             split,
-            Pixels(members[0].mean, split.pixels.covariance, split.pixels.deviations, split.pixels.components),
-            rows,
-            max_batch=batch,
+            batch=BATCH if views == 1 else BATCH // 8,
             crop=side,
+            mean=members[0].mean,
+            rank=topology.rank,
+            world_size=topology.world,
             device=topology.device,
             dtype=dtype,
             threads=threads,
-            strict=True,
         )
         for member in members:
             member.model.eval()

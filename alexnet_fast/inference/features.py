@@ -19,7 +19,6 @@ from alexnet_fast.files import check_memory, save_npz
 from alexnet_fast.inference.images import BATCH, ImageFiles, find_images
 from alexnet_fast.inference.networks import Network
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.plan import evaluation_rows
 from alexnet_fast.model.alexnet import AlexNet
 from alexnet_fast.model.lrn import LocalResponseNorm
 from alexnet_fast.shards.format import UNLABELLED
@@ -70,29 +69,20 @@ def of_split(network: Network, split: Split, layer: str) -> Features:
     Raises InputError when there is no such layer or the features do not fit into memory.
     """
     shape = _shape(network, layer, len(split))
-    if network.crop > split.size:
-        raise InputError(f"the network takes {network.crop} px, the images of {split.name} have {split.size}.")
-    loader = Loader(
-        split,
-        network.pixels,
-        evaluation_rows(len(split), BATCH, margin=split.size - network.crop),
-        max_batch=BATCH,
-        crop=network.crop,
-        device=network.device,
-        threads=cores(),
-        strict=True,
+    loader = Loader.evaluation(
+        split, batch=BATCH, crop=network.crop, mean=network.pixels.mean, device=network.device, threads=cores()
     )
     features = np.empty((len(split), *shape), np.float32)
     with taken(network.model, layer) as output, torch.inference_mode():
         for batch in loader:
             network.model(batch.images)
             features[batch.rows.samples] = output().cpu().numpy()
-    sound = np.setdiff1d(np.arange(len(split)), list(loader.damaged))
+    intact = np.setdiff1d(np.arange(len(split)), list(loader.damaged))
     names = split.keys()
-    if len(sound) < len(split):
-        features = features[sound]
+    if len(intact) < len(split):
+        features = features[intact]
     unread = {names[sample]: name for sample, name in loader.damaged.items()}
-    return Features([names[sample] for sample in sound], features, split.labels[sound], unread)
+    return Features([names[sample] for sample in intact], features, split.labels[intact], unread)
 
 
 def of_images(network: Network, paths: list[Path], layer: str) -> Features:

@@ -14,14 +14,14 @@ from alexnet_fast.shards.format import UNLABELLED
 from alexnet_fast.shards.reader import Split
 
 LIMIT = 0.001
-"""The share of a split's samples that may be damaged before a training stops."""
+"""The share of a split's samples that may be corrupt before a training stops."""
 
 
-class Sentry:
-    """Each sample's crc32 is looked at once, before its first use. A damaged sample is replaced by its next intact
-    neighbour in stored order, label included; with `strict` by the same neighbour, under the label UNLABELLED.
+class CorruptionFilter:
+    """Replaces corrupt samples. Each sample's crc32 is compared once, before its first use; a corrupt one is replaced
+    by the next intact one in stored order, label included; with `strict` by the same one under the label UNLABELLED.
 
-    `found`: the names of the damaged samples met, by number.
+    `found`: the names of the corrupt samples met, by number.
     """
 
     def __init__(self, split: Split, strict: bool) -> None:
@@ -29,28 +29,28 @@ class Sentry:
         self._split = split
         self._strict = strict
         self._checked = np.zeros(len(split), bool)
-        self._neighbour: dict[int, int] = {}
+        self._substitute: dict[int, int] = {}
 
-    def sound(self, rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
-        """`rows` with intact samples only, and their labels. Raises TrainingError when too many are damaged, in a
-        training; in any case when none is intact."""
+    def apply(self, rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
+        """`rows` with intact samples only, and their labels. Raises TrainingError when too many are corrupt, unless
+        `strict`; in any case when none is intact."""
         fresh = rows.samples[~self._checked[rows.samples]]
         for sample in fresh[~self._split.intact(fresh)].tolist():
             self.found[sample] = self._split.name_of(sample)
-            self._neighbour[sample] = self._next_intact(sample)
+            self._substitute[sample] = self._next_intact(sample)
         self._checked[fresh] = True
         if not self._strict:
             check_damage(self.found, len(self._split))
-        damaged = (
-            [i for i, sample in enumerate(rows.samples.tolist()) if sample in self._neighbour] if self.found else []
+        corrupt = (
+            [i for i, sample in enumerate(rows.samples.tolist()) if sample in self._substitute] if self.found else []
         )
-        if not damaged:
+        if not corrupt:
             return rows, self._split.labels_of(rows.samples)
         samples = rows.samples.copy()
-        samples[damaged] = [self._neighbour[sample] for sample in samples[damaged].tolist()]
+        samples[corrupt] = [self._substitute[sample] for sample in samples[corrupt].tolist()]
         labels = self._split.labels_of(samples)
         if self._strict:
-            labels[damaged] = UNLABELLED
+            labels[corrupt] = UNLABELLED
         return replace(rows, samples=samples), labels
 
     def _next_intact(self, sample: int) -> int:
@@ -62,7 +62,7 @@ class Sentry:
 
 
 def check_damage(found: Mapping[int, str], samples: int) -> None:
-    """Raises TrainingError when the damaged samples `found` are too many of a split's `samples`."""
+    """Raises TrainingError when the corrupt samples `found` are too many of a split's `samples`."""
     if len(found) > LIMIT * samples:
         raise TrainingError(
             f"{len(found):,} damaged samples so far, more than {LIMIT:.1%} of {samples:,}, the last "

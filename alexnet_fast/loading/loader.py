@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib.util import find_spec
 from itertools import chain
 from time import perf_counter
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from alexnet_fast import native
 from alexnet_fast.errors import InputError, TrainingError
-from alexnet_fast.loading.corruption import Sentry
+from alexnet_fast.loading.corruption import CorruptionFilter
 from alexnet_fast.loading.cpu import KINDS, CropReader, Cut
-from alexnet_fast.loading.pixels import centre, one_thread
-from alexnet_fast.loading.plan import Rows, Window, evaluation_rows, training_rows
+from alexnet_fast.loading.handover import arranged, copied, joined
+from alexnet_fast.loading.host_share import host_share
+from alexnet_fast.loading.plan import Rows, ShuffleWindow, evaluation_rows, training_rows
+from alexnet_fast.loading.prefetch import Prefetcher
 from alexnet_fast.memory import keep_freed_memory
 from alexnet_fast.sharding.jpeg_header import check_stored_jpeg
-from alexnet_fast.shards.format import Pixels
 from alexnet_fast.shards.reader import Split
 
 if TYPE_CHECKING:
@@ -34,12 +35,6 @@ if TYPE_CHECKING:
 
 PREFETCH = 2
 """Batches under way besides the one in use."""
-TARS_AHEAD = 64
-"""Batches whose tars a remote set is told to fetch."""
-SHARES = 8
-"""The host's share of a GPU's JPEGs is measured in this many parts."""
-PAGES_AHEAD = 4
-"""Batches whose bytes the system is asked for before they are read: a disk then has a queue to work on."""
 
 
 @dataclass(frozen=True)
@@ -55,53 +50,53 @@ class Batch:
 
 
 class Loader:
-    """Iterates once over `rows`; stateless otherwise, so a resumed run just passes the rows still to come.
+    """Batches on the training device. `training` and `evaluation` make one; it can be iterated over once.
 
-    `pixels`: whose mean and colours to use. `max_batch`: the most rows one item holds. `crop`: side of the images,
-    pixels. `dtype`: of the images; uint8 leaves out the mean and the colour. `threads`: that decode on the CPU.
-    `strict`: a damaged image keeps its place with the label UNLABELLED, so that no prediction is right; otherwise
-    a neighbour takes its place. `damaged` names them, by sample number.
+    `damaged`: the names of the corrupt samples met so far, by number.
     `host_share`: of the JPEGs that train on a GPU, the share that the host's threads decode beside it. Measured when
     iterating begins; the two decoders' pixels differ by a few grey levels. With `strict` it is 0: an evaluation gives
     the same each time.
-    `whole_tars`: the rows are in a window's order, so each tar is read from end to end when its first sample comes up.
-    `wait_seconds` sums the time the consumer spent waiting in this iterator.
+    `wait_seconds`: the time that the consumer has spent waiting in this iterator.
 
-    Iterating raises TrainingError when more than 0.1 % of the split are damaged, InputError where there are JPEGs
-    and nothing to decode them.
+    Iterating raises TrainingError when more than 0.1 % of a training's split are corrupt or an image does not decode,
+    InputError where there are JPEGs and nothing to decode them.
     """
 
     def __init__(
         self,
         split: Split,
-        pixels: Pixels,
         rows: Iterable[Rows],
         *,
         max_batch: int,
         crop: int,
-        device: torch.device,
+        device: str | torch.device,
         dtype: torch.dtype = torch.float32,
         threads: int = 2,
+        mean: list[float] | None = None,
         strict: bool = False,
         whole_tars: bool = False,
     ) -> None:
+        """For the two constructors. `rows`: of at most `max_batch` samples each. `strict`: a corrupt sample keeps its
+        place with the label UNLABELLED, so that no prediction is right; otherwise a neighbour takes its place.
+        `whole_tars`: the rows are in a shuffle window's order, so each tar is read from end to end when its first
+        sample comes up. The others are those of `training` and `evaluation`."""
         self.wait_seconds = 0.0
         self.host_share = 0.0
         self._split = split
-        self._sentry = Sentry(split, strict)
+        self._filter = CorruptionFilter(split, strict)
         self._strict = strict
         self._may_be_decoded = np.zeros(len(split), bool)
-        self._whole_tars = whole_tars
-        self._rows = rows
+        self._coming = Prefetcher(split, rows, whole_tars=whole_tars)
         self._crop = crop
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", torch.cuda.current_device())
-        self._device = device
+        self._device = torch.device(device)
+        if self._device.type == "cuda" and self._device.index is None:
+            self._device = torch.device("cuda", torch.cuda.current_device())
         self._dtype = dtype
         self._threads = threads
         self._max_batch = max_batch
-        self._mean = np.array(pixels.mean, np.float32)
-        self._colour_axes = (np.array(pixels.deviations)[:, None] * pixels.components).astype(np.float32)
+        self._mean = np.array(split.pixels.mean if mean is None else mean, np.float32)
+        std = np.array(split.pixels.deviations)
+        self._colour_axes = (std[:, None] * split.pixels.components).astype(np.float32)
         self._at = ("starting", np.zeros(0, np.int64))
         """The stage it is in, and the samples of that."""
 
@@ -112,41 +107,56 @@ class Loader:
         *,
         batch: int,
         epoch: int = 0,
+        num_epochs: int = 1,
         first_step: int = 0,
+        samples: NDArray[np.int64] | None = None,
         crop: int = 224,
+        crops: bool = True,
         seed: int = 0,
         colour_std: float = 0.1,
+        colour_epochs: float = math.inf,
         window: int | None = None,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         threads: int = 2,
     ) -> Loader:
-        """One epoch for a training loop of one's own: a pure function of (seed, epoch), from `first_step` on.
+        """`num_epochs` epochs from number `epoch` on, the first of them from `first_step` on: a pure function of
+        (seed, epoch).
 
-        `batch` counts the images of a step over all `world` ranks. `window`: tars open at a time, for disks that want
-        sequential reads; None: a global shuffle. See `epoch_plan` for `colour_std`.
+        `batch`: the most images of a step over all `world_size` ranks. `samples`: those that an epoch consists of, any
+        of them as often as it is there; None: each of the split once. `crop`: side of the images, pixels; with
+        `crops=False` all of them are central and none is mirrored. `colour_std`: that of the PCA colour in the epochs
+        before number `colour_epochs`, 0.1 in the paper. `window`: tars open at a time, for disks that want sequential
+        reads; None: a global shuffle. `dtype`: of the images; uint8 leaves out the mean and the colour. `threads`: that
+        decode on the CPU.
+
+        Raises InputError when the crop is larger than the stored images.
         """
+        if crop > split.size:
+            raise InputError(f"crop {crop} is larger than the stored images ({split.size} px). Give a smaller crop.")
+        tars = split.index["shard"]
         rows = training_rows(
-            len(split),
+            len(split) if samples is None else len(samples),
             batch,
             seed,
             margin=split.size - crop,
             colour_std=colour_std,
-            window=Window(split.index["shard"], window) if window else None,
+            colour_epochs=colour_epochs,
+            crops=crops,
+            window=ShuffleWindow(tars if samples is None else tars[samples], window) if window else None,
             rank=rank,
-            world=world,
-            epochs=range(epoch, epoch + 1),
+            world_size=world_size,
+            epochs=range(epoch, epoch + num_epochs),
             first_step=first_step,
         )
         return cls(
             split,
-            split.pixels,
-            rows,
-            max_batch=-(-batch // world),
+            _chosen(rows, samples),
+            max_batch=-(-batch // world_size),
             crop=crop,
-            device=torch.device(device),
+            device=device,
             dtype=dtype,
             threads=threads,
             whole_tars=bool(window),
@@ -158,34 +168,43 @@ class Loader:
         split: Split,
         *,
         batch: int = 256,
+        samples: NDArray[np.int64] | None = None,
         crop: int = 224,
+        mean: list[float] | None = None,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         threads: int = 2,
     ) -> Loader:
-        """Every image once in stored order, its central crop; `batch` is one rank's. Subtracts the split's own set's
-        mean; a damaged image has the label -1."""
-        rows = evaluation_rows(len(split), batch, margin=split.size - crop, rank=rank, world=world)
+        """Every image once in stored order, or those of `samples` in their order: its central crop.
+
+        `batch`: the most images of one rank's step. `mean`: RGB, 0-255, which is subtracted; None: that of the split's
+        own set. A corrupt image has the label -1. The others are those of `training`.
+
+        Raises InputError when the crop is larger than the stored images.
+        """
+        check_crop(crop, split.size, f"the split {split.name}")
+        count = len(split) if samples is None else len(samples)
+        rows = evaluation_rows(count, batch, margin=split.size - crop, rank=rank, world_size=world_size)
         return cls(
             split,
-            split.pixels,
-            rows,
+            _chosen(rows, samples),
             max_batch=batch,
             crop=crop,
-            device=torch.device(device),
+            device=device,
             dtype=dtype,
             threads=threads,
+            mean=mean,
             strict=True,
         )
 
     @property
     def damaged(self) -> dict[int, str]:
-        return self._sentry.found
+        return self._filter.found
 
     def waits_for(self) -> str:
-        """In words, for another thread while no batch comes: the stage, and the file or URL that cannot be read."""
+        """Why no batch comes, in words, for another thread: the stage, and the file or URL that cannot be read."""
         stage, samples = self._at
         missing = self._split.missing(samples)
         files = f"{missing} does not come" if missing else "all their files can be read"
@@ -209,9 +228,10 @@ class Loader:
         reader = CropReader(
             side=self._split.size, crop=self._crop, threads=self._threads, pinned=self._device.type == "cuda"
         )
-        coming = self._asked_ahead()
+        leased = iter(self._coming)
+        coming: Iterator[Rows] = leased
         if decoder and native.decoder() != "none" and not self._strict and (first := next(coming, None)):
-            coming = chain([first], coming)
+            coming = chain([first], leased)
             self.host_share = self._measured_share(first, decoder, reader)
         under_way: deque[_UnderWay] = deque()
         wanted = 1  # the first batch waits for no other
@@ -229,58 +249,32 @@ class Loader:
                 with self._decoding():
                     jpegs = decoder.result() if work.jpegs and decoder else None
                     cut = work.cut.result() if work.cut else None
-                if (rows := next(coming, None)) is not None:  # the threads go on during the pass over the pixels
+                if (rows := next(coming, None)) is not None:  # the threads work during the pass over the pixels
                     under_way.append(self._submit(rows, decoder, reader))
                 self._at = "copying", work.rows.samples
-                images = self._joined(work, jpegs, cut)
-                batch = Batch(images, self._on_device(work.labels), work.rows)
+                images = joined(work.rows, work.offset, jpegs, cut, dtype=self._dtype, device=self._device)
+                batch = Batch(images, copied(work.labels, self._device), work.rows)
                 self.wait_seconds += perf_counter() - started
                 yield batch
         finally:
             if not process_ends():  # else the threads have ended, and what would end them is gone
+                leased.close()
                 reader.close()
 
-    def _asked_ahead(self) -> Iterator[Rows]:
-        """The rows; tars and, nearer their use, pages are asked for ahead."""
-        expected = _ahead(iter(self._rows), TARS_AHEAD, lambda rows: self._split.expect(rows.samples))
-        if self._whole_tars:
-            return _ahead(expected, PAGES_AHEAD, lambda rows: self._split.ask_for_tars(rows.samples, rows.epoch))
-        return _ahead(expected, PAGES_AHEAD, lambda rows: self._split.ask_for(rows.samples))
-
     def _measured_share(self, rows: Rows, decoder: JpegDecoder, reader: CropReader) -> float:
-        """By the time that each of the two takes for the same images."""
         self._at = "reading", rows.samples
-        sound, _ = self._sentry.sound(rows)
-        jpegs = [stored for stored in self._split.read(sound.samples) if stored.ndim == 1]
-        n = len(jpegs)
-        if not n:
-            return 0.0
-
-        def finish() -> None:
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
-
-        def on_device() -> None:
-            decoder.submit(jpegs, np.zeros((n, 2), np.float32))
-            decoder.result()
-            finish()
-
-        def on_host() -> None:
-            cut = reader.submit(jpegs, np.zeros((n, 2), np.uint16), n, torch.zeros(n, 3), torch.uint8)
-            self._on_device(cut.result())
-            finish()
-
+        intact, _ = self._filter.apply(rows)
+        jpegs = [stored for stored in self._split.read(intact.samples) if stored.ndim == 1]
         with self._decoding():
-            device_seconds, host_seconds = _seconds_of_second(on_device), _seconds_of_second(on_host)
-        return round(SHARES * device_seconds / (device_seconds + host_seconds)) / SHARES
+            return host_share(jpegs, decoder, reader, self._device)
 
     def _submit(self, rows: Rows, decoder: JpegDecoder | None, reader: CropReader) -> _UnderWay:
         self._at = "reading", rows.samples
-        rows, labels = self._sentry.sound(rows)
+        rows, labels = self._filter.apply(rows)
         decoded = ~self._split.raw[rows.samples] if decoder else np.zeros(len(rows.samples), bool)
         decoded &= decoded.cumsum() > round(self.host_share * decoded.sum())
         order = arranged(rows, decoded)
-        rows = _taken(rows, order)
+        rows = rows.take(order)
         jpegs = int(decoded.sum())
         stored = self._split.read(rows.samples)
         offset = torch.from_numpy(self._mean - rows.colour @ self._colour_axes)
@@ -296,7 +290,7 @@ class Loader:
         return _UnderWay(rows, torch.from_numpy(labels[order]), jpegs, offset, cut)
 
     def _check(self, samples: NDArray[np.int64], stored: list[NDArray[np.uint8]]) -> None:
-        """What native/crops.c looks at before it decodes, for DALI, once a sample. Raises TrainingError."""
+        """Raises TrainingError where a JPEG cannot give the crop; once a sample, for DALI: crops.c does it itself."""
         for i in np.flatnonzero(~self._may_be_decoded[samples]).tolist():
             with self._decoding():
                 check_stored_jpeg(stored[i].tobytes(), crop=self._crop, side=self._split.size)
@@ -311,38 +305,6 @@ class Loader:
                 f"an image of the split {self._split.name} does not decode, though its bytes were what was written "
                 f"({str(error).splitlines()[0]}). alexnet-fast verify names it; make the shard set again."
             ) from error
-
-    def _joined(self, work: _UnderWay, jpegs: torch.Tensor | None, cut: torch.Tensor | None) -> torch.Tensor:
-        """The batch in channels-last memory, (n, 3, crop, crop)."""
-        cut = None if cut is None else self._on_device(cut)
-        if jpegs is None and cut is not None and cut.dtype == self._dtype:
-            return cut.permute(0, 3, 1, 2)
-        upright, offset = int((~work.rows.mirror[: work.jpegs]).sum()), self._on_device(work.offset)
-        with one_thread():
-            if cut is None and jpegs is not None and self._dtype == torch.uint8:
-                images = jpegs
-                centre(jpegs, upright, offset, images)
-            else:
-                shape = (len(work.rows.samples), self._crop, self._crop, 3)
-                images = torch.empty(shape, dtype=self._dtype, device=self._device)
-                if jpegs is not None:
-                    centre(jpegs, upright, offset[: work.jpegs], images[: work.jpegs])
-                if cut is not None and cut.dtype == self._dtype:
-                    images[work.jpegs :] = cut
-                elif cut is not None:  # mirrored already
-                    centre(cut, len(cut), offset[work.jpegs :], images[work.jpegs :])
-        return images.permute(0, 3, 1, 2)
-
-    def _on_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy to a GPU goes by a stream of its own: beside the step under way, not behind it."""
-        if self._device.type != "cuda":
-            return tensor.to(self._device)
-        copies, current = _copy_stream(self._device), torch.cuda.current_stream(self._device)
-        with torch.cuda.stream(copies):  # torch notes it: page-locked memory is not used again before it is copied
-            copy = tensor.to(self._device, non_blocking=True)
-        current.wait_stream(copies)
-        copy.record_stream(current)
-        return copy
 
 
 @dataclass(frozen=True)
@@ -371,36 +333,15 @@ def check_dali() -> None:
         )
 
 
-@cache
-def _copy_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all loaders of a GPU: torch keeps freed memory for the stream that it was of."""
-    return torch.cuda.Stream(device)
+def check_crop(crop: int, size: int, images: str) -> None:
+    """Raises InputError when a network's crop is larger than the stored `images`, `size` pixels a side."""
+    if crop > size:
+        raise InputError(
+            f"the network takes {crop} px, the images of {images} have {size}. "
+            f"Shard them with --size {-(-crop * 8 // 7)}."
+        )
 
 
-def _seconds_of_second(work: Callable[[], None]) -> float:
-    """The first time prepares what is used again."""
-    work()
-    started = perf_counter()
-    work()
-    return perf_counter() - started
-
-
-def arranged(rows: Rows, decoded: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """An order of the rows: those for DALI first, and of each kind the mirrored last: a slice to flip."""
-    return np.lexsort((rows.mirror, ~decoded))
-
-
-def _taken(rows: Rows, order: NDArray[np.int64]) -> Rows:
-    columns = {name: getattr(rows, name)[order] for name in ("samples", "crop", "mirror", "colour")}
-    return replace(rows, **columns)
-
-
-def _ahead(rows: Iterator[Rows], batches: int, announce: Callable[[Rows], None]) -> Iterator[Rows]:
-    """The rows; each was announced `batches` batches before."""
-    waiting: deque[Rows] = deque()
-    for one in rows:
-        announce(one)
-        waiting.append(one)
-        if len(waiting) > batches:
-            yield waiting.popleft()
-    yield from waiting
+def _chosen(rows: Iterator[Rows], samples: NDArray[np.int64] | None) -> Iterator[Rows]:
+    """The rows, whose numbers are places in `samples` where that is given."""
+    return rows if samples is None else (replace(row, samples=samples[row.samples]) for row in rows)

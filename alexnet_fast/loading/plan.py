@@ -1,6 +1,6 @@
 """What happens to every sample: an epoch is a pure function of (seed, epoch). NumPy only.
 
-Row k of an epoch's plan says which sample comes k-th and how it is augmented. The rows are cut into steps of equal
+Row k of an epoch says which sample comes k-th and how it is augmented. The rows are cut into steps of equal
 length (give or take one), each at most the global batch, and each step into an equal part a rank. So every sample is
 seen exactly once, the stream of augmented samples depends neither on the number of ranks nor on threads, and
 (seed, epoch, step) is all there is to resume.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ _PLACE = 2**32
 
 
 @dataclass(frozen=True)
-class Window:
+class ShuffleWindow:
     """An order for sequential reads: few tars are open at a time, and each is opened once an epoch.
 
     The tars stand in a line, shuffled anew every epoch. Each sample gets a place, uniform in a window `open` tars
@@ -60,44 +60,8 @@ class Window:
         return np.argsort(place, kind="stable")  # stable: ties too are the same on every machine
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A row a sample, n rows."""
-
-    order: NDArray[np.int32]
-    """(n,) sample numbers: a permutation."""
-    crop: NDArray[np.uint16]
-    """(n, 2) top and left of the crop in the stored image, pixels."""
-    mirror: NDArray[np.bool_]
-    """(n,) flipped left to right."""
-    colour: NDArray[np.float32]
-    """(n, 3) multiples of the principal components' standard deviations added to every pixel."""
-
-
-def epoch_plan(
-    seed: int,
-    epoch: int,
-    samples: int,
-    *,
-    margin: int,
-    colour_std: float,
-    crops: bool = True,
-    window: Window | None = None,
-) -> Plan:
-    """The plan of one epoch.
-
-    `margin`: stored side minus crop side, pixels: each offset is uniform in 0..margin, both included (33 values
-    for 224 of 256, as the original code has it; the paper's count of 2048 crops and flips uses 32).
-    `colour_std`: standard deviation of `colour`, 0.1 in the paper (section 4.1).
-    `crops=False`: the order stays random, every crop is central, nothing is mirrored.
-    `window`: of the same samples; None: a global shuffle.
-    """
-    order, crop, mirror = _places(seed, epoch, samples, margin, crops, window)
-    return Plan(order, crop, mirror, _Colours(seed, epoch, colour_std).next(samples))
-
-
 class _Colours:
-    """Column `colour` of an epoch's plan, a part at a time: of ImageNet it is half of the plan's memory and a third of
+    """Column `colour` of an epoch's rows, a part at a time: of ImageNet it is half of the plan's memory and a third of
     its time, and only the rows of the next steps are needed. Each normal number takes one draw or more, so a part
     cannot be had without those before it."""
 
@@ -119,9 +83,18 @@ class Rows:
     epoch: int
     step: int
     samples: NDArray[np.int64]
+    """(n,) sample numbers."""
     crop: NDArray[np.uint16]
+    """(n, 2) top and left of the crop in the stored image, pixels."""
     mirror: NDArray[np.bool_]
+    """(n,) flipped left to right."""
     colour: NDArray[np.float32]
+    """(n, 3) multiples of the principal components' standard deviations added to every pixel."""
+
+    def take(self, order: NDArray[np.int64]) -> Rows:
+        """Those at the places `order`."""
+        columns = {name: getattr(self, name)[order] for name in ("samples", "crop", "mirror", "colour")}
+        return replace(self, **columns)
 
 
 def steps_per_epoch(samples: int, batch: int) -> int:
@@ -137,16 +110,21 @@ def training_rows(
     colour_std: float,
     colour_epochs: float = math.inf,
     crops: bool = True,
-    window: Window | None = None,
+    window: ShuffleWindow | None = None,
     rank: int = 0,
-    world: int = 1,
+    world_size: int = 1,
     epochs: range = range(1),
     first_step: int = 0,
 ) -> Iterator[Rows]:
     """This rank's rows of every step of `epochs`, from `first_step` of the first epoch on.
 
-    `batch` is the largest number of rows of a step over all ranks; epochs from number `colour_epochs` on have no
-    colour; `margin`, `colour_std`, `crops` and `window` are those of `epoch_plan`.
+    `samples`: their number; `batch`: the largest number of rows of a step over all ranks.
+    `margin`: stored side minus crop side, pixels: each offset is uniform in 0..margin, both included (33 values
+    for 224 of 256, as the original code has it; the paper's count of 2048 crops and flips uses 32).
+    `colour_std`: standard deviation of `colour`, 0.1 in the paper (section 4.1), in the epochs before number
+    `colour_epochs`.
+    `crops=False`: the order stays random, every crop is central, nothing is mirrored.
+    `window`: of the same samples; None: a global shuffle.
     """
     steps = steps_per_epoch(samples, batch)
     for epoch in epochs:
@@ -158,16 +136,16 @@ def training_rows(
             colour = colours.next(stop - start)
             if step < first_step:
                 continue
-            first, last = _part(start, stop, rank, world)
+            first, last = _part(start, stop, rank, world_size)
             part = slice(first, last)
             chosen = order[part].astype(np.int64)
             yield Rows(epoch, step, chosen, crop[part], mirror[part], colour[first - start : last - start])
         first_step = 0
 
 
-def evaluation_rows(samples: int, batch: int, *, margin: int, rank: int = 0, world: int = 1) -> Iterator[Rows]:
+def evaluation_rows(samples: int, batch: int, *, margin: int, rank: int = 0, world_size: int = 1) -> Iterator[Rows]:
     """Every sample once over all ranks, in stored order, central crop; `batch` is one rank's."""
-    start, stop = _part(0, samples, rank, world)
+    start, stop = _part(0, samples, rank, world_size)
     for step, first in enumerate(range(start, stop, batch)):
         part = np.arange(first, min(first + batch, stop))
         yield Rows(0, step, part, *_central(len(part), margin), np.zeros((len(part), 3), np.float32))
@@ -180,9 +158,9 @@ def _part(start: int, stop: int, number: int, parts: int) -> tuple[int, int]:
 
 
 def _places(
-    seed: int, epoch: int, samples: int, margin: int, crops: bool, window: Window | None
+    seed: int, epoch: int, samples: int, margin: int, crops: bool, window: ShuffleWindow | None
 ) -> tuple[NDArray[np.int32], NDArray[np.uint16], NDArray[np.bool_]]:
-    """A plan's order, crop and mirror."""
+    """Columns `samples`, `crop` and `mirror` of all of an epoch's rows."""
     random = _generator(seed, epoch, _ORDER)
     order = window.order(random).astype(np.int32, copy=False) if window else _shuffled(samples, random)
     if not crops:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from alexnet_fast.files import save_npz
 from alexnet_fast.inference.networks import Network, open_network
 from alexnet_fast.inference.predictions import Guesses, guess_split
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.plan import evaluation_rows
 from alexnet_fast.paper.measures import Scores
 from alexnet_fast.report import record
 from alexnet_fast.report.insight import drawn
@@ -57,16 +55,14 @@ def _right_in_training(network: Network, most: int) -> NDArray[np.bool_]:
     config = network.config
     split = ShardSet.of(config).split("train")
     samples = drawn(len(split), most)
-    rows = evaluation_rows(len(samples), BATCH, margin=split.size - network.crop)
-    loader = Loader(
+    loader = Loader.evaluation(
         split,
-        network.pixels,
-        (replace(row, samples=samples[row.samples]) for row in rows),
-        max_batch=BATCH,
+        batch=BATCH,
+        samples=samples,
         crop=network.crop,
+        mean=network.pixels.mean,
         device=network.device,
         threads=cores(),
-        strict=True,
     )
     right = []
     for batch in loader:

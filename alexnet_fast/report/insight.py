@@ -16,8 +16,7 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.scoring import predict
 from alexnet_fast.inference.features import places, taken
 from alexnet_fast.inference.networks import open_network
-from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.plan import Rows
+from alexnet_fast.loading.loader import Loader, check_crop
 from alexnet_fast.model.alexnet import AlexNet
 from alexnet_fast.shards.format import UNLABELLED, Pixels
 from alexnet_fast.shards.reader import ShardSet, Split
@@ -69,10 +68,7 @@ def open_subject(run: Path) -> Subject:
     shards = ShardSet(config.shards)
     if [entry["id"] for entry in network.classes] != [entry["id"] for entry in shards.manifest.classes]:
         raise InputError(f"{config.shards} holds other classes now than when {run} was trained.")
-    if config.crop > shards.manifest.size:
-        raise InputError(
-            f"the images of {config.shards} have {shards.manifest.size} px, the network takes {config.crop}."
-        )
+    check_crop(config.crop, shards.manifest.size, config.shards)
     return Subject(network.model, config.crop, network.pixels, network.names, shards)
 
 
@@ -168,21 +164,8 @@ def _validation(subject: Subject) -> Split:
 
 def _parts(subject: Subject, split: Split, samples: NDArray[np.int64], size: int) -> Iterator[_Part]:
     """The central crops of `samples`, at most `size` at a time, in whatever order; damaged images are left out."""
-    edge = (split.size - subject.crop) // 2
-    rows = [
-        Rows(0, 0, part, np.full((n, 2), edge, np.uint16), np.zeros(n, bool), np.zeros((n, 3), np.float32))
-        for part in np.split(samples, range(size, len(samples), size))
-        for n in [len(part)]
-    ]
-    loader = Loader(
-        split,
-        subject.pixels,
-        rows,
-        max_batch=size,
-        crop=subject.crop,
-        device=torch.device("cpu"),
-        threads=cores(),
-        strict=True,
+    loader = Loader.evaluation(
+        split, batch=size, samples=samples, crop=subject.crop, mean=subject.pixels.mean, threads=cores()
     )
     for batch in loader:
         labels = batch.labels.numpy()

@@ -1,35 +1,31 @@
-"""A shard set behind a URL: its tars come into a cache folder, ahead of their use, and are mapped there.
+"""A shard set behind a URL: its tars are fetched into a cache folder, ahead of their use, and mapped there.
 
 <cache>/<hash of the URL and the manifest>/
   manifest.json, train.index.npy     as they are there
   train-000000.tar                   whole, and compared with the manifest's sha256
-  train-000001.tar.part              on its way, as long as the whole tar: that room is taken; locked by who fetches it
+  train-000001.tar.part              on its way (see cache_disk.py)
 
 Several processes may share the folder. A tar that is deleted to make room stays readable where it is mapped.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from collections.abc import Iterable, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 from threading import Condition, Lock, Thread
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.shards.cache_disk import CacheDisk
 from alexnet_fast.shards.cache_folder import cache_folder
 from alexnet_fast.shards.fetch import Remote
 from alexnet_fast.shards.format import INDEX_DTYPE, MANIFEST, Manifest, Tar, index_name, load_index, parse_manifest
-from alexnet_fast.shards.local import map_tar
+from alexnet_fast.shards.tars import ByteRanges, Lease
 
 FETCHES = 4
 """Tars that one process fetches at once."""
@@ -38,7 +34,7 @@ MOST_NPY_HEADER = 10 + 2**16
 
 
 class TarCache:
-    """The cache folder of one remote set, for all its splits. Safe to share between threads.
+    """The tars of one remote set, of all its splits, in their cache folder. Safe to share between threads.
 
     `limit`: most bytes of its tars on the disk, those on their way included; None: no limit. What this process has
     mapped and another one deleted to make room comes on top, until it is no longer needed here.
@@ -50,16 +46,9 @@ class TarCache:
         self.manifest: Manifest = parse_manifest(data, f"{remote.url}/{MANIFEST}")
         name = hashlib.sha256(remote.url.encode() + b"\0" + hashlib.sha256(data).digest()).hexdigest()[:16]
         self.folder = cache_folder(cache) / name
-        try:
-            self.folder.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part") as file:
-                file.write(data)
-                file.flush()
-                with suppress(FileExistsError):
-                    os.link(file.name, self.folder / MANIFEST)
-        except OSError as error:
-            raise self._explained(error) from error
-        self._remote = remote
+        self._disk = CacheDisk(remote, self.folder, limit)
+        self._disk.add(MANIFEST, data)
+        self._url = remote.url
         self._limit = limit
         self._tars = {tar.file: tar for tars in self.manifest.splits.values() for tar in tars}
         self._turn = Lock()
@@ -67,7 +56,8 @@ class TarCache:
         # All of these are tars by their file names, and change under `_changed` only.
         self._mapped: dict[str, NDArray[np.uint8]] = {}
         self._needed: Set[str] = set()
-        self._expected: dict[str, int] = {}
+        self._leases: dict[str, int] = {}
+        """The number of leases of each tar, in the order in which they will be read."""
         self._fetching: set[str] = set()
         self._failed: dict[str, Exception] = {}
         self._touched: dict[str, float] = {}
@@ -77,15 +67,14 @@ class TarCache:
     def index(self, split: str) -> Path:
         """The split's sample index, fetched where it is not there yet."""
         samples = self.manifest.images(split)
-        path = self.folder / index_name(split)
         most = samples * INDEX_DTYPE.itemsize + MOST_NPY_HEADER
-        self._bring(path.name, None, lambda part, _: _is_index(part, samples), Path.is_file, most)
-        return path
+        return self._disk.fetch(index_name(split), most, lambda path: _is_index(path, samples))
 
-    def split(self, name: str) -> SplitTars:
-        return SplitTars(self, name)
+    def split(self, name: str) -> RemoteTars:
+        """The tars of a split."""
+        return RemoteTars(self, name)
 
-    def hold(self, names: Iterable[str], split: str) -> None:
+    def check_room(self, names: Iterable[str], split: str) -> None:
         """Raises InputError when these tars are more than fit at once."""
         needed = sum(self._tars[name].bytes for name in names)
         if self._limit is not None and needed > self._limit:
@@ -94,48 +83,50 @@ class TarCache:
                 f"{_gigabytes(self._limit)}. Raise --cache-size, or use --order window."
             )
 
-    def expect(self, uses: Counter[str]) -> None:
-        """The tars that will be mapped next, in order, and how often each: they are fetched ahead."""
+    def lease(self, names: Iterable[str]) -> Lease:
+        """Announces tars that will be mapped next, in order: they are fetched ahead, and kept until it is closed."""
+        leased = list(dict.fromkeys(names))
         with self._changed:
-            for name, count in uses.items():
-                self._expected[name] = self._expected.get(name, 0) + count
+            for name in leased:
+                self._leases[name] = self._leases.get(name, 0) + 1
             self._full = False
             self._start()
+        return Lease(lambda: self._give_back(leased))
 
-    def map(self, uses: Counter[str], split: str) -> dict[str, NDArray[np.uint8]]:
+    def _give_back(self, names: list[str]) -> None:
+        with self._changed:
+            for name in names:
+                self._leases[name] -= 1
+                if not self._leases[name]:
+                    del self._leases[name]
+                    self._full = False
+            self._start()
+
+    def map(self, names: Set[str], split: str) -> dict[str, NDArray[np.uint8]]:
         """Waits until these tars are there. Raises InputError when one cannot be had, or they do not fit at once."""
         with self._changed:
-            if mapped := self._take(uses):
-                return mapped
-        self.hold(uses, split)
+            if names <= self._mapped.keys():
+                return self._take(names)
+        self.check_room(names, split)
         with self._turn, self._changed:  # one thread at a time: two might hold the room that the other waits for
-            self._wait_for(uses)
-            return self._take(uses) or {}
+            self._wait_for(names)
+            return self._take(names)
 
-    def _take(self, uses: Counter[str]) -> dict[str, NDArray[np.uint8]] | None:
-        if not uses.keys() <= self._mapped.keys():
-            return None
-        for name, count in uses.items():
-            if name in self._expected:
-                self._expected[name] -= count
-                if self._expected[name] <= 0:
-                    del self._expected[name]
-                    self._full = False
-        self._touch(uses)
-        self._start()
-        return {name: self._mapped[name] for name in uses}
+    def _take(self, names: Set[str]) -> dict[str, NDArray[np.uint8]]:
+        self._touch(names)
+        return {name: self._mapped[name] for name in names}
 
     def missing(self, names: Iterable[str]) -> str:
         """The URL of the first of these tars that is not here yet; empty when all are."""
         with self._changed:
-            return next((f"{self._remote.url}/{name}" for name in names if name not in self._mapped), "")
+            return next((f"{self._url}/{name}" for name in names if name not in self._mapped), "")
 
-    def _wait_for(self, uses: Counter[str]) -> None:
-        self._needed = uses.keys()
-        for name in uses:
-            self._failed.pop(name, None)  # when it was fetched ahead; by now it may come
+    def _wait_for(self, names: Set[str]) -> None:
+        self._needed = names
+        for name in names:
+            self._failed.pop(name, None)  # it failed when it was fetched ahead: try again
         try:
-            while missing := uses.keys() - self._mapped.keys():
+            while missing := names - self._mapped.keys():
                 for name in missing & self._failed.keys():
                     raise self._failed[name]
                 self._full = False
@@ -145,18 +136,16 @@ class TarCache:
             self._needed = set()
 
     def _touch(self, names: Iterable[str]) -> None:
-        """Marks as used just now, for all processes that share the folder."""
         now = time.monotonic()
         for name in names if self._limit is not None else ():
             if now - self._touched.get(name, -np.inf) > 1:
                 self._touched[name] = now
-                with suppress(FileNotFoundError):
-                    os.utime(self.folder / name)
+                self._disk.touch(name)
 
     def _start(self) -> None:
-        """Threads, where there is something to fetch; each ends when there is nothing left."""
+        """Starts threads where there is something to fetch; each ends when there is nothing left."""
         idle = self._mapped.keys() | self._fetching | self._failed.keys()
-        waiting = 0 if self._full else len({*self._needed, *self._expected} - idle)
+        waiting = 0 if self._full else len({*self._needed, *self._leases} - idle)
         for _ in range(min(waiting, FETCHES - self._workers)):
             self._workers += 1
             Thread(target=self._work, daemon=True).start()
@@ -167,7 +156,7 @@ class TarCache:
                 try:
                     name = self._next()
                 except Exception as error:  # for the thread that waits
-                    self._failed |= dict.fromkeys(self._needed, self._explained(error))
+                    self._failed |= dict.fromkeys(self._needed, self._disk.explained(error))
                     name = None
                 if name is None:
                     self._workers -= 1
@@ -186,7 +175,7 @@ class TarCache:
     def _next(self) -> str | None:
         """The first tar that is to be fetched, if there is room for it."""
         idle = self._mapped.keys() | self._fetching | self._failed.keys()
-        name = next((name for name in [*self._needed, *self._expected] if name not in idle), None)
+        name = next((name for name in [*self._needed, *self._leases] if name not in idle), None)
         if name is not None and not self._make_room(name):
             self._full = True
             return None
@@ -194,191 +183,55 @@ class TarCache:
 
     def _make_room(self, name: str) -> bool:
         """Takes room on the disk for a tar; deletes others for it, but none that is needed sooner."""
-        if self._limit is None:
-            return True
-        with self._alone():
-            own = self._own_files()
-            if name in own or f"{name}.part" in own:
-                return True
-            expected = list(self._expected)
-            is_next = name in self._needed or name not in self._expected
-            later = {other: place for place, other in enumerate(expected) if is_next or place > expected.index(name)}
-            busy = {*self._needed, *self._fetching, *self._expected} - later.keys() | self._needed
-            for other in self._mapped.keys() - own.keys() - busy - later.keys():  # deleted by another process
-                del self._mapped[other]
-            # First what nobody here expects, longest unused first; then what is expected last.
-            victims = sorted(
-                (file for file in own if file.removesuffix(".part") not in busy),
-                key=lambda file: (file in later, -later.get(file, 0), own[file].st_mtime_ns),
-            )
-            excess = sum(stat.st_size for stat in own.values()) + self._tars[name].bytes - self._limit
-            chosen = []
-            for file in victims:
-                if excess > 0 and not _is_locked(self.folder / file):
-                    chosen.append(file)
-                    excess -= own[file].st_size
-            if excess > 0:
-                return False
-            for file in chosen:
-                (self.folder / file).unlink(missing_ok=True)
-                self._mapped.pop(file, None)
-            with (self.folder / f"{name}.part").open("wb") as part:
-                part.truncate(self._tars[name].bytes)
-            return True
-
-    def _own_files(self) -> dict[str, os.stat_result]:
-        while True:
-            files = [file for file in os.listdir(self.folder) if file.removesuffix(".part") in self._tars]
-            with suppress(FileNotFoundError):  # one has come whole meanwhile, under its final name: look again
-                return {file: (self.folder / file).stat() for file in files}
+        leased = list(self._leases)
+        is_next = name in self._needed or name not in self._leases
+        first = 0 if is_next else leased.index(name) + 1
+        later = {other: place for place, other in enumerate(leased) if place >= first}
+        keep = ({*self._needed, *self._fetching, *leased} - later.keys()) | self._needed
+        room = self._disk.make_room(self._tars[name], self._tars.keys(), keep, later)
+        deleted_by_others = self._mapped.keys() - room.kept - keep - later.keys()
+        for other in self._mapped.keys() & (room.deleted | deleted_by_others):
+            del self._mapped[other]
+        return room.taken
 
     def _fetch(self, tar: Tar) -> NDArray[np.uint8] | Exception | None:
         """The tar, mapped; None: room has to be made for it once more."""
-        path = self.folder / tar.file
         try:
-            while True:
-                if not self._bring(
-                    tar.file, tar.bytes, lambda _, sha256: sha256 == tar.sha256, lambda path: _size(path) == tar.bytes
-                ):
-                    return None
-                with suppress(FileNotFoundError):  # deleted since by another process
-                    os.utime(path)
-                    return map_tar(path, tar.bytes)
+            return self._disk.fetch_tar(tar)
         except Exception as error:  # for the thread that waits for this tar
-            return self._explained(error)
-
-    def _bring(
-        self,
-        name: str,
-        total: int | None,
-        is_sound: Callable[[Path, str], bool],
-        is_there: Callable[[Path], bool],
-        most: int = 0,
-    ) -> bool:
-        """Fetches a file unless it is there; False when there is a limit and the room taken for it was given away.
-        `total`, `most`: as Remote.blocks has them.
-
-        Only one process fetches it; the others wait, or go on if that one dies.
-        """
-        path = self.folder / name
-        part = path.with_name(f"{name}.part")
-        while not is_there(path):
-            with _lock(part) as file:
-                if not _is_at(file, part) or is_there(path):  # it was another's, and is finished or given up
-                    continue
-                if self._limit is not None and total is not None and _size(part) != total:
-                    part.unlink(missing_ok=True)
-                    return False
-                try:
-                    self._download(file, part, name, total, is_sound, most)
-                    with self._alone(), suppress(FileNotFoundError):  # deleted just before it was locked
-                        os.replace(part, path)
-                except BaseException:
-                    part.unlink(missing_ok=True)
-                    raise
-        return True
-
-    def _download(
-        self,
-        file: IO[bytes],
-        part: Path,
-        name: str,
-        total: int | None,
-        is_sound: Callable[[Path, str], bool],
-        most: int,
-    ) -> None:
-        for _ in range(2):
-            digest = hashlib.sha256()
-            file.seek(0)
-            with closing(self._remote.blocks(name, total, most)) as blocks:
-                for block in blocks:
-                    file.write(block)
-                    digest.update(block)
-            file.truncate()
-            file.flush()
-            os.fsync(file.fileno())
-            if is_sound(part, digest.hexdigest()):
-                return
-        raise InputError(
-            f"{self._remote.url}/{name} is not the file that its manifest describes: fetched twice, it differed. "
-            "Copy the shard set there again."
-        )
-
-    def _alone(self) -> AbstractContextManager[object]:
-        """Nobody else renames or deletes tars of the folder meanwhile."""
-        return _lock(self.folder / ".lock")
-
-    def _explained(self, error: Exception) -> Exception:
-        if not isinstance(error, OSError):
-            return error
-        return InputError(
-            f"the cache {self.folder} cannot be written ({error.strerror}). "
-            "Choose another folder with --cache, or set a limit with --cache-size."
-        )
+            return self._disk.explained(error)
 
 
-class SplitTars:
-    """What a Split asks for its tars: shards are places in the manifest's list, one a sample."""
+class RemoteTars:
+    """The tars of a split of a remote set."""
 
     def __init__(self, cache: TarCache, split: str) -> None:
         self._cache = cache
         self._split = split
         self._names = [tar.file for tar in cache.manifest.splits[split]]
-        self._shards = {name: shard for shard, name in enumerate(self._names)}
 
-    def expect(self, shards: Sequence[int]) -> None:
-        self._cache.expect(Counter(self._names[shard] for shard in shards))
+    def read(self, ranges: ByteRanges) -> list[NDArray[np.uint8]]:
+        mapped = self._cache.map({self._names[shard] for shard in ranges.shards}, self._split)
+        names = self._names
+        return [mapped[names[shard]][offset : offset + size] for shard, offset, size in zip(*ranges, strict=True)]
 
-    def map(self, shards: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
-        mapped = self._cache.map(Counter(self._names[shard] for shard in shards), self._split)
-        return {self._shards[name]: tar for name, tar in mapped.items()}
+    def lease(self, shards: Sequence[int]) -> Lease:
+        return self._cache.lease(self._names[shard] for shard in shards)
 
-    def ask_for(self, shards: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> None:
-        """They were fetched a moment ago, or are not there yet."""
-
-    def ask_for_all_of(self, shards: Sequence[int]) -> None:
-        """The same."""
+    def prefetch(self, ranges: ByteRanges) -> None:
+        """Nothing to do: they were fetched a moment ago, or are not there yet."""
 
     def hold_all(self) -> None:
-        self._cache.hold(self._names, self._split)
+        self._cache.check_room(self._names, self._split)
 
-    def missing(self, shards: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> str:
-        return self._cache.missing(self._names[shard] for shard in shards)
+    def missing(self, ranges: ByteRanges) -> str:
+        return self._cache.missing(self._names[shard] for shard in ranges.shards)
 
 
 def _is_index(path: Path, samples: int) -> bool:
     with suppress(InputError):
         return len(load_index(path)) == samples
     return False
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[IO[bytes]]:
-    """The file, made where it is not there, for this process alone; another may have deleted it meanwhile."""
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-
-
-def _is_locked(path: Path) -> bool:
-    with suppress(FileNotFoundError), path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def _is_at(file: IO[bytes], path: Path) -> bool:
-    with suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    return False
-
-
-def _size(path: Path) -> int | None:
-    with suppress(FileNotFoundError):
-        return path.stat().st_size
-    return None
 
 
 def _gigabytes(count: int) -> str:

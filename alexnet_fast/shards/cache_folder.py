@@ -16,7 +16,7 @@ _notice_once = lru_cache(print_notice)
 
 
 def cache_folder(given: str | Path | None) -> Path:
-    """The folder for all sets, made and writable: the given one, the user's, or one of this user's temporary files.
+    """The folder for the caches of all sets, made and writable: `given`, the user's, or one among temporary files.
 
     Raises InputError when none can be written.
     """

@@ -17,14 +17,14 @@ from alexnet_fast.shards.format import MOST_MANIFEST_BYTES
 from alexnet_fast.shards.http import read_range
 
 BLOCK = 8 << 20
-"""Bytes asked for at a time."""
+"""Bytes of a request."""
 SMALLEST_BLOCK = 64 << 10
 STALL_SECONDS = 30.0
-"""A block that takes longer is given up, and a smaller one asked for."""
+"""A request that takes longer is given up, and a smaller one made."""
 OUTAGE_SECONDS = 600.0
-"""Without a single block; then the file is given up."""
+"""The longest time without a single block; then the file is given up."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds between two tries: twice as long each time."""
+"""Seconds between two tries: they double each time."""
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
 """Which of our extras installs what fsspec needs for a kind of URL."""
 
@@ -32,7 +32,7 @@ Bytes = Generator[bytes, None, None]
 
 
 class Remote:
-    """Reads the files below a URL. While the network fails, reading takes longer; that is said once an outage."""
+    """Reads the files below a URL. While the network fails, reading takes longer, with one notice an outage."""
 
     def __init__(self, url: str) -> None:
         import fsspec
@@ -49,11 +49,11 @@ class Remote:
         except Exception as error:  # every store has its own kinds
             raise InputError(f"{url} cannot be used ({error}). Check the address and credentials.") from error
         self._root = root.rstrip("/")
-        self._said = -np.inf
+        self._noticed = -np.inf
         self._answered = False
 
     def blocks(self, name: str, total: int | None = None, most: int = MOST_MANIFEST_BYTES) -> Bytes:
-        """The bytes of a file, in order. After a failure it goes on where it was.
+        """The bytes of a file, in order. After a failure it continues from there.
 
         `total`: bytes to read; None: to its end, and `most` bytes at the most. Raises InputError when the file is not
         there, may not be read, is shorter than `total` or longer than `most`, when nothing has come for
@@ -80,7 +80,7 @@ class Remote:
                 if at == first and (total or not start):
                     raise OSError("it sent nothing")
             except Exception as error:  # every store has its own kinds
-                self._judge(name, error, time.monotonic() - since)
+                self._check_retry(name, error, time.monotonic() - since)
                 if isinstance(error, asyncio.TimeoutError):
                     size = max(size // 4, SMALLEST_BLOCK)
                 time.sleep(pause)
@@ -112,8 +112,8 @@ class Remote:
             data = self._files.cat_file(path, start=start, end=end)
         yield data[start:] if len(data) > end - start else data
 
-    def _judge(self, name: str, error: Exception, seconds: float) -> None:
-        """Raises InputError when there is no sense in another try."""
+    def _check_retry(self, name: str, error: Exception, seconds: float) -> None:
+        """Raises InputError when another try is pointless; prints a notice when an outage begins."""
         file, reason = f"{self.url}/{name}", str(error) or type(error).__name__
         if refusal := _refusal(error):
             raise InputError(f"{file} {refusal} ({reason}). Check the address and your access to it.") from error
@@ -122,15 +122,15 @@ class Remote:
         if seconds > OUTAGE_SECONDS:
             raise InputError(
                 f"nothing came from {file} for {seconds / 60:.0f} minutes ({reason}). Check the network; "
-                "what has been fetched is kept, so the same command goes on from there."
+                "what has been fetched is kept, so the same command continues from there."
             ) from error
-        if time.monotonic() - self._said > OUTAGE_SECONDS:
-            print_notice(f"{file} does not come ({reason}); trying on for {OUTAGE_SECONDS / 60:.0f} minutes")
-            self._said = time.monotonic()
+        if time.monotonic() - self._noticed > OUTAGE_SECONDS:
+            print_notice(f"{file} does not come ({reason}); trying again for {OUTAGE_SECONDS / 60:.0f} minutes")
+            self._noticed = time.monotonic()
 
 
 def _refusal(error: Exception) -> str:
-    """In words, an answer that another try would not change; empty for a failure that may pass."""
+    """What is wrong, in words, where another try would not change the answer; empty for a failure that may pass."""
     status = getattr(error, "code" if type(error).__name__ == "HttpError" else "status", None)  # gcsfs, aiohttp
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return "is not there"
@@ -143,7 +143,7 @@ def _refusal(error: Exception) -> str:
 
 
 def _is_unknown_host(error: BaseException | None) -> bool:
-    """Whether that is behind it; a name server that does not answer is another thing."""
+    """Whether the cause is an unknown host; a name server that does not answer is none."""
     while error is not None:
         if isinstance(error, socket.gaierror):
             return error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))

@@ -27,11 +27,11 @@ FORMAT = "alexnet-fast shard set"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 MOST_MANIFEST_BYTES = 128 << 20
-"""A manifest of a million classes, the most there can be, takes some 100 MB; ImageNet's has 0.3."""
+"""A manifest of a million classes, the most there can be, takes some 100 MB; ImageNet's takes 0.3 MB."""
 MEMBER = {"jpeg": "jpg", "raw": "npy"}
 """Extension of the image member for each encoding of a sample."""
 MIXED = "mixed"
-"""The encoding of a set of both kinds; `is_raw` tells which sample is of which."""
+"""The encoding of a set of both kinds; `is_raw` gives the encoding of each sample."""
 NPY_HEADER = 128
 """Bytes of a raw member before its pixels, whatever their number."""
 
@@ -72,7 +72,7 @@ class Manifest:
     `keep`: a stored JPEG may be a source's own file: a square of 7/8 of `size` or more, grey or of any subsampling.
     `raw_share`: of a mixed set, the share of the training samples that are raw; all others are JPEG.
     `plan`: fingerprint of the listing and options it was made from. `counts`: per split, the labelled samples of
-    each class. These three are empty in sets of before they were there.
+    each class. These three are empty in sets of earlier versions.
     """
 
     encoding: str
@@ -117,7 +117,7 @@ class Manifest:
 
 
 def _check(manifest: Manifest) -> None:
-    """What the types alone do not say."""
+    """Raises ValueError where a value of the right type cannot be right."""
     tars = [tar for split in manifest.splits.values() for tar in split]
     names = [*manifest.splits, *(tar.file for tar in tars)]
     pixels = manifest.pixels
@@ -138,7 +138,7 @@ def _check(manifest: Manifest) -> None:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether JSON's `value` is of the type `kind`: a damaged number, say, may still be JSON."""
+    """Whether JSON's `value` is of the type `kind`: a corrupt number, say, may still be JSON."""
     arguments = get_args(kind)
     if is_dataclass(kind):
         kinds = get_type_hints(kind)
@@ -157,7 +157,7 @@ def tar_name(split: str, number: int) -> str:
 
 
 def file_digest(path: Path, algorithm: str) -> str:
-    """The hexadecimal sum of a file, for which it is not held in memory."""
+    """The hexadecimal digest of a file, which is read in blocks."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):  # hashlib.file_digest needs Python 3.11
@@ -190,12 +190,12 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
 
 
 def load_index(path: Path) -> NDArray[np.void]:
-    """Memory-mapped. Raises InputError when the file cannot be read or is no sample index."""
+    """The index, memory-mapped. Raises InputError when the file cannot be read or is no sample index."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             index = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # numpy, and Python's tokenizer below it, raise many kinds on a damaged header
+    except Exception as error:  # numpy, and Python's tokenizer below it, raise many kinds on a corrupt header
         raise InputError(f"{path} cannot be read ({error}). Make the shard set again.") from error
     if not isinstance(index, np.ndarray) or index.dtype != INDEX_DTYPE or index.ndim != 1:
         raise InputError(f"{path} is not a sample index of version {FORMAT_VERSION}. Make the shard set again.")
@@ -205,7 +205,7 @@ def load_index(path: Path) -> NDArray[np.void]:
 def rows_fit(
     index: NDArray[np.void], raw: NDArray[np.bool_], side: int, tar_bytes: NDArray[np.uint64], classes: int
 ) -> bool:
-    """Whether all rows are of images inside their tars, with labels that there are."""
+    """Whether all rows are of images inside their tars, with labels of a class or UNLABELLED."""
     shard, offset, size, label = (index[column] for column in ("shard", "offset", "size", "label"))
     if int(shard.max()) >= len(tar_bytes):
         return False

@@ -1,4 +1,4 @@
-"""Reads a range of a file from a web server, and from one that knows no ranges the file itself, a piece at a time."""
+"""Reads a range of a file from a web server; from one without ranges the file itself, a piece at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SKIPPED = 1 << 20
 def read_range(files: Any, url: str, start: int, end: int, seconds: float) -> Generator[bytes, None, None]:
     """The bytes [start, end) in one piece; fewer where the file ends. No more of an answer is read, however long it is.
 
-    A server that knows no ranges sends the whole file: then these are its bytes from `start` to its end, in pieces of
+    A server without ranges sends the whole file: then these are its bytes from `start` to its end, in pieces of
     `end - start` and a last one, with empty ones for what comes before `start`. Closing the iterator hangs up.
 
     `files`: fsspec's file system. Raises what aiohttp raises, FileNotFoundError where there is no such file, and
@@ -31,7 +31,7 @@ def read_range(files: Any, url: str, start: int, end: int, seconds: float) -> Ge
                 return
             yield piece
     finally:
-        with suppress(RuntimeError, asyncio.TimeoutError):  # after a timeout it may be ending by itself still
+        with suppress(RuntimeError, asyncio.TimeoutError):  # after a timeout it may still be ending
             sync(files.loop, pieces.aclose, timeout=seconds)
 
 

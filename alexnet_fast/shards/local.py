@@ -6,7 +6,7 @@ import ctypes
 import mmap
 import os
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
 
@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.shards.format import Tar
+from alexnet_fast.shards.tars import ByteRanges, Lease
 
 PATIENCE = 5.0
 """Seconds after which a read that has not ended counts as one that does not."""
 WILL_NEED = 3
 """madvise's MADV_WILLNEED, of Linux and macOS."""
 PIECE = 128 << 10
-"""Bytes asked for at a time: of more Linux reads only as much as it reads ahead on that disk."""
+"""Bytes of a request: of a longer one Linux reads only as much as it reads ahead on that disk."""
 _LIBC = ctypes.CDLL(None)
 
 
@@ -30,35 +31,30 @@ class LocalTars:
 
     def __init__(self, folder: Path, tars: list[Tar]) -> None:
         self._paths = [folder / tar.file for tar in tars]
-        self._mapped = {shard: map_tar(self._paths[shard], tar.bytes) for shard, tar in enumerate(tars)}
+        self._mapped = [map_tar(path, tar.bytes) for path, tar in zip(self._paths, tars, strict=True)]
 
-    def map(self, shards: Sequence[int]) -> Mapping[int, NDArray[np.uint8]]:
-        return self._mapped
+    def read(self, ranges: ByteRanges) -> list[NDArray[np.uint8]]:
+        tars = self._mapped
+        return [tars[shard][offset : offset + size] for shard, offset, size in zip(*ranges, strict=True)]
 
-    def expect(self, shards: Sequence[int]) -> None:
-        pass
+    def lease(self, shards: Sequence[int]) -> Lease:
+        """Nothing to do: they stay mapped."""
+        return Lease()
 
-    def ask_for(self, shards: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> None:
-        for shard, offset, size in zip(shards, offsets, sizes, strict=True):
-            ask_for(self._mapped[shard][offset : offset + size])
-
-    def ask_for_all_of(self, shards: Sequence[int]) -> None:
-        def ask() -> None:
-            for shard in shards:
-                ask_for(self._mapped[shard])
-
-        Thread(target=ask, daemon=True).start()  # a tar may fill the disk's queue
+    def prefetch(self, ranges: ByteRanges) -> None:
+        for view in self.read(ranges):
+            prefetch(view)
 
     def hold_all(self) -> None:
-        pass
+        """They are mapped already."""
 
-    def missing(self, shards: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> str:
+    def missing(self, ranges: ByteRanges) -> str:
         """Reads them in a thread, which a disk or server that does not answer holds up."""
         reading = ""
 
         def read() -> None:
             nonlocal reading
-            for shard, offset, size in zip(shards, offsets, sizes, strict=True):
+            for shard, offset, size in zip(*ranges, strict=True):
                 reading = str(self._paths[shard])
                 with self._paths[shard].open("rb") as file:
                     os.pread(file.fileno(), size, offset)
@@ -71,6 +67,7 @@ class LocalTars:
 
 
 def map_tar(path: Path, expected_bytes: int) -> NDArray[np.uint8]:
+    """All of a tar, memory-mapped. Raises InputError when it cannot be opened or has another size."""
     try:
         with path.open("rb") as file:
             actual_bytes = file.seek(0, 2)
@@ -85,8 +82,8 @@ def map_tar(path: Path, expected_bytes: int) -> NDArray[np.uint8]:
     return np.frombuffer(mapped, dtype=np.uint8)
 
 
-def ask_for(mapped: NDArray[np.uint8]) -> None:
-    """Has the system read part of a mapped file. Waits only where the disk's queue is full."""
+def prefetch(mapped: NDArray[np.uint8]) -> None:
+    """Has the system read part of a mapped file; waits only while the disk's queue is full."""
     address = mapped.ctypes.data
     end = address + len(mapped)
     for start in range(address - address % mmap.PAGESIZE, end, PIECE):
@@ -94,7 +91,7 @@ def ask_for(mapped: NDArray[np.uint8]) -> None:
 
 
 def allow_open_files(more: int) -> None:
-    """Raises the process' own limit, as far as the system lets it: every mapped tar or index keeps a file open."""
+    """Raises this process' limit of open files, as far as it may: a mapped tar or index keeps its file open."""
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if now != resource.RLIM_INFINITY:
         wanted = now + more if most == resource.RLIM_INFINITY else min(now + more, most)

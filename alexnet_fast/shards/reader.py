@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from tarfile import BLOCKSIZE
 
 import numpy as np
 from isal import isal_zlib
@@ -28,37 +26,19 @@ from alexnet_fast.shards.format import (
     rows_fit,
 )
 from alexnet_fast.shards.local import LocalTars, allow_open_files
+from alexnet_fast.shards.tars import ByteRanges, Lease, Tars
 
 ROWS = 1 << 16
-"""Of an index, looked at together: the memory that takes does not grow with the set."""
-
-
-class Tars(Protocol):
-    """The tars of a split; `shards` are their places in the manifest's list, one a sample."""
-
-    def map(self, shards: Sequence[int]) -> Mapping[int, NDArray[np.uint8]]:
-        """Those tars, and maybe others, memory-mapped."""
-
-    def expect(self, shards: Sequence[int]) -> None:
-        """Those will be mapped next, in this order."""
-
-    def ask_for(self, shards: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> None:
-        """Has the system read those bytes, without waiting for them."""
-
-    def ask_for_all_of(self, shards: Sequence[int]) -> None:
-        """Has the system read those tars from end to end, without waiting for them."""
-
-    def hold_all(self) -> None:
-        """Raises InputError when they cannot all be mapped at once."""
-
-    def missing(self, shards: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> str:
-        """The path or URL of the first of those that cannot be read just now; empty when all can."""
+"""Rows of an index that are checked together: the memory for it does not grow with the set."""
+NAME_BYTES = 100
+"""Length of the name that a tar's header begins with."""
 
 
 class Split:
-    """One split of a shard set, its tars memory-mapped. Safe to share between threads.
+    """The samples of one split, read by number from memory-mapped tars. Safe to share between threads: reading changes
+    nothing.
 
-    `tars`: where they come from; None: from `folder`.
+    `tars`: what reads them; None: those in `folder`.
     """
 
     def __init__(self, folder: Path, name: str, manifest: Manifest, tars: Tars | None = None) -> None:
@@ -82,14 +62,9 @@ class Split:
                 f"{folder / index_name(name)} does not fit its tars. Make the shard set again; "
                 f"alexnet-fast verify {folder} names what is damaged."
             )
-        self._tars = tars or LocalTars(folder, listed)
-        self._tar_files = [tar.file for tar in listed]
+        self._tars: Tars = tars or LocalTars(folder, listed)
+        self._listed = listed
         self._cache = folder if tars else None
-        self._asked = np.zeros(len(self.index), bool)
-        self._opened = np.full(len(listed), -1)
-        """The epoch in which each tar was last asked for as a whole."""
-        self._waits = 0
-        """Page faults so far that had to wait for a disk."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -101,7 +76,7 @@ class Split:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(n,) of all samples."""
+        """(n,) class indices of all samples."""
         return self.labels_of(slice(None))
 
     def _fits(self, tars: list[Tar], classes: int) -> bool:
@@ -115,15 +90,27 @@ class Split:
         """Zero-copy views of the stored images: JPEG bytes (n,), or raw pixels (size, size, 3), a sample each."""
         shape = (self.size, self.size, 3)
         pixels = 3 * self.size**2  # of an .npy file: a header comes first
-        members, raw = self._members(samples), self.raw[samples].tolist()
+        members, raw = self._tars.read(self._ranges(samples)), self.raw[samples].tolist()
         return [
             member[-pixels:].reshape(shape) if is_raw else member for member, is_raw in zip(members, raw, strict=True)
         ]
 
+    def lease(self, samples: NDArray[np.int64]) -> Lease:
+        """Announces that those samples will be read next, in this order: a remote set fetches their tars ahead, and
+        keeps them until the lease is closed. Without one, `read` waits for what is not there."""
+        return self._tars.lease(self.index["shard"][samples].tolist())
+
+    def prefetch(self, samples: NDArray[np.int64]) -> None:
+        """Has the system read the stored bytes of samples; waits no longer than for the disk's queue."""
+        self._tars.prefetch(self._ranges(samples))
+
+    def prefetch_tars(self, shards: list[int]) -> None:
+        """Has the system read whole tars; waits no longer than for the disk's queue."""
+        self._tars.prefetch(ByteRanges(shards, [0] * len(shards), [self._listed[shard].bytes for shard in shards]))
+
     def intact(self, samples: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether the stored bytes of each can be read, and are those that were written, by their crc32."""
-        self.expect(samples)  # these reads come on top of those that were announced
-        members, sums = self._members(samples), self.index["crc32"][samples].tolist()
+        members, sums = self._tars.read(self._ranges(samples)), self.index["crc32"][samples].tolist()
         return np.array(
             [
                 readable and isal_zlib.crc32(member.data) == crc32
@@ -134,7 +121,7 @@ class Split:
 
     def name_of(self, sample: int) -> str:
         row = self.index[sample]
-        tar, again = self._tar_files[row["shard"]], ""
+        tar, again = self._listed[row["shard"]].file, ""
         if self._cache:
             tar, again = str(self._cache / tar), "; delete that file, and it is fetched again"
         return f"sample {sample:,} of {self.name} ({tar}, image at byte {row['offset']:,}{again})"
@@ -145,52 +132,21 @@ class Split:
         return [key for part in np.split(numbers, numbers[::1000][1:]) for key in self._keys(part)]
 
     def _keys(self, samples: NDArray[np.int64]) -> list[str]:
-        self.expect(samples)
-        shards, offsets, _ = self._places(samples)
-        tars = self._tars.map(shards)
-        heads = [tars[s][offset - 512 : offset - 412] for s, offset in zip(shards, offsets, strict=True)]
-        return [head.tobytes().partition(b"\0")[0].partition(b".")[0].decode("ascii", "replace") for head in heads]
+        shards, offsets, _ = self._ranges(samples)
+        names = ByteRanges(shards, [offset - BLOCKSIZE for offset in offsets], [NAME_BYTES] * len(offsets))
+        names_read = self._tars.read(names)
+        return [name.tobytes().partition(b"\0")[0].partition(b".")[0].decode("ascii", "replace") for name in names_read]
 
-    def _members(self, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-        shards, offsets, sizes = self._places(samples)
-        tars = self._tars.map(shards)
-        return [tars[s][offset : offset + size] for s, offset, size in zip(shards, offsets, sizes, strict=True)]
-
-    def _places(self, samples: NDArray[np.int64]) -> tuple[list[int], list[int], list[int]]:
+    def _ranges(self, samples: NDArray[np.int64]) -> ByteRanges:
         rows = self.index[samples]
-        return rows["shard"].tolist(), rows["offset"].tolist(), rows["size"].tolist()
-
-    def ask_for(self, samples: NDArray[np.int64]) -> None:
-        """Samples that will be read soon: the system is asked for their bytes.
-
-        Once a sample, until the process had to wait for a page: then memory may hold none of them any more.
-        """
-        waits = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
-        if waits != self._waits:
-            self._waits = waits
-            self._asked[:] = False
-        samples = samples[~self._asked[samples]]
-        self._asked[samples] = True
-        self._tars.ask_for(*self._places(samples))
-
-    def ask_for_tars(self, samples: NDArray[np.int64], epoch: int) -> None:
-        """As `ask_for`, in an order that opens few tars at a time: of the whole tars, each once an epoch."""
-        shards = np.unique(self.index["shard"][samples])
-        shards = shards[self._opened[shards] != epoch]
-        if len(shards):
-            self._opened[shards] = epoch
-            self._tars.ask_for_all_of(shards.tolist())
-
-    def expect(self, samples: NDArray[np.int64]) -> None:
-        """Samples that will be read next, in this order: a remote set fetches their tars ahead."""
-        self._tars.expect(self.index["shard"][samples].tolist())
+        return ByteRanges(rows["shard"].tolist(), rows["offset"].tolist(), rows["size"].tolist())
 
     def missing(self, samples: NDArray[np.int64]) -> str:
-        """The path or URL of the first tar of those samples that cannot be read just now; empty when all can."""
-        return self._tars.missing(*self._places(samples))
+        """The path or URL of the first tar of the samples that cannot be read just now; empty when all can."""
+        return self._tars.missing(self._ranges(samples))
 
     def hold_all(self) -> None:
-        """For reading in any order. Raises InputError when the cache of a remote set cannot hold the whole split."""
+        """Raises InputError when the cache of a remote set cannot hold the whole split, as a random order needs it."""
         self._tars.hold_all()
 
 
@@ -224,7 +180,7 @@ class ShardSet:
 
     @classmethod
     def of(cls, config: TrainConfig) -> ShardSet:
-        """That of a run."""
+        """The shard set of a run's configuration."""
         return cls(config.shards, config.cache, config.cache_bytes or None)
 
     def __contains__(self, split: str) -> bool:

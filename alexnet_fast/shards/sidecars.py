@@ -25,7 +25,7 @@ def side_files(manifest: Manifest) -> dict[str, bytes]:
 
 
 def _timm(manifest: Manifest) -> dict[str, Any]:
-    """timm's scripts ask for `validation` unless they are told otherwise: `val` goes by both names."""
+    """timm's `_info.json`. Its scripts use the split `validation` by default, so `val` is listed under both names."""
     splits = {
         split: {
             "name": split,
@@ -41,13 +41,13 @@ def _timm(manifest: Manifest) -> dict[str, Any]:
 
 
 def _wids(tars: list[Tar]) -> dict[str, Any]:
-    """Without the md5 sums, which are optional there: `SHA256SUMS` has better ones."""
+    """The index of wids, without the md5 sums, which are optional there: `SHA256SUMS` has better ones."""
     shards = [{"url": tar.file, "nsamples": tar.samples, "filesize": tar.bytes} for tar in tars]
     return {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
 
 
 def _sums(manifest: Manifest, files: dict[str, bytes]) -> bytes:
-    """Of the manifest, the other side files and the tars; the indexes follow from the tars."""
+    """`SHA256SUMS` of the manifest, the other side files and the tars; the indexes follow from the tars."""
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     sums[MANIFEST] = hashlib.sha256(manifest.to_json().encode()).hexdigest()
     sums |= {tar.file: tar.sha256 for tars in manifest.splits.values() for tar in tars}

@@ -7,7 +7,6 @@ import torch
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.plan import Window, training_rows
 from alexnet_fast.shards.reader import Split
 from alexnet_fast.training.position import Position
 from alexnet_fast.training.step import DTYPES
@@ -20,28 +19,21 @@ def training_loader(
 
     `data`: which part, of how many; `device`: where the batches are made.
     """
-    rows = training_rows(
-        len(split),
-        config.batch,
-        config.seed,
-        margin=split.size - config.crop,
+    return Loader.training(
+        split,
+        batch=config.batch,
+        epoch=position.epoch,
+        num_epochs=config.epochs - position.epoch,
+        first_step=position.step,
+        crop=config.crop,
+        crops=config.crops,
+        seed=config.seed,
         colour_std=config.colour_std,
         colour_epochs=config.colour_off * config.epochs,
-        crops=config.crops,
-        window=Window(split.index["shard"], config.window) if config.order == "window" else None,
+        window=config.window if config.order == "window" else None,
         rank=data.rank,
-        world=data.world,
-        epochs=range(position.epoch, config.epochs),
-        first_step=position.step,
-    )
-    return Loader(
-        split,
-        split.pixels,
-        rows,
-        max_batch=-(-config.batch // data.world),
-        crop=config.crop,
+        world_size=data.world,
         device=device,
         dtype=DTYPES[config.precision],
         threads=config.threads,
-        whole_tars=config.order == "window",
     )

@@ -99,9 +99,7 @@ def test_where_the_papers_net_is_tapped(tmp_path: Path, raw_shards: Path) -> Non
     norm1 = torch.from_numpy(features.of_split(network, split, "norm1").features)
     np.testing.assert_array_equal(torch.nn.functional.max_pool2d(norm1, 3, 2).numpy(), pool1)
     np.testing.assert_array_equal(features.of_split(network, split, "conv1").features, pool1.clip(0))
-    batch = next(
-        iter(Loader(split, network.pixels, [_first(len(split))], max_batch=18, crop=84, device=network.device))
-    )
+    batch = next(iter(Loader.evaluation(split, crop=84, mean=network.pixels.mean)))
     with torch.inference_mode():
         logits = network.model(batch.images).numpy()
         towers = network.model.layers()["conv1"](torch.nn.functional.pad(batch.images, (0, 3, 0, 3))).chunk(2, 1)
@@ -110,12 +108,6 @@ def test_where_the_papers_net_is_tapped(tmp_path: Path, raw_shards: Path) -> Non
     np.testing.assert_allclose(norm1.numpy(), normed.numpy()[order], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(features.of_split(network, split, "fc8").features, logits, rtol=1e-4, atol=1e-4)
     assert features.of_split(network, split, "bottleneck").features.shape == (18, 8)
-
-
-def _first(samples: int) -> Any:
-    from alexnet_fast.loading.plan import evaluation_rows
-
-    return next(evaluation_rows(samples, samples, margin=12))
 
 
 def test_damaged_samples_are_left_out(onetower: Path, raw_shards: Path, tmp_path: Path) -> None:

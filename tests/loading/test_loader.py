@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_fast import native
-from alexnet_fast.loading import cpu, loader
-from alexnet_fast.loading.loader import Batch, Loader, arranged
+from alexnet_fast.loading import cpu, host_share, loader
+from alexnet_fast.loading.handover import arranged
+from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.pixels import centre
 from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
+from alexnet_fast.loading.prefetch import PageRequests, Prefetcher
 from alexnet_fast.shards.format import Pixels
-from alexnet_fast.shards.local import ask_for, map_tar
+from alexnet_fast.shards.local import map_tar, prefetch
 from alexnet_fast.shards.reader import ShardSet, Split
+from alexnet_fast.shards.tars import Lease
 from tests.conftest import turn_native_off
 
 CROP = 84
@@ -41,10 +44,8 @@ def decoding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def load(
     shards: Path, rows: list[Rows], crop: int = CROP, dtype: torch.dtype = torch.float32, threads: int = 2
 ) -> list[Batch]:
-    shard_set = ShardSet(shards)
     batches = Loader(
-        shard_set.split("train"),
-        shard_set.manifest.pixels,
+        ShardSet(shards).split("train"),
         rows,
         max_batch=max(len(r.samples) for r in rows),
         crop=crop,
@@ -55,10 +56,10 @@ def load(
     return list(batches)
 
 
-def some_rows(split: Split, batch: int = 16, epochs: int = 1, rank: int = 0, world: int = 1) -> list[Rows]:
+def some_rows(split: Split, batch: int = 16, epochs: int = 1, rank: int = 0, world_size: int = 1) -> list[Rows]:
     margin = split.size - CROP
     rows = training_rows(
-        len(split), batch, 0, margin=margin, colour_std=0.1, epochs=range(epochs), rank=rank, world=world
+        len(split), batch, 0, margin=margin, colour_std=0.1, epochs=range(epochs), rank=rank, world_size=world_size
     )
     return list(rows)
 
@@ -124,12 +125,12 @@ def test_the_share_is_that_of_the_speeds(jpeg_shards: Path, monkeypatch: pytest.
         work()
         return seconds[work.__name__]
 
-    monkeypatch.setattr(loader, "_seconds_of_second", clocked)
+    monkeypatch.setattr(host_share, "seconds_of_second", clocked)
     rows = some_rows(split)
-    batches = Loader(split, split.pixels, rows, max_batch=16, crop=CROP, device=torch.device("cpu"))
+    batches = Loader(split, rows, max_batch=16, crop=CROP, device=torch.device("cpu"))
     assert len(list(batches)) == len(rows)
     assert batches.host_share == 0.75
-    exact = Loader(split, split.pixels, rows, max_batch=16, crop=CROP, device=torch.device("cpu"), strict=True)
+    exact = Loader(split, rows, max_batch=16, crop=CROP, device=torch.device("cpu"), strict=True)
     assert len(list(exact)) == len(rows)
     assert exact.host_share == 0
 
@@ -160,7 +161,7 @@ def test_every_sample_once_for_one_and_two_ranks(jpeg_shards: Path) -> None:
         seen = [
             batch.rows.samples
             for rank in range(world)
-            for batch in load(jpeg_shards, some_rows(split, rank=rank, world=world))
+            for batch in load(jpeg_shards, some_rows(split, rank=rank, world_size=world))
         ]
         assert np.array_equal(np.sort(np.concatenate(seen)), np.arange(len(split)))
 
@@ -179,7 +180,7 @@ def test_pixels_do_not_depend_on_threads_batches_or_ranks(jpeg_shards: Path) -> 
     reference = by_sample(load(jpeg_shards, some_rows(split), threads=1))
     others = [
         by_sample(load(jpeg_shards, some_rows(split, batch=7), threads=3)),
-        by_sample([b for r in (0, 1) for b in load(jpeg_shards, some_rows(split, rank=r, world=2))]),
+        by_sample([b for r in (0, 1) for b in load(jpeg_shards, some_rows(split, rank=r, world_size=2))]),
     ]
     for other in others:
         assert other.keys() == reference.keys()
@@ -274,21 +275,48 @@ def test_the_next_batch_is_begun_before_this_one_is_waited_for(
         assert when["begin", number + 1] < when["wait", number] < when["use", number]
 
 
-def test_pages_are_asked_for_once_until_one_was_waited_for(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = ShardSet(jpeg_shards).split("train")
+def test_pages_are_prefetched_once_until_one_was_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = 3
     monkeypatch.setattr("resource.getrusage", lambda who: SimpleNamespace(ru_majflt=waits))
-    asked: list[int] = []
-    monkeypatch.setattr(split._tars, "ask_for", lambda shards, offsets, sizes: asked.extend(offsets))
-    for samples in ([5, 3], [3, 7], [7, 5]):
-        split.ask_for(np.array(samples))
-    assert asked == split.index["offset"][[5, 3, 7]].tolist()
+    requests = PageRequests(9)
+    assert [requests.new(np.array(samples)).tolist() for samples in ([5, 3], [3, 7], [7, 5])] == [[5, 3], [7], []]
     waits += 1
-    split.ask_for(np.array([7, 8]))
-    assert asked == split.index["offset"][[5, 3, 7, 7, 8]].tolist()
+    assert requests.new(np.array([7, 8])).tolist() == [7, 8]
 
 
-def test_bytes_are_asked_for_batches_before_they_are_read(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loaders_of_a_split_prefetch_a_page_once(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrusage", lambda who: SimpleNamespace(ru_majflt=3))
+    split = ShardSet(jpeg_shards).split("train")
+    offsets: list[int] = []
+    monkeypatch.setattr(split._tars, "prefetch", lambda ranges: offsets.extend(ranges.offsets))
+    for epoch in range(2):
+        list(Loader.training(split, batch=16, epoch=epoch, crop=CROP))
+        assert sorted(offsets) == sorted(split.index["offset"].tolist())
+
+
+def test_leases_are_given_back(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by a loop that is left early: all of the batches that were announced."""
+    split = ShardSet(jpeg_shards).split("train")
+    given_back: list[list[int]] = []
+
+    def lease(samples: NDArray[np.int64]) -> Lease:
+        return Lease(lambda: given_back.append(samples.tolist()))
+
+    monkeypatch.setattr(split, "lease", lease)
+    rows = [row.samples.tolist() for row in some_rows(split, batch=6)]
+    prefetcher = iter(Prefetcher(split, some_rows(split, batch=6), whole_tars=False))
+    for step in range(4):
+        next(prefetcher)
+        assert given_back == rows[:step]  # the one in use is still held
+    prefetcher.close()
+    assert given_back == rows
+    given_back.clear()
+    for _ in Loader.training(split, batch=6, crop=CROP):
+        break
+    assert sorted(given_back) == sorted(rows)
+
+
+def test_bytes_are_prefetched_batches_before_they_are_read(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = ShardSet(jpeg_shards).split("train")
     rows = some_rows(split, batch=6)
     read, asked, asked_before = split.read, list[NDArray[np.int64]](), list[int]()
@@ -298,18 +326,18 @@ def test_bytes_are_asked_for_batches_before_they_are_read(jpeg_shards: Path, mon
         return read(samples)
 
     monkeypatch.setattr(split, "read", note_read)
-    monkeypatch.setattr(split, "ask_for", asked.append)
-    assert len(list(Loader(split, split.pixels, rows, max_batch=6, crop=CROP, device=torch.device("cpu")))) == 10
+    monkeypatch.setattr(split, "prefetch", asked.append)
+    assert len(list(Loader(split, rows, max_batch=6, crop=CROP, device=torch.device("cpu")))) == 10
     assert asked_before == [5, 6, 7, 8, 9, 10, 10, 10, 10, 10]
     assert all(np.array_equal(samples, row.samples) for samples, row in zip(asked, rows, strict=True))
 
 
-def test_in_a_window_s_order_whole_tars_are_asked_for(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_window_s_order_whole_tars_are_prefetched(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each once an epoch, when its first sample comes up."""
     split = ShardSet(jpeg_shards).split("train")
     opened: list[int] = []
-    monkeypatch.setattr(split._tars, "ask_for_all_of", opened.extend)
-    monkeypatch.setattr(split._tars, "ask_for", None)
+    monkeypatch.setattr(split, "prefetch_tars", opened.extend)
+    monkeypatch.setattr(split, "prefetch", None)
     for epoch in range(2):
         opened.clear()
         for step, batch in enumerate(Loader.training(split, batch=1, epoch=epoch, crop=CROP, window=2)):
@@ -319,7 +347,7 @@ def test_in_a_window_s_order_whole_tars_are_asked_for(jpeg_shards: Path, monkeyp
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's count of a thread's page faults")
-def test_a_tar_that_was_asked_for_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_tar_that_was_prefetched_is_not_waited_for(tmp_path: Path) -> None:
     """To the end: of one request for all of it Linux would read as much as it reads ahead."""
     path, size = tmp_path / "a.tar", 32 << 20
     path.write_bytes(os.urandom(size))
@@ -338,4 +366,4 @@ def test_a_tar_that_was_asked_for_is_not_waited_for(tmp_path: Path) -> None:
     alone = waits(lambda tar: None)
     if not alone:
         pytest.skip("this file system is in memory")
-    assert waits(ask_for) <= alone / 20  # a busy disk may turn a request down
+    assert waits(prefetch) <= alone / 20  # a busy disk may turn a request down

@@ -7,24 +7,25 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from alexnet_fast.loading.plan import Rows, Window, epoch_plan, evaluation_rows, steps_per_epoch, training_rows
+from alexnet_fast.loading.plan import Rows, ShuffleWindow, evaluation_rows, steps_per_epoch, training_rows
+from tests.conftest import epoch_rows
 
 
 def rows_of(samples: int, batch: int, world: int = 1, **options: object) -> list[list[Rows]]:
     settings: dict[str, object] = {"margin": 32, "colour_std": 0.1, **options}
     return [
-        list(training_rows(samples, batch, 5, rank=rank, world=world, **settings))  # type: ignore[arg-type]
+        list(training_rows(samples, batch, 5, rank=rank, world_size=world, **settings))  # type: ignore[arg-type]
         for rank in range(world)
     ]
 
 
-def window(samples: int, tars: int, open: int) -> Window:
+def window(samples: int, tars: int, open: int) -> ShuffleWindow:
     """Tars of near-equal size in stored order, as `alexnet-fast shard` makes them."""
-    return Window((np.arange(samples) * tars // samples).astype(np.uint32), open)
+    return ShuffleWindow((np.arange(samples) * tars // samples).astype(np.uint32), open)
 
 
-def window_order(order: Window, epoch: int = 0) -> NDArray[np.int32]:
-    return epoch_plan(5, epoch, len(order.tars), margin=0, colour_std=0, crops=False, window=order).order
+def window_order(order: ShuffleWindow, epoch: int = 0) -> NDArray[np.int64]:
+    return epoch_rows(5, epoch, len(order.tars), margin=0, colour_std=0, crops=False, window=order).samples
 
 
 def as_set(rows: list[Rows]) -> set[tuple[float, ...]]:
@@ -36,29 +37,29 @@ def as_set(rows: list[Rows]) -> set[tuple[float, ...]]:
 
 
 def test_plan_is_a_pure_function() -> None:
-    a, b = (epoch_plan(3, 7, 1000, margin=32, colour_std=0.1) for _ in range(2))
-    for name in ("order", "crop", "mirror", "colour"):
+    a, b = (epoch_rows(3, 7, 1000, margin=32, colour_std=0.1) for _ in range(2))
+    for name in ("samples", "crop", "mirror", "colour"):
         assert np.array_equal(getattr(a, name), getattr(b, name))
     for seed, epoch in ((3, 8), (4, 7), (7, 3)):
-        other = epoch_plan(seed, epoch, 1000, margin=32, colour_std=0.1)
-        assert not np.array_equal(a.order, other.order)
+        other = epoch_rows(seed, epoch, 1000, margin=32, colour_std=0.1)
+        assert not np.array_equal(a.samples, other.samples)
         assert not np.array_equal(a.crop, other.crop)
 
 
 def test_plan_never_changes_between_versions() -> None:
     """A resumed run must meet the same samples even when NumPy was upgraded in between."""
-    plan = epoch_plan(1, 2, 1000, margin=32, colour_std=0.1)
-    data = plan.order.astype(np.int64).tobytes() + plan.crop.tobytes() + plan.mirror.tobytes()
+    plan = epoch_rows(1, 2, 1000, margin=32, colour_std=0.1)
+    data = plan.samples.tobytes() + plan.crop.tobytes() + plan.mirror.tobytes()
     assert hashlib.sha256(data).hexdigest()[:16] == "d4e2f37a968e4628"
     assert plan.colour[:2].ravel() == pytest.approx(
         [-0.17939296, -0.01474562, 0.2251195, 0.05132566, 0.13179892, 0.02762164], abs=1e-7
     )
-    data = window_order(window(1000, 20, 4)).astype(np.int64).tobytes()
+    data = window_order(window(1000, 20, 4)).tobytes()
     assert hashlib.sha256(data).hexdigest()[:16] == "4725a248526d4313"
 
 
 def test_every_sample_once_an_epoch() -> None:
-    assert np.array_equal(np.sort(epoch_plan(0, 0, 999, margin=4, colour_std=0.1).order), np.arange(999))
+    assert np.array_equal(np.sort(epoch_rows(0, 0, 999, margin=4, colour_std=0.1).samples), np.arange(999))
 
 
 @pytest.mark.parametrize("samples", [1000, 1001, 1023, 130])
@@ -90,8 +91,9 @@ def test_the_rows_of_an_epoch_are_numpy_s_draws() -> None:
         assert np.array_equal(np.concatenate([getattr(row, name) for row in rows]), values)
 
 
-def test_another_batch_changes_only_where_steps_end() -> None:
-    (small,), (large,) = rows_of(1000, 32), rows_of(1000, 250)
+@pytest.mark.parametrize("order", [None, window(1000, 13, 3)], ids=["random", "window"])
+def test_another_batch_changes_only_where_steps_end(order: ShuffleWindow | None) -> None:
+    (small,), (large,) = rows_of(1000, 32, window=order), rows_of(1000, 250, window=order)
     assert as_set(small) == as_set(large)
     assert np.array_equal(np.concatenate([r.samples for r in small]), np.concatenate([r.samples for r in large]))
 
@@ -107,7 +109,7 @@ def test_steps_are_equal_and_no_longer_than_the_batch() -> None:
 
 
 @pytest.mark.parametrize("order", [None, window(500, 13, 3)], ids=["random", "window"])
-def test_resuming_in_mid_epoch_gives_the_rest(order: Window | None) -> None:
+def test_resuming_in_mid_epoch_gives_the_rest(order: ShuffleWindow | None) -> None:
     (all_rows,) = rows_of(500, 64, epochs=range(0, 3), window=order)
     (rest,) = rows_of(500, 64, epochs=range(1, 3), first_step=5, window=order)
     expected = [r for r in all_rows if (r.epoch, r.step) >= (1, 5)]
@@ -119,7 +121,7 @@ def test_resuming_in_mid_epoch_gives_the_rest(order: Window | None) -> None:
 
 def test_crops_flips_and_colours_are_distributed_as_the_paper_says() -> None:
     n = 66_000
-    plan = epoch_plan(0, 0, n, margin=32, colour_std=0.1)
+    plan = epoch_rows(0, 0, n, margin=32, colour_std=0.1)
     for axis in (0, 1):
         counts = np.bincount(plan.crop[:, axis], minlength=33)
         assert len(counts) == 33  # offsets 0..32
@@ -139,16 +141,16 @@ def test_colour_ends_where_it_should() -> None:
 
 
 def test_augmentation_off_keeps_the_order() -> None:
-    on = epoch_plan(0, 0, 100, margin=32, colour_std=0.1)
-    off = epoch_plan(0, 0, 100, margin=32, colour_std=0.1, crops=False)
-    assert np.array_equal(on.order, off.order)
+    on = epoch_rows(0, 0, 100, margin=32, colour_std=0.1)
+    off = epoch_rows(0, 0, 100, margin=32, colour_std=0.1, crops=False)
+    assert np.array_equal(on.samples, off.samples)
     assert (off.crop == 16).all()
     assert not off.mirror.any()
     assert np.array_equal(on.colour, off.colour)
-    assert not epoch_plan(0, 0, 100, margin=32, colour_std=0).colour.any()
+    assert not epoch_rows(0, 0, 100, margin=32, colour_std=0).colour.any()
 
 
-def open_tars(order: Window, samples: NDArray[np.signedinteger]) -> NDArray[np.int64]:
+def open_tars(order: ShuffleWindow, samples: NDArray[np.signedinteger]) -> NDArray[np.int64]:
     """(n,) how many tars are open as each of the samples comes up: some of their samples came, some are to come."""
     tars, n = order.tars[samples], len(samples)
     _, first = np.unique(tars, return_index=True)
@@ -168,7 +170,7 @@ def test_window_is_exact_and_keeps_few_tars_open(open: int) -> None:
     for name, samples_of in sizes.items():
         tars = np.repeat(np.arange(len(samples_of), dtype=np.uint32), samples_of)
         for stored in (tars, random.permutation(tars)):
-            order = Window(stored, open)
+            order = ShuffleWindow(stored, open)
             for epoch in range(3):
                 samples = window_order(order, epoch)
                 assert np.array_equal(np.sort(samples), np.arange(len(stored)))
@@ -177,11 +179,11 @@ def test_window_is_exact_and_keeps_few_tars_open(open: int) -> None:
 
 
 def test_window_as_wide_as_the_set_is_the_global_shuffle() -> None:
-    everything = epoch_plan(5, 1, 1000, margin=0, colour_std=0).order
+    everything = epoch_rows(5, 1, 1000, margin=0, colour_std=0).samples
     assert np.array_equal(window_order(window(1000, 8, 8), 1), everything)
     assert np.array_equal(window_order(window(1000, 8, 1000), 1), everything)
     assert not np.array_equal(window_order(window(1000, 9, 8), 1), everything)
-    assert len(window_order(window(0, 1, 8))) == 0
+    assert len(window(0, 1, 8).order(np.random.default_rng(0))) == 0
 
 
 def test_window_differs_in_every_epoch_and_changes_nothing_else() -> None:
@@ -190,16 +192,18 @@ def test_window_differs_in_every_epoch_and_changes_nothing_else() -> None:
     lines = [order.tars[window_order(order, epoch)].astype(float) for epoch in range(4)]
     for a, b in pairwise(lines):
         assert abs(np.corrcoef(a, b)[0, 1]) < 0.5  # the line of the tars is another one
-    shuffled, windowed = (epoch_plan(5, 0, 5000, margin=32, colour_std=0.1, window=w) for w in (None, order))
+    shuffled, windowed = (epoch_rows(5, 0, 5000, margin=32, colour_std=0.1, window=w) for w in (None, order))
     for name in ("crop", "mirror", "colour"):
         assert np.array_equal(getattr(shuffled, name), getattr(windowed, name))
 
 
-def mixing(order: Window | None, tars: NDArray[np.unsignedinteger], batch: int) -> tuple[NDArray[np.float64], float]:
+def mixing(
+    order: ShuffleWindow | None, tars: NDArray[np.unsignedinteger], batch: int
+) -> tuple[NDArray[np.float64], float]:
     """Of each batch, the number of tars that in equal parts would have its entropy; and the share of the pairs in
     one batch that are in one again in the next epoch."""
     n = len(tars)
-    one, two = (epoch_plan(0, e, n, margin=0, colour_std=0, crops=False, window=order).order for e in range(2))
+    one, two = (epoch_rows(0, e, n, margin=0, colour_std=0, crops=False, window=order).samples for e in range(2))
     next_batch = np.empty(n, np.int64)
     next_batch[two] = np.arange(n) // batch
     mixed, again = [], 0
@@ -245,7 +249,9 @@ def test_how_well_window_mixes() -> None:
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 def test_evaluation_sees_every_sample_once(world: int) -> None:
     seen = [
-        row.samples for rank in range(world) for row in evaluation_rows(1003, 100, margin=32, rank=rank, world=world)
+        row.samples
+        for rank in range(world)
+        for row in evaluation_rows(1003, 100, margin=32, rank=rank, world_size=world)
     ]
     assert np.array_equal(np.concatenate(seen), np.arange(1003))
     assert max(len(s) for s in seen) <= 100

@@ -15,7 +15,6 @@ from PIL import Image
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.plan import evaluation_rows
 from alexnet_fast.sharding.listing import Entry, Listing, Source
 from alexnet_fast.sharding.output import open_output
 from alexnet_fast.sharding.plan import Options, jobs, make_plan
@@ -290,16 +289,7 @@ def test_keep_stores_fitting_squares_as_they_are(tmp_path: Path) -> None:
             assert Image.open(io.BytesIO(data)).size == (SIZE, SIZE)
     assert verify(tmp_path / "out", False, 1, lambda images: None) == []
     shards = ShardSet(tmp_path / "out")
-    (batch,) = Loader(
-        shards.split("train"),
-        shards.manifest.pixels,
-        evaluation_rows(6, 6, margin=SIZE - 84),
-        max_batch=6,
-        crop=84,
-        device=torch.device("cpu"),
-        dtype=torch.uint8,
-        threads=1,
-    )
+    (batch,) = Loader.evaluation(shards.split("train"), batch=6, crop=84, dtype=torch.uint8, threads=1)
     assert batch.images.shape == (6, 3, 84, 84)
     at = list(stored).index("a/84.jpg")
     with Image.open(folder / "84.jpg") as image:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -74,13 +74,14 @@ def samples(split: Split, numbers: list[int] | None = None) -> list[bytes]:
 
 
 def tar_by_tar(split: Split) -> list[bytes]:
-    """In stored order, the next tar expected while one is read."""
+    """In stored order, the next tar leased while one is read."""
     parts = np.split(np.arange(len(split)), np.flatnonzero(np.diff(split.index["shard"])) + 1)
     got = []
-    split.expect(parts[0])
+    lease = split.lease(parts[0])
     for part, following in zip(parts, [*parts[1:], parts[0][:0]], strict=True):
-        split.expect(following)
-        got += samples(split, part.tolist())
+        with closing(lease):
+            lease = split.lease(following)
+            got += samples(split, part.tolist())
     return got
 
 

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -85,8 +85,8 @@ def test_threads_that_need_more_than_fits_at_once_take_turns(
         for _ in range(20):
             shards = random.choice(len(sizes(jpeg_shards)), 2, replace=False)
             numbers = np.flatnonzero(np.isin(local.index["shard"], shards))
-            split.expect(numbers)
-            right.append(samples(split, numbers.tolist()) == samples(local, numbers.tolist()))
+            with closing(split.lease(numbers)):
+                right.append(samples(split, numbers.tolist()) == samples(local, numbers.tolist()))
 
     threads = [threading.Thread(target=read, args=(seed,), daemon=True) for seed in range(3)]
     for thread in threads:

@@ -45,7 +45,7 @@ def test_a_set_behind_a_url_is_the_local_set(
             assert (shards.folder / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_only_what_is_read_or_expected_is_fetched(
+def test_only_what_is_read_or_leased_is_fetched(
     serve: Callable[[Path], Server], jpeg_shards: Path, tmp_path: Path
 ) -> None:
     server = serve(jpeg_shards)
@@ -53,7 +53,7 @@ def test_only_what_is_read_or_expected_is_fetched(
     place = {int(shard): number for number, shard in enumerate(split.index["shard"])}
     samples(split, [place[1]])
     assert [name for name in server.requests if name.endswith(".tar")] == ["train-000001.tar"]
-    split.expect(np.array([place[0]]))
+    split.lease(np.array([place[0]]))
     wait_for(lambda: server.requests["train-000000.tar"] > 0, seconds=10)
     assert not server.requests["train-000002.tar"]
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from alexnet_fast.shards.format import INDEX_DTYPE, MANIFEST
 from alexnet_fast.shards.reader import ShardSet
-from alexnet_fast.shards.verify import Damage, verify
+from alexnet_fast.shards.verify import verify
+from alexnet_fast.shards.verify_tar import Finding
 from tests.conftest import picture
 
 TAR, IDX, INDEX, SUMS = "train-000001.tar", "train-000001.idx", "train.index.npy", "SHA256SUMS"
@@ -27,7 +28,7 @@ Pairs = set[tuple[str, str | int]]
 """(file, sample) of the reports; here a sample is its place in TAR, or "" for the file as a whole."""
 
 
-def check(folder: Path, *, quick: bool = False) -> list[Damage]:
+def check(folder: Path, *, quick: bool = False) -> list[Finding]:
     return verify(folder, quick, 1, lambda images: None)
 
 

@@ -16,8 +16,8 @@ from alexnet_fast.distributed import topology
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import TrainingError
 from alexnet_fast.loading import corruption
-from alexnet_fast.loading.plan import epoch_plan
 from alexnet_fast.training import start
+from tests.conftest import epoch_rows
 from tests.loading.test_damage import CROP, damaged_copy
 
 
@@ -36,7 +36,7 @@ def train_in(topology: Topology, shards: str, out: str) -> None:
 @pytest.mark.parametrize("world", [1, 2])
 def test_training_goes_on_and_counts(world: int, jpeg_shards: Path, tmp_path: Path) -> None:
     """Once each over all processes, of which both meet one in the first epoch; together they stop at too many."""
-    order = epoch_plan(0, 0, 60, margin=0, colour_std=0).order
+    order = epoch_rows(0, 0, 60, margin=0, colour_std=0).samples
     bad = sorted([int(order[0]), int(order[29])])  # the first of rank 0's first step and the last of rank 1's second
     shards = damaged_copy(damaged_copy(jpeg_shards, "train", bad, tmp_path / "a"), "val", [17], tmp_path / "set")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
@@ -59,19 +59,16 @@ def test_training_goes_on_and_counts(world: int, jpeg_shards: Path, tmp_path: Pa
 CUT_OFF = """
 import os, sys
 from pathlib import Path
-import torch
 from alexnet_fast import Loader, ShardSet
 from alexnet_fast.errors import TrainingError
 from alexnet_fast.loading import corruption
-from alexnet_fast.loading.plan import training_rows
 
 folder, crop, before = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "before"
 corruption.LIMIT = 1
 split = ShardSet(folder).split("train")
 index = split.index[split.index["shard"] == 0]
 cut = int(index["offset"][len(index) // 2])
-rows = training_rows(len(split), 10, 0, margin=split.size - crop, colour_std=0.1, epochs=range(2))
-loader = Loader(split, split.pixels, rows, max_batch=10, crop=crop, device=torch.device("cpu"))
+loader = Loader.training(split, batch=10, num_epochs=2, crop=crop)
 if before:
     os.truncate(folder / "train-000000.tar", cut)
 batches = iter(loader)

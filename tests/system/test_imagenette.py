@@ -37,10 +37,8 @@ def keys(shards: Path, split: str) -> list[str]:
 
 def loaded(shards: Path, split: str, rows: list[Rows]) -> list[int]:
     """The samples of the batches that really came out of the decoder."""
-    shard_set = ShardSet(shards)
     loader = Loader(
-        shard_set.split(split),
-        shard_set.manifest.pixels,
+        ShardSet(shards).split(split),
         rows,
         max_batch=max(len(r.samples) for r in rows),
         crop=CROP,
@@ -60,7 +58,7 @@ def test_an_epoch_sees_every_key_exactly_once(world: int, imagenette: Path, shar
     assert Counter(names) == Counter(f"{path.parent.name}/{path.stem}" for path in files)
     seen: list[str] = []
     for rank in range(world):
-        rows = training_rows(9_469, 256, 0, margin=SIZE - CROP, colour_std=0.1, rank=rank, world=world)
+        rows = training_rows(9_469, 256, 0, margin=SIZE - CROP, colour_std=0.1, rank=rank, world_size=world)
         seen += [names[sample] for sample in loaded(shards, "train", list(rows))]
     assert Counter(seen) == Counter(names)
     assert seen != names  # shuffled
@@ -72,7 +70,7 @@ def test_evaluation_sees_every_image_exactly_once(world: int, shards: Path) -> N
         sample
         for rank in range(world)
         for sample in loaded(
-            shards, "val", list(evaluation_rows(3_925, 256, margin=SIZE - CROP, rank=rank, world=world))
+            shards, "val", list(evaluation_rows(3_925, 256, margin=SIZE - CROP, rank=rank, world_size=world))
         )
     ]
     assert np.array_equal(seen, np.arange(3_925))

@@ -15,7 +15,7 @@ from alexnet_fast import Loader, ShardSet
 shards, epoch, step, world, threads = sys.argv[1], *map(int, sys.argv[2:])
 split = ShardSet(shards).split("train")
 for epoch in range(epoch, 3):
-    options = dict(batch=16, epoch=epoch, first_step=step, crop=84, world=world, threads=threads)
+    options = dict(batch=16, epoch=epoch, first_step=step, crop=84, world_size=world, threads=threads)
     step = 0
     for parts in zip(*(Loader.training(split, rank=rank, **options) for rank in range(world)), strict=True):
         for batch in parts:

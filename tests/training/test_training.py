@@ -16,18 +16,17 @@ from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.inference.predictions import guess_checkpoints
 from alexnet_fast.loading.loader import Batch
-from alexnet_fast.loading.plan import Rows, Window, epoch_plan
+from alexnet_fast.loading.plan import Rows, ShuffleWindow
 from alexnet_fast.model.alexnet import build
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
-from alexnet_fast.shards.local import LocalTars
-from alexnet_fast.shards.reader import ShardSet
+from alexnet_fast.shards.reader import ShardSet, Split
 from alexnet_fast.training import checkpoint, optim, trainer
 from alexnet_fast.training.start import train
 from alexnet_fast.training.state import initial_state
 from alexnet_fast.training.step import train_step
 from alexnet_fast.training.trainer import Result, Trainer
-from tests.conftest import SIZE, interrupted, write
+from tests.conftest import SIZE, epoch_rows, interrupted, write
 
 CPU = Topology(0, 1, torch.device("cpu"))
 ROWS = Rows(0, 0, *(np.zeros(0, kind) for kind in (np.int64, np.uint16, bool, np.float32)))
@@ -94,11 +93,11 @@ def test_the_order_window(jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest
         return train_step(model, state, batch, *more)
 
     monkeypatch.setattr(trainer, "train_step", noted)
-    monkeypatch.setattr(LocalTars, "ask_for_all_of", lambda _, shards: opened.extend(shards))
+    monkeypatch.setattr(Split, "prefetch_tars", lambda _, shards: opened.extend(shards))
     start(settings(jpeg_shards, order="window", window=2, hidden=16), tmp_path / "run")
     tars = ShardSet(jpeg_shards).split("train").index["shard"]
     for epoch in range(2):
-        order = epoch_plan(0, epoch, 60, margin=0, colour_std=0, window=Window(tars, 2)).order
+        order = epoch_rows(0, epoch, 60, margin=0, colour_std=0, window=ShuffleWindow(tars, 2)).samples
         assert [sorted(rows.samples.tolist()) for rows in seen if rows.epoch == epoch] == [
             sorted(part.tolist()) for part in np.split(order, 4)
         ]

@@ -1,0 +1,72 @@
+"""Decoded crops to the batch on the training device."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet_fast.loading.pixels import centre, one_thread
+from alexnet_fast.loading.plan import Rows
+
+
+def arranged(rows: Rows, decoded: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The order of the rows that `joined` needs: those that DALI decodes first, and of each kind the mirrored last, so
+    that a slice is to be flipped."""
+    return np.lexsort((rows.mirror, ~decoded))
+
+
+def joined(
+    rows: Rows,
+    offset: torch.Tensor,
+    jpegs: torch.Tensor | None,
+    cut: torch.Tensor | None,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> torch.Tensor:
+    """The images of a batch, (n, 3, crop, crop) of type `dtype` in channels-last memory of `device`.
+
+    `jpegs`: of the first rows, uint8 on the device, neither mirrored nor centred yet; `cut`: of the others, mirrored,
+    and centred where they are of type `dtype`; both (n, crop, crop, 3). `offset`: `centre`'s, a row an image.
+    """
+    cut = None if cut is None else copied(cut, device)
+    if jpegs is None and cut is not None and cut.dtype == dtype:
+        return cut.permute(0, 3, 1, 2)
+    first = 0 if jpegs is None else len(jpegs)
+    upright, offset = int((~rows.mirror[:first]).sum()), copied(offset, device)
+    with one_thread():
+        if cut is None and jpegs is not None and dtype == torch.uint8:
+            images = jpegs
+            centre(jpegs, upright, offset, images)
+        else:
+            some = jpegs if jpegs is not None else cut
+            assert some is not None
+            images = torch.empty((len(rows.samples), *some.shape[1:]), dtype=dtype, device=device)
+            if jpegs is not None:
+                centre(jpegs, upright, offset[:first], images[:first])
+            if cut is not None and cut.dtype == dtype:
+                images[first:] = cut
+            elif cut is not None:  # mirrored already
+                centre(cut, len(cut), offset[first:], images[first:])
+    return images.permute(0, 3, 1, 2)
+
+
+def copied(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on the device; a copy to a GPU has a stream of its own: beside the step under way, not behind it."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    copies, current = _copy_stream(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(copies):  # torch notes it: page-locked memory is not used again before it is copied
+        copy = tensor.to(device, non_blocking=True)
+    current.wait_stream(copies)
+    copy.record_stream(current)
+    return copy
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all loaders of a GPU: torch keeps freed memory for the stream that it was of."""
+    return torch.cuda.Stream(device)
