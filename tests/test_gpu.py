@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast import native
+from alexnet_fast import native, random
 from alexnet_fast.config import make_config
 from alexnet_fast.distributed import topology
 from alexnet_fast.loading.loader import Batch, Loader
@@ -82,7 +82,7 @@ def steps_without_waiting(topology: topology.Topology, shards: str, settings: di
                 torch.cuda.synchronize()
                 torch.cuda.set_sync_debug_mode("error")
             set_learning_rates(state.optimizer, config, step / 100)
-            torch.manual_seed(loop.step_seed(0, step, placed.dropout_rank))
+            torch.manual_seed(random.dropout_seed(0, step, placed.dropout_rank))
             scales.begin(True)
             sums = loop.train_step(placed.wrapped, state, batch, config, 1.0)
             window.add(*sums, 16)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_fast import random
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.listing import Images, Source
 from alexnet_fast.sharding.output import byte_text
@@ -50,8 +51,8 @@ def estimate_raw_share(source: Source, plan: Plan, say: Callable[[str], None]) -
 
 def _jpeg_bytes(root: Path, images: Images, options: Options) -> float:
     """What a split's average JPEG takes in a tar, or a little more."""
-    random = np.random.Generator(np.random.Philox(key=np.array([options.seed, 2 << 32], np.uint64)))
-    chosen = np.sort(random.choice(len(images), min(LOOKED_AT, len(images)), replace=False))
+    rng = random.budget_sample(options.seed)
+    chosen = np.sort(rng.choice(len(images), min(LOOKED_AT, len(images)), replace=False))
     sizes = np.array(list(_jpeg_sizes(root, images.select(chosen), options)) or [0])
     error = sizes.std() / math.sqrt(len(sizes)) * math.sqrt(1 - len(chosen) / len(images))  # none when all were seen
     return float(sizes.mean() + SPARE * error)

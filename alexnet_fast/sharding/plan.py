@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_fast import random
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.listing import Image, Images, Source
 from alexnet_fast.sharding.output import WORK, Output, sealed, unsealed
@@ -151,9 +152,8 @@ def jobs(source: Source, plan: Plan, output: Output, wanted: set[tuple[str, int]
 
 def _cut(images: Images, seed: int, place: int) -> list[NDArray[np.int64]]:
     """Shuffles a split by (seed, its place) and cuts it into tars of near-equal length."""
-    random = np.random.Generator(np.random.Philox(key=np.array([seed, place], np.uint64)))
     starts = images.blocks
-    shuffled = random.permutation(len(starts) - 1)
+    shuffled = random.stored_order(seed, place).permutation(len(starts) - 1)
     lengths = np.diff(starts)[shuffled]
     ends = np.cumsum(lengths)
     order = np.arange(len(images)) + np.repeat(starts[:-1][shuffled] - (ends - lengths), lengths)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_fast import random
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.limits import MOST_TEXT_BYTES, read_open
 from alexnet_fast.sharding.listing import Source
@@ -54,8 +55,7 @@ def split_off(source: Source, fraction: float, seed: int) -> Source:
     if "val" in source.splits:
         raise InputError("the source has a split val already. Leave out --val-fraction and --split.")
     train = source.splits["train"]
-    random = np.random.Generator(np.random.Philox(key=np.array([seed, 1 << 32], np.uint64)))
-    rank = random.permutation(len(train))
+    rank = random.val_split(seed).permutation(len(train))
     by_class = np.lexsort((rank, train.labels))  # each class's images in a random order
     counts = np.bincount(train.labels, minlength=len(source.classes))
     wanted = np.diff(np.rint(fraction * np.cumsum(counts)).astype(np.int64), prepend=0)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alexnet_fast import random
 from alexnet_fast.config import FREE, TrainConfig, config_from
 from alexnet_fast.console import Progress, Quiet
 from alexnet_fast.distributed.devices import processes_here
@@ -184,7 +184,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             state.epoch, state.step = batch.rows.epoch, batch.rows.step
             done = state.epoch * steps + state.step
             set_learning_rates(state.optimizer, config, done / steps, state.top1s)
-            torch.manual_seed(step_seed(config.seed, done, placed.dropout_rank))
+            torch.manual_seed(random.dropout_seed(config.seed, done, placed.dropout_rank))
             share = len(batch.labels) * data.world * steps / len(split)
             ended = state.step + 1 == steps
             is_logged = (done + 1) % config.log_every == 0 or ended
@@ -259,7 +259,7 @@ def _batches(
 
 def begin(config: TrainConfig, classes: int, device: torch.device) -> State:
     """The state before the first step, its weights drawn from the seed; `config` as `resolve` returns it."""
-    torch.manual_seed(config.seed)
+    torch.manual_seed(random.weights_seed(config.seed))
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     model = build(classes, config).on(device)
@@ -323,11 +323,6 @@ def uses_cuda_graphs(config: TrainConfig, topology: Topology) -> bool:
     is captured: steps differ by an image, which a captured one could not. None of it is measured: no GPU was at hand.
     """
     return topology.device.type == "cuda" and topology.world == 1 and config.accumulate == 1
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Of dropout: a function of where the run is, so that a resumed run draws the same masks."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
 def _say_if_stuck(loss: float, step: int, classes: int, progress: Progress) -> None:
