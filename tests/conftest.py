@@ -140,8 +140,8 @@ def trained_run(raw_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """The paper's net, 32 units wide, after two epochs; a log line a step. Not to be changed: copy it."""
     import torch
 
-    from alexnet_fast.config import make_config
     from alexnet_fast.distributed.topology import Topology
+    from alexnet_fast.recipes import make_config
     from alexnet_fast.training import run_folder
     from alexnet_fast.training.loop import train
 

@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.evaluation import scoring as evaluation
+from alexnet_fast.recipes import make_config
 from alexnet_fast.training import checkpoint, loop, placement, run_folder
 from alexnet_fast.training.log import Log
 from tests.conftest import Payload, interrupted

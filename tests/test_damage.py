@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from alexnet_fast import Batch, Loader, ShardSet, native
 from alexnet_fast.cli.main import main
-from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed import topology
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import TrainingError
@@ -23,6 +23,7 @@ from alexnet_fast.evaluation.scoring import evaluate
 from alexnet_fast.loading import corruption
 from alexnet_fast.loading.plan import epoch_plan
 from alexnet_fast.model.alexnet import bn
+from alexnet_fast.recipes import make_config
 from alexnet_fast.training import loop, run_folder
 
 CROP = 84

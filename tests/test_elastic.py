@@ -22,8 +22,8 @@ from uuid import uuid4
 import pytest
 import torch
 
-from alexnet_fast.config import make_config
 from alexnet_fast.distributed.topology import Topology
+from alexnet_fast.recipes import make_config
 from alexnet_fast.training import run_folder
 from alexnet_fast.training.loop import train
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from alexnet_fast import native, random
-from alexnet_fast.config import make_config
 from alexnet_fast.distributed import topology
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import training_rows
+from alexnet_fast.recipes import make_config
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import loop, placement, run_folder
 from alexnet_fast.training.finite import Finite

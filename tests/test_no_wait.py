@@ -7,9 +7,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from alexnet_fast import random
-from alexnet_fast.config import make_config
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.loading.loader import Batch, Loader
+from alexnet_fast.recipes import make_config
 from alexnet_fast.training import loop, optim
 from alexnet_fast.training.finite import Finite
 from alexnet_fast.training.metrics import Window

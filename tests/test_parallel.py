@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed import topology as processes
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError
 from alexnet_fast.inference.predictions import guess_checkpoints
+from alexnet_fast.recipes import make_config
 from alexnet_fast.training import checkpoint, loop, placement, run_folder
 from tests.conftest import interrupted
 from tools import parallel_bytes, scaling

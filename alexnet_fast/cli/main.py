@@ -17,9 +17,10 @@ import click
 from alexnet_fast import __version__, signals
 from alexnet_fast.cli import paper, results
 from alexnet_fast.cli.options import BytesType, cache_options, json_option, parse_settings, path_type, show
-from alexnet_fast.config import CHOICES, RECIPES, fitted, make_config
+from alexnet_fast.config import CHOICES
 from alexnet_fast.environment import cores, environment, limit_threads
 from alexnet_fast.errors import InputError, LostProcessError, TrainingError
+from alexnet_fast.recipes import RECIPES, fitted, make_config
 
 
 class Commands(click.Group):

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from alexnet_fast.config import make_config
 from alexnet_fast.console import Progress
 from alexnet_fast.demo.samples import draw_samples
 from alexnet_fast.distributed import topology
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.inference.predictions import guess_checkpoints
+from alexnet_fast.recipes import make_config
 from alexnet_fast.sharding.output import open_output
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.pool import Processes

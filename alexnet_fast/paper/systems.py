@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from alexnet_fast.config import REMOVABLE, TrainConfig, make_config
+from alexnet_fast.config import REMOVABLE, TrainConfig
 from alexnet_fast.console import drawn
 from alexnet_fast.errors import InputError
 from alexnet_fast.paper import measures
 from alexnet_fast.paper.measures import BASE, Measure
+from alexnet_fast.recipes import make_config
 
 RECIPE = "paper"
 PRETRAINED, TUNED, SIX = "sixconv-big", "sixconv-tuned", "sixconv"

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_fast.config import RECIPES
 from alexnet_fast.console import drawn
 from alexnet_fast.environment import environment
 from alexnet_fast.files import written
@@ -17,6 +16,7 @@ from alexnet_fast.paper.measures import BASE, Found
 from alexnet_fast.paper.runs import Experiment
 from alexnet_fast.paper.statistics import UNDECIDED, Estimate
 from alexnet_fast.paper.systems import CLAIMS, NETWORKS, RECIPE, Claim
+from alexnet_fast.recipes import RECIPES
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training.metrics import write_json
 

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_fast import __version__
-from alexnet_fast.config import RECIPES
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.evaluation.counts import confused
 from alexnet_fast.files import written
+from alexnet_fast.recipes import RECIPES
 from alexnet_fast.report import figures, insight
 from alexnet_fast.report.record import Record, labels, read
 from alexnet_fast.training import checkpoint

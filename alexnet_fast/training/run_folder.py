@@ -11,13 +11,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from alexnet_fast.config import FREE, TrainConfig, config_from, fitted, make_config
+from alexnet_fast.config import FREE, TrainConfig, config_from
 from alexnet_fast.distributed import devices
 from alexnet_fast.distributed.topology import Topology, from_first
 from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
 from alexnet_fast.files import Taken, locked
 from alexnet_fast.loading.loader import check_dali, needs_dali
+from alexnet_fast.recipes import fitted, make_config
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import loop, metrics
 from alexnet_fast.training.log import check_tensorboard
