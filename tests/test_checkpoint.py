@@ -367,7 +367,7 @@ def test_a_stop_in_the_evaluation_is_gone_on_with_exactly(
 LOCK = """
 import fcntl, os, sys, time
 with open(sys.argv[1], "ab", buffering=0) as file:
-    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     file.write(b"process 7 on elsewhere")
     print("locked", flush=True)
     time.sleep(60)

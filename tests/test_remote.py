@@ -354,7 +354,7 @@ def test_a_small_cache_makes_room_and_touches_nothing_else(
     assert [view.tobytes() for view in views] == before  # their tar was deleted meanwhile
     assert max(server.requests.values()) == 2
     assert {path: path.stat().st_size for path in foreign} == foreign
-    needs = f"the split train needs {-(-sum(sizes(jpeg_shards)) // 10**7) / 100:.2f} GB with the random order"
+    needs = f"the split train needs {-(-sum(sizes(jpeg_shards)) // 10**4) / 100:.2f} MB with the random order"
     for call in (split.hold_all, lambda: samples(split)):
         assert refusal(call).startswith(needs)
 
@@ -716,7 +716,7 @@ def test_training_from_a_url(
     too_small = ("--cache-size", "100KB", "--run", tmp_path / "third")
     result = CliRunner().invoke(main, ["train", "--gpus", "0", "--shards", server.url, *map(str, (*other, *too_small))])
     assert result.exit_code == 2
-    assert "Error: the split train needs 0.0" in result.output
+    assert "Error: the split train needs 0." in result.output
     assert "Raise --cache-size, or use --order window." in result.output
     run("train", "--gpus", "0", "--resume", "--run", tmp_path / "remote", *other)
     verify = CliRunner().invoke(main, ["verify", server.url])

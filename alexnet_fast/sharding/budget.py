@@ -16,10 +16,10 @@ import numpy as np
 from alexnet_fast import random
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.listing import Images, Source
-from alexnet_fast.sharding.output import byte_text
 from alexnet_fast.sharding.plan import Options, Plan
 from alexnet_fast.sharding.reading import read_images
 from alexnet_fast.shards.format import raw_bytes
+from alexnet_fast.text import byte_text
 
 LOOKED_AT = 256
 """Images of each split that are converted to learn the size of a JPEG: their mean is good to some 3 %."""
@@ -37,8 +37,7 @@ def estimate_raw_share(source: Source, plan: Plan, say: Callable[[str], None]) -
     least += tarfile.RECORDSIZE * sum(plan.tars.values())  # the end of a tar is half of that: the rest is the manifest
     more = plan.images.get("train", 0) * (_in_blocks(raw_bytes(options.size)) - jpeg.get("train", 0))
     if budget < least:
-        last_digit = 10**8 if least >= 10**9 else 10**4  # as byte_text shows it: rounded up, so that it is enough
-        needed = byte_text(math.ceil(least / last_digit) * last_digit)
+        needed = byte_text(least, round_up=True)  # so that it is enough
         raise InputError(
             f"--budget is too small: the set may take {needed} when every image is a JPEG. Give at least that, or a "
             "smaller --size or --quality."

@@ -6,7 +6,6 @@ as one object.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -19,7 +18,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.files import flush
+from alexnet_fast.files import Taken, file_lock, flush, publish
 
 WORK = ".work"
 """The folder inside the output that holds the plan and a record a finished tar, until the manifest is written."""
@@ -93,11 +92,8 @@ class Folders:
         return path
 
     def publish(self, temporary: Path, name: str) -> None:
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
         home = self._home(name)
-        os.replace(temporary, home / name)
-        flush((home / name).parent)
+        publish(temporary, home / name)
         if home != self.folders[0]:
             link = self.folders[0] / WORK / f"{name}.{uuid4().hex}.tmp"
             link.symlink_to(home / name)
@@ -151,6 +147,12 @@ class Folders:
 
     def free(self) -> int | None:
         return min(shutil.disk_usage(folder).free for folder in self.folders)
+
+    def work(self) -> Path:
+        """Returns the folder WORK, which it makes where it is not there."""
+        folder = self.folders[0] / WORK
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def __str__(self) -> str:
         return str(self.folders[0])
@@ -249,13 +251,12 @@ def locked(output: Output, part: str | None) -> Iterator[None]:
     """
     with ExitStack() as held:
         if isinstance(output, Folders):
-            wanted = [("lock", fcntl.LOCK_SH if part else fcntl.LOCK_EX)]
-            if part:
-                wanted.append((f"lock-{part.replace('/', '-of-')}", fcntl.LOCK_EX))
+            work = output.work()
             try:
-                for name, kind in wanted:
-                    held.enter_context(_file_lock(output, name, kind | fcntl.LOCK_NB))
-            except BlockingIOError as error:
+                held.enter_context(file_lock(work / "lock", wait=False, shared=part is not None))
+                if part:
+                    held.enter_context(file_lock(work / f"lock-{part.replace('/', '-of-')}", wait=False))
+            except Taken as error:
                 raise InputError(
                     f"another alexnet-fast shard is writing to {output}. Wait for it, or choose another --out."
                 ) from error
@@ -267,16 +268,7 @@ def one_at_a_time(output: Output) -> Iterator[None]:
     """Waits for its turn: of several parts that begin or end together, each may write the plan or the manifest."""
     with ExitStack() as held:
         if isinstance(output, Folders):
-            held.enter_context(_file_lock(output, "lock-turn", fcntl.LOCK_EX))
-        yield
-
-
-@contextmanager
-def _file_lock(output: Folders, name: str, kind: int) -> Iterator[None]:
-    folder = output.folders[0] / WORK
-    folder.mkdir(exist_ok=True)
-    with (folder / name).open("w") as file:
-        fcntl.flock(file, kind)
+            held.enter_context(file_lock(output.work() / "lock-turn"))
         yield
 
 
@@ -292,7 +284,3 @@ def unsealed(data: bytes) -> str:
     if digest != hashlib.sha256(text).hexdigest().encode():
         raise ValueError("its sha256 is another")
     return text.decode()
-
-
-def byte_text(number: float) -> str:
-    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.2f} MB"

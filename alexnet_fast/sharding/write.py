@@ -23,7 +23,7 @@ from alexnet_fast.console import Progress, Quiet
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.budget import estimate_raw_share
 from alexnet_fast.sharding.listing import Source
-from alexnet_fast.sharding.output import WORK, Output, byte_text, locked, one_at_a_time, sealed, unsealed
+from alexnet_fast.sharding.output import WORK, Output, locked, one_at_a_time, sealed, unsealed
 from alexnet_fast.sharding.plan import PLAN, Job, Options, Plan, begin, begun_plan, jobs, make_plan
 from alexnet_fast.sharding.pool import Pool, run
 from alexnet_fast.sharding.reading import read_images
@@ -40,6 +40,7 @@ from alexnet_fast.shards.format import (
     tar_name,
 )
 from alexnet_fast.shards.sidecars import side_files
+from alexnet_fast.text import byte_text
 
 REJECTED = "rejected.jsonl"
 EMPTY_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)

@@ -10,14 +10,13 @@ Several processes may share the folder. A tar that is deleted to make room stays
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence, Set
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from threading import Condition, Lock, Thread
 from typing import IO
@@ -26,10 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.files import file_lock, is_locked
 from alexnet_fast.shards.cache_folder import cache_folder
 from alexnet_fast.shards.fetch import Remote
 from alexnet_fast.shards.format import INDEX_DTYPE, MANIFEST, Manifest, Tar, index_name, load_index, parse_manifest
 from alexnet_fast.shards.local import map_tar
+from alexnet_fast.text import byte_text
 
 FETCHES = 4
 """Tars that one process fetches at once."""
@@ -90,8 +91,8 @@ class TarCache:
         needed = sum(self._tars[name].bytes for name in names)
         if self._limit is not None and needed > self._limit:
             raise InputError(
-                f"the split {split} needs {_gigabytes(needed)} with the random order, the cache may hold "
-                f"{_gigabytes(self._limit)}. Raise --cache-size, or use --order window."
+                f"the split {split} needs {byte_text(needed, round_up=True)} with the random order, the cache may hold "
+                f"{byte_text(self._limit)}. Raise --cache-size, or use --order window."
             )
 
     def expect(self, uses: Counter[str]) -> None:
@@ -214,7 +215,7 @@ class TarCache:
             excess = sum(stat.st_size for stat in own.values()) + self._tars[name].bytes - self._limit
             chosen = []
             for file in victims:
-                if excess > 0 and not _is_locked(self.folder / file):
+                if excess > 0 and not is_locked(self.folder / file):
                     chosen.append(file)
                     excess -= own[file].st_size
             if excess > 0:
@@ -263,7 +264,7 @@ class TarCache:
         path = self.folder / name
         part = path.with_name(f"{name}.part")
         while not is_there(path):
-            with _lock(part) as file:
+            with file_lock(part, mode=0o600) as file:
                 if not _is_at(file, part) or is_there(path):  # it was another's, and is finished or given up
                     continue
                 if self._limit is not None and total is not None and _size(part) != total:
@@ -306,7 +307,7 @@ class TarCache:
 
     def _alone(self) -> AbstractContextManager[object]:
         """Nobody else renames or deletes tars of the folder meanwhile."""
-        return _lock(self.folder / ".lock")
+        return file_lock(self.folder / ".lock", mode=0o600)
 
     def _explained(self, error: Exception) -> Exception:
         if not isinstance(error, OSError):
@@ -352,23 +353,6 @@ def _is_index(path: Path, samples: int) -> bool:
     return False
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[IO[bytes]]:
-    """The file, made where it is not there, for this process alone; another may have deleted it meanwhile."""
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-
-
-def _is_locked(path: Path) -> bool:
-    with suppress(FileNotFoundError), path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
 def _is_at(file: IO[bytes], path: Path) -> bool:
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
@@ -379,7 +363,3 @@ def _size(path: Path) -> int | None:
     with suppress(FileNotFoundError):
         return path.stat().st_size
     return None
-
-
-def _gigabytes(count: int) -> str:
-    return f"{-(-count // 10**7) / 100:,.2f} GB"
