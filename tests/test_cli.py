@@ -16,7 +16,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 import alexnet_fast
-from alexnet_fast.cli.main import LAYOUTS, main
+from alexnet_fast.cli.data import LAYOUTS
+from alexnet_fast.cli.main import main
 from alexnet_fast.sharding import sources
 
 REPOSITORY = Path(alexnet_fast.__file__).parents[1]

@@ -19,7 +19,7 @@ from alexnet_fast.bench.report import STAGES, Report
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.console import Progress
 from alexnet_fast.demo.samples import draw_samples
-from alexnet_fast.distributed.devices import check_gpus
+from alexnet_fast.distributed.devices import check_gpus, choose_gpus, usable_gpus
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
 from alexnet_fast.loading.loader import PREFETCH, Batch, Loader
@@ -55,7 +55,7 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> Report:
 
     Raises InputError where training would.
     """
-    gpus = int(torch.cuda.is_available()) if gpus is None else gpus
+    gpus = choose_gpus(gpus, most=1)
     check_gpus(gpus)
     device = torch.device("cuda", 0) if gpus else torch.device("cpu")
     shards = ShardSet.of(config)
@@ -71,7 +71,7 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> Report:
         crop=config.crop,
         precision=config.precision,
         device=torch.cuda.get_device_name(device) if gpus else "cpu",
-        gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        gpus=usable_gpus(),
         threads=config.threads,
         cores=cores(),
     )

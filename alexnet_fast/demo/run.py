@@ -8,11 +8,10 @@ from shlex import quote
 from time import perf_counter
 from typing import Any
 
-import torch
-
 from alexnet_fast.console import Progress
 from alexnet_fast.demo.samples import draw_samples
 from alexnet_fast.distributed import topology
+from alexnet_fast.distributed.devices import choose_gpus
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.inference.predictions import guess_checkpoints
@@ -44,7 +43,7 @@ def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tupl
         progress.say(f"2/4  alexnet-fast shard --src {said[images]} --out {said[shards]} --size 96")
         output = open_output([str(shards)])
         write_shard_set(find_images(images), output, Options(size=96), lambda: Processes(cores()))
-        gpus = int(torch.cuda.is_available())
+        gpus = choose_gpus(None, most=1)
         progress.say(
             f"3/4  alexnet-fast train --gpus {gpus} --recipe fast --epochs {epochs} --batch 64 "
             f"--shards {said[shards]} --run {said[run]}"
