@@ -27,7 +27,8 @@ from alexnet_fast.sharding.output import Output, open_output
 from alexnet_fast.sharding.plan import Options, begin, jobs, make_plan
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.statistics import STRIDE
-from alexnet_fast.sharding.write import Part, Summary, finish_shard_set, write_tar
+from alexnet_fast.sharding.tars import write_tar
+from alexnet_fast.sharding.write import Part, Summary, finish_shard_set
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.shards.verify import verify
 from tests import conftest

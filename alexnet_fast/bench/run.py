@@ -94,7 +94,7 @@ def bench_samples(config: TrainConfig, gpus: int | None, turns: int) -> Report:
     with TemporaryDirectory(prefix="alexnet-fast-bench-") as folder:
         images, shards = Path(folder, "images"), str(Path(folder, "shards"))
         with Progress("drawing", 1) as progress:
-            progress.say("drawing sample images; --shards measures your own")
+            progress.print("drawing sample images; --shards measures your own")
         draw_samples(images, train_per_class=SAMPLES_PER_CLASS, val_per_class=1, size=256)
         write_shard_set(find_images(images), open_output([shards]), Options(size=256), lambda: Processes(cores()))
         report = bench(replace(config, shards=shards), gpus, turns)

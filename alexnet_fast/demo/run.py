@@ -36,24 +36,24 @@ def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tupl
     started = perf_counter()
     _clear(out)
     images, shards, run = (out / part for part in PARTS)
-    said = {path: quote(str(path)) for path in (images, shards, run)}
+    quoted = {path: quote(str(path)) for path in (images, shards, run)}
     with Progress("demo", 1) as progress:
-        progress.say(f"1/4  drawing sample images: {images}")
+        progress.print(f"1/4  drawing sample images: {images}")
         draw_samples(images, train_per_class=train_per_class)
-        progress.say(f"2/4  alexnet-fast shard --src {said[images]} --out {said[shards]} --size 96")
+        progress.print(f"2/4  alexnet-fast shard --src {quoted[images]} --out {quoted[shards]} --size 96")
         output = open_output([str(shards)])
         write_shard_set(find_images(images), output, Options(size=96), lambda: Processes(cores()))
         gpus = choose_gpus(None, most=1)
-        progress.say(
+        progress.print(
             f"3/4  alexnet-fast train --gpus {gpus} --recipe fast --epochs {epochs} --batch 64 "
-            f"--shards {said[shards]} --run {said[run]}"
+            f"--shards {quoted[shards]} --run {quoted[run]}"
         )
     config = make_config("fast", shards=str(shards), epochs=epochs, batch=64)
     run_folder.create(run, config)
     result = topology.run(loop.train, gpus, config, run, False)
     if not result.finished:
         raise TrainingError("the demo was stopped. Start it again to see the rest.")
-    progress.say(f"4/4  alexnet-fast eval {said[run]}")
+    progress.print(f"4/4  alexnet-fast eval {quoted[run]}")
     accuracy = guess_checkpoints([run], gpus).accuracy()
     assert accuracy is not None  # every sample image has a label
 

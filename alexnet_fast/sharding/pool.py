@@ -107,7 +107,11 @@ class DaskWorkers:
 
 
 def run(
-    pool: Pool, function: Callable[[J], R], jobs: Iterable[J], finished: Callable[[R], None], say: Callable[[str], None]
+    pool: Pool,
+    function: Callable[[J], R],
+    jobs: Iterable[J],
+    finished: Callable[[R], None],
+    print_line: Callable[[str], None],
 ) -> None:
     """Calls `function` on every job and `finished` with each result as it comes; jobs are taken as slots get free.
 
@@ -135,7 +139,9 @@ def run(
                             f"the worker that wrote {job} was killed {TRIES} times, most often by the kernel for want "
                             "of memory. Run the same command with fewer --workers: finished tars are kept."
                         ) from error
-                    say(f"the worker that wrote {job} was killed, most often for want of memory; trying once more")
+                    print_line(
+                        f"the worker that wrote {job} was killed, most often for want of memory; trying once more"
+                    )
                     pool.renew(slot)
                     running[_submit(pool, slot, function, job)] = slot, job, tries + 1
     finally:

@@ -111,7 +111,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
     finite = Finite(state.model, state.optimizer, config, alone=config.parallel == "data" or topology.world == 1)
     scales = Scales(state.model, state.optimizer, topology, config)
     progress = (Progress if topology.first else Quiet)("training", config.epochs * steps, done)
-    log = Log(run, steps, config.tensorboard, progress.say)
+    log = Log(run, steps, config.tensorboard, progress.print)
     if resume and topology.first:
         log.cut(done, state.epoch)
     whole_last = newest is not None and newest[0].name == "last.pt"
@@ -120,16 +120,16 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
         where = (
             f"epoch {state.epoch + 1}, {done:,} steps done" if state.epoch < config.epochs else "all epochs are done"
         )
-        progress.say(f"going on from {newest[0]}: {where}{why}")
+        progress.print(f"going on from {newest[0]}: {where}{why}")
     elif config.init:
         new = [name for name in state.model.layers() if name not in begun_with]
-        progress.say(f"begins with {', '.join(begun_with)} of {config.init}; newly drawn: {', '.join(new) or 'none'}")
+        progress.print(f"begins with {', '.join(begun_with)} of {config.init}; newly drawn: {', '.join(new) or 'none'}")
     saver = Saver(
         run=run,
         keep=config.keep,
         first=topology.first,
         about=about,
-        say=progress.say,
+        say=progress.print,
         previous=done if whole_last else None,
         best_top1=max(state.top1s, default=-1.0),
     )
@@ -157,7 +157,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
             scores = {"val_top1": accuracy.top1, "val_top5": accuracy.top5, "val_damaged": accuracy.damaged}
             if topology.first:
                 log.add({"epoch": state.epoch + 1, **scores})
-            progress.say(
+            progress.print(
                 f"epoch {state.epoch + 1:3d}  val top-1 {accuracy.top1:5.2f} %  top-5 {accuracy.top5:5.2f} %"
                 + train_loss
                 + damage_note(accuracy)
@@ -202,7 +202,7 @@ def train(topology: Topology, config: TrainConfig, run: Path, resume: bool) -> R
                 line, stop = window.read(stopped())
                 finite.check(batch)
                 for sample in sorted(window.damaged.keys() - told):
-                    progress.say(f"damaged, so its neighbour is seen instead: {window.damaged[sample]}")
+                    progress.print(f"damaged, so its neighbour is seen instead: {window.damaged[sample]}")
                 told.update(window.damaged)
                 check_damage(window.damaged, len(split))
                 _say_if_stuck(line["loss"], done, len(classes), progress)
@@ -327,7 +327,7 @@ def uses_cuda_graphs(config: TrainConfig, topology: Topology) -> bool:
 
 def _say_if_stuck(loss: float, step: int, classes: int, progress: Progress) -> None:
     if step >= STUCK_STEPS and loss > math.log(classes) - 0.01:
-        progress.say(
+        progress.print(
             f"step {step}: the loss is still {loss:.3f}, that of guessing (ln {classes}). Likely causes: a learning "
             "rate too low or too high, or an unlucky start (try --seed 1); --arch bn starts reliably."
         )
