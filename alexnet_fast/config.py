@@ -43,7 +43,7 @@ FREE = (
     "tensorboard",
     "layer_scales",
 )
-"""Settings that a run may be gone on with by others: they change no result (`accumulate` dropout's masks and batch
+"""Settings that may differ when a run is resumed: they change no result (`accumulate` dropout's masks and batch
 norm's statistics, which are each part's own)."""
 REMOVABLE = ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
 PAPER_NETS_ONLY = ("lrn", "within_map_norm", "pool", "activation", "without", "bottleneck")

@@ -1,4 +1,4 @@
-"""`alexnet-fast shard`: from the command line's values to a shard set."""
+"""Runs `alexnet-fast shard`: from the values of its options to a shard set."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def shard(
     part: tuple[int, int] | None,
     check_md5: bool,
 ) -> Summary:
-    """Raises InputError when anything asked for cannot be done."""
+    """Makes the shard set that the options of `alexnet-fast shard` describe. Raises InputError."""
     if keep and encoding == "raw":
         raise InputError("--keep stores JPEGs as they are; leave it out with --encoding raw.")
     if (budget is None) == (encoding == "mixed"):
@@ -73,4 +73,5 @@ def shard(
 
 
 def finish(outs: list[str]) -> Summary:
+    """Writes the manifest of a set whose parts are all there. Raises InputError."""
     return finish_shard_set(open_output(outs))

@@ -15,7 +15,7 @@ from alexnet_fast.shards.format import UNLABELLED
 
 
 def read_class_file(path: Path) -> list[str]:
-    """The first word of every line; empty lines and those that start with # do not count."""
+    """Returns the first word of every line; empty lines and those that start with # do not count."""
     try:
         with path.open("rb", buffering=0) as file:  # a pipe may be given, too
             lines = read_open(file, MOST_TEXT_BYTES, path).decode().splitlines()
@@ -28,7 +28,7 @@ def read_class_file(path: Path) -> list[str]:
 
 
 def take_classes(source: Source, wanted: list[str]) -> Source:
-    """The images of the classes `wanted` alone, labelled from 0 in the source's order.
+    """Returns the images of the classes `wanted` alone, labelled from 0 in the source's order.
 
     Raises InputError when the source lacks one of them, or a split has no image of any.
     """
