@@ -1,4 +1,4 @@
-"""Progress of long work: a live line on a terminal, a plain line now and then elsewhere. On standard error."""
+"""The progress of long work, on standard error: a live line on a terminal, elsewhere a plain line now and then."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from alexnet_fast.text import duration
+
 PLAIN_SECONDS = 10.0
 """Between two lines where there is no terminal."""
 REDRAW_SECONDS = 0.25
@@ -21,7 +23,10 @@ REDRAW_SECONDS = 0.25
 
 
 class Progress:
-    """`with Progress("sharding", total) as progress: progress.update(done, "610 images/s")`; adds the time left."""
+    """A line with a bar, a text and the time left.
+
+    `with Progress("sharding", total) as progress: progress.update(done, "610 images/s")`
+    """
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self._title, self._total, self._first = title, max(total, 1), done
@@ -40,20 +45,21 @@ class Progress:
         self._live.stop()
 
     def update(self, done: int, text: str) -> None:
+        """Shows that `done` things are done, and a text; where there is no terminal, every PLAIN_SECONDS."""
         self._text = text
         if self._console.is_terminal:
             self._draw(done)
         elif time.monotonic() - self._printed >= PLAIN_SECONDS or done >= self._total:
             self._printed = time.monotonic()
-            self.say(f"{self._title} {100 * done // self._total:3d} %  {text}  {self._left(done)}".rstrip())
+            self.print(f"{self._title} {100 * done // self._total:3d} %  {text}  {self._left(done)}".rstrip())
 
     def advance(self, done: int) -> None:
-        """As `update` with the text as it is; cheap enough for every step."""
+        """Shows that `done` things are done, beside the last text; cheap enough for every step."""
         if self._console.is_terminal and time.monotonic() - self._drawn >= REDRAW_SECONDS:
             self._draw(done)
 
     def _draw(self, done: int) -> None:
-        """One line where it fits; else the text below the bar."""
+        """Draws one line where it fits, else the text below the bar."""
         self._drawn = time.monotonic()
         bar = Table.grid(padding=(0, 1))
         what, left = ProgressBar(self._total, done, width=20), self._left(done)
@@ -65,15 +71,16 @@ class Progress:
             self._live.update(Group(bar, Text(self._text)), refresh=True)
 
     def _left(self, done: int) -> str:
+        """Returns the time left, as text; empty where it is not known."""
         rate = (done - self._first) / max(time.monotonic() - self._started, 1e-9)
-        return f"{_clock((self._total - done) / rate)} left" if rate and done < self._total else ""
+        return f"{duration((self._total - done) / rate)} left" if rate and done < self._total else ""
 
-    def expect(self, total: int) -> None:
-        """The work begins now, and is of so many things: listing them is not in their rate."""
+    def begin(self, total: int) -> None:
+        """Sets the total and starts the clock: the time before, for a listing say, is not in the rate."""
         self._total, self._started = max(total, 1), time.monotonic()
 
     def counter(self, things: str) -> Callable[[int], None]:
-        """A function to be told how many things more are done; it shows them and their rate."""
+        """Returns a function to call with the number of things just done; it shows all of them and their rate."""
         done = self._first
 
         def count(more: int) -> None:
@@ -84,8 +91,8 @@ class Progress:
 
         return count
 
-    def say(self, text: str) -> None:
-        """A line that stays, above the live one."""
+    def print(self, text: str) -> None:
+        """Prints a line that stays, above the live one."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -101,12 +108,12 @@ class Quiet(Progress):
     def advance(self, done: int) -> None:
         pass
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         pass
 
 
-def drawn(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
-    """A table of text, `width` columns wide at most: long cells are wrapped."""
+def draw_table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
+    """Returns a table as text, at most `width` columns wide: long cells are wrapped."""
     table = Table(*map(escape, head), box=SIMPLE_HEAD)
     for row in rows:
         table.add_row(*map(escape, row))
@@ -116,13 +123,7 @@ def drawn(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str
     return "\n".join(line.rstrip() for line in text.get().strip("\n").splitlines())
 
 
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
 def print_notice(text: str) -> None:
-    """On standard error, by one process a machine."""
+    """Prints a line on standard error, from one process a machine."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)

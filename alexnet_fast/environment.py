@@ -1,5 +1,7 @@
-"""What a result depends on besides its settings: versions, commit, native code, driver, GPUs, processor. Runs record
-it, and `alexnet-fast --version --verbose` prints it."""
+"""Finds what a result depends on besides its settings: versions, commit, native code, driver, GPUs, processor.
+
+Runs record it, and `alexnet-fast --version --verbose` prints it.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,14 @@ COMMIT_VARIABLE = "ALEXNET_FAST_COMMIT"
 
 @dataclass(frozen=True)
 class Driver:
-    """`version` such as 580.65.06, where the system tells it; `cuda`: the newest CUDA it can run, (major, minor)."""
+    """`version` such as 580.65.06, where the system reports it; `cuda`: the newest CUDA it can run, (major, minor)."""
 
     version: str | None
     cuda: tuple[int, int]
 
 
 def environment() -> dict[str, Any]:
-    """All of it, ready for JSON. Asks torch for its GPUs, which takes seconds where torch is not imported yet."""
+    """Returns all of it, ready for JSON. Imports torch, for its GPUs: that takes seconds."""
     import torch
 
     found = driver()
@@ -52,7 +54,7 @@ def environment() -> dict[str, Any]:
 
 
 def packages() -> dict[str, str]:
-    """The version of every installed package, by its normalised name (PEP 503)."""
+    """Returns the version of every installed package, by its normalised name (PEP 503)."""
     found = {
         re.sub(r"[-_.]+", "-", one.metadata["Name"]).lower(): one.version for one in importlib.metadata.distributions()
     }
@@ -60,8 +62,8 @@ def packages() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Of the checkout that this code lies in (with -dirty where files were changed), of the image, or of the
-    repository that pip installed it from; None where none of them tells."""
+    """Returns the commit of this code: of its checkout (with -dirty where files were changed), of the image, or of the
+    repository that pip installed it from; None where none of them is known."""
     root = Path(__file__).resolve().parents[1]
     if (root / ".git").exists():
         # safe.directory: a mounted checkout may belong to another user; we only look.
@@ -87,7 +89,7 @@ def commit() -> str | None:
 
 
 def driver() -> Driver | None:
-    """NVIDIA's, or None where there is none."""
+    """Returns NVIDIA's driver, or None where there is none."""
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -103,7 +105,7 @@ def driver() -> Driver | None:
 
 
 def cores(root: Path = Path("/")) -> int:
-    """Processors this process may use: those it may run on, and no more than its container's share of their time.
+    """Returns the number of processors this process may use: those it may run on, at most its container's quota.
 
     `root`: where /proc and /sys are.
     """
@@ -119,7 +121,7 @@ def limit_threads(root: Path = Path("/")) -> None:
 
 
 def _quota(root: Path) -> float:
-    """The smallest CPU quota of the control groups this process is in, in processors; infinite without one."""
+    """Returns the smallest CPU quota of the control groups this process is in, in processors; infinite without one."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -139,7 +141,7 @@ def _quota(root: Path) -> float:
 
 
 def _quota_of(folder: Path) -> float:
-    """Of one group: version 2 has one file, version 1 two; -1 and `max` are no limit."""
+    """Returns the quota of one group, in processors: version 2 has one file, version 1 two; -1 and `max`: no limit."""
     try:
         if (folder / "cpu.max").exists():
             quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()

@@ -10,7 +10,7 @@ class InputError(ValueError):
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on (a loss that is not finite, say). Shown without a traceback; exit code 1."""
+    """Training cannot continue (a loss that is not finite, for one). Shown without a traceback; exit code 1."""
 
 
 class LostProcessError(TrainingError):

@@ -1,4 +1,4 @@
-"""Writes files: whole under their final name, or not at all."""
+"""Files that are whole under their final name or not there, and locks between processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,17 +18,11 @@ from alexnet_fast.errors import InputError
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A temporary name in the folder of `path`, with its suffix; renamed to `path` when the block ends well.
-
-    File and name are on the disk then: neither is lost when the power fails.
-    """
+    """Yields a temporary name in the folder of `path`, with its suffix; renamed to `path` when the block ends well."""
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
         yield temporary
-        flush(temporary)
-        os.replace(temporary, path)
-        with suppress(OSError):  # not every file system flushes folders
-            flush(path.parent)
+        publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -39,8 +33,16 @@ def write_json(path: Path, body: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
 
+def publish(temporary: Path, path: Path) -> None:
+    """Renames a file of the same file system to `path`; bytes and name are on the disk then, safe from a power cut."""
+    flush(temporary)
+    os.replace(temporary, path)
+    with suppress(OSError):  # not every file system flushes folders
+        flush(path.parent)
+
+
 def flush(path: Path) -> None:
-    """To the disk: a file, or the names in a folder."""
+    """Writes to the disk what the system still has in memory: of a file, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -49,31 +51,57 @@ def flush(path: Path) -> None:
 
 
 class Taken(Exception):
-    """Another process has the lock; its text says which."""
+    """Another holder has the lock; the text is what the lock's file says of it."""
 
 
 @contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """A lock of this process on the file `path`, seen by other machines where the file system passes locks on.
+    """Holds the lock of `path` as `file_lock` does, and writes into the file which process it is, for Taken's text.
 
-    The file stays, the lock goes with the process, however it ends. Raises Taken while another has it, unless to wait.
+    Where the file system has no locks, the block runs without one.
     """
-    with path.open("a+b", buffering=0) as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except (BlockingIOError, PermissionError) as error:
-            file.seek(0)
-            raise Taken(file.read().decode().strip()) from error
-        except OSError:
-            pass  # a file system without locks
-        with suppress(OSError):  # a full disk: only the text above would say less
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    with file_lock(path, wait=wait, required=False) as file:
+        with suppress(OSError):  # a full disk: only that text would be missing
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
 
 
+@contextmanager
+def file_lock(
+    path: Path, *, wait: bool = True, shared: bool = False, required: bool = True, mode: int = 0o666
+) -> Iterator[IO[bytes]]:
+    """Holds a lock on the file `path`; yields it open for reading and writing, created empty where there was none.
+
+    The lock excludes other threads and other processes, also on other machines (Linux locks the file on the server for
+    flock, too, on NFS). It ends with the block or the process, however that ends; the file stays. `shared`: excludes
+    only those that do not share. Raises Taken while another has it, unless `wait`; OSError where the file system has no
+    locks, if one is `required`. `mode`: permissions of a new file, before the umask.
+    """
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, mode), "r+b") as file:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX  # on NFS one needs a file that can be read, one written to
+        try:
+            fcntl.flock(file, kind | (0 if wait else fcntl.LOCK_NB))
+        except (BlockingIOError, PermissionError) as error:
+            raise Taken(file.read().decode().strip()) from error
+        except OSError:
+            if required:
+                raise
+        yield file
+
+
+def is_locked(path: Path) -> bool:
+    """Returns whether somebody holds the exclusive lock of the file; False where there is no file."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def check_target(path: Path | None, option: str, suffixes: tuple[str, ...]) -> None:
-    """Before the work begins. Raises InputError when nothing can be written there, or the name ends otherwise."""
+    """Raises InputError, before the work begins, when `path` has none of the suffixes or lies in no folder."""
     if path is None:
         return
     if path.suffix not in suffixes:
@@ -83,16 +111,6 @@ def check_target(path: Path | None, option: str, suffixes: tuple[str, ...]) -> N
 
 
 def save_npz(path: Path, **arrays: Any) -> None:
+    """Writes arrays as an .npz file, whole or not at all."""
     with written(path) as temporary:
         np.savez(temporary, **arrays)
-
-
-def check_memory(needed: float, what: str, instead: str) -> None:
-    """Raises InputError when `needed` bytes are more than what is free, where the system tells."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return
-    free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    if needed > free:
-        raise InputError(f"{what} take {needed / 1e9:,.3g} GB of memory, {free / 1e9:,.3g} GB are free. {instead}")

@@ -1,13 +1,20 @@
-"""Memory that is used again, which decides a third of the speed on a CPU: the kernel clears every page that is new."""
+"""Memory: whether there is enough, and buffers that are used again.
+
+Reuse decides a third of the speed on a CPU, as the kernel clears every page that is new.
+"""
 
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import ReferenceType, ref
 
 import numpy as np
 from numpy.typing import NDArray
+
+from alexnet_fast.errors import InputError
+from alexnet_fast.text import byte_text
 
 if TYPE_CHECKING:  # the workers of sharding import no torch
     import torch
@@ -16,8 +23,22 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """From glibc's malloc.h."""
 
 
+def check_memory(needed: float, what: str, instead: str) -> None:
+    """Raises InputError when `needed` bytes are more than the free memory, where the system reports it.
+
+    `what` takes them; `instead`: a sentence on what to do.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return
+    free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    if needed > free:
+        raise InputError(f"{what} take {byte_text(needed)} of memory, {byte_text(free)} are free. {instead}")
+
+
 def keep_freed_memory() -> None:
-    """Makes glibc keep what is freed for the next use, for this whole process.
+    """Makes glibc keep freed memory for the next use, in the whole process.
 
     By default it gives large blocks, each batch and each step's gradients, back to the kernel, which then clears
     every page anew. Does nothing where the C library has no mallopt.
@@ -29,22 +50,22 @@ def keep_freed_memory() -> None:
 
 
 class Buffers:
-    """CPU tensors for batches, in memory of earlier ones that nobody holds any more.
+    """CPU tensors for batches, in the memory of earlier ones that are no longer referenced.
 
     glibc's aligned blocks are often a few bytes too short for the next of their own size, so it would take new pages.
     """
 
     MOST = 8
-    """More than a loader and its user have at a time; who collects batches gets memory of their own."""
+    """More than a loader and its user hold at a time; further tensors get memory of their own."""
     ALIGNED = 64
     """Bytes: a cache line, as torch's own."""
 
     def __init__(self) -> None:
         self._buffers: list[tuple[NDArray[np.uint8], ReferenceType[NDArray[np.uint8]]]] = []
-        """The memory, and the view of it that the last tensor holds: gone with all of that tensor's views."""
+        """Each: the memory, and the view of it that the last tensor holds: gone with all of that tensor's views."""
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Not initialised."""
+        """Returns an uninitialised tensor."""
         import torch
 
         size = int(np.prod(shape)) * dtype.itemsize
@@ -59,6 +80,7 @@ class Buffers:
 
 
 def _aligned(size: int, to: int) -> NDArray[np.uint8]:
+    """Returns `size` new bytes whose address is a multiple of `to`."""
     memory = np.empty(size + to, np.uint8)
     start = -memory.ctypes.data % to
     return memory[start : start + size]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: while modules are imported, before training, and in it."""
+"""Handles Ctrl-C and SIGTERM while modules are imported, before training, and during it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ INTERRUPTED = 130
 
 @contextmanager
 def nothing_begun() -> Iterator[None]:
-    """While modules are imported, Ctrl-C ends the process at once: of an exception, some make other errors."""
+    """Ends the process at once on Ctrl-C, while modules are imported: some turn an exception into other errors."""
     with _handled(_leave, (signal.SIGINT,)):
         yield
 
 
 @contextmanager
 def start_up() -> Iterator[None]:
-    """Until `stop_signals` takes over, either signal ends the process with a line and exit code 0.
+    """Ends the process on either signal, with a line and exit code 0, until `stop_signals` takes over.
 
-    At once, since the modules whose import it interrupts would make other errors of an exception.
+    At once, since the modules whose import it interrupts may turn an exception into other errors.
     """
     with _handled(_quit):
         yield
@@ -32,10 +32,10 @@ def start_up() -> Iterator[None]:
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether one came; a second Ctrl-C raises KeyboardInterrupt.
+    """Yields a function that returns whether a signal came; a second Ctrl-C raises KeyboardInterrupt.
 
     A second SIGTERM does not: batch systems send it to a launcher and its processes, and the launcher passes it on.
-    What remains to be done afterwards, `start_up`'s handler would be wrong about.
+    Afterwards `start_up`'s handler, whose line would be wrong then, is not put back.
     """
     came = False
 

@@ -18,6 +18,7 @@ from alexnet_fast import native
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.loading.plan import Rows, training_rows
 from alexnet_fast.model.alexnet import build
+from alexnet_fast.recipes import make_config
 from alexnet_fast.sharding.listing import Source
 from alexnet_fast.sharding.output import Output, open_output
 from alexnet_fast.sharding.plan import Options
@@ -155,7 +156,6 @@ def trained_run(raw_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """The paper's net, 32 units wide, after two epochs; a log line a step. Not to be changed: copy it."""
     import torch
 
-    from alexnet_fast.config import make_config
     from alexnet_fast.distributed.topology import Topology
     from alexnet_fast.training.start import train
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from alexnet_fast import native
-from alexnet_fast.config import make_config
 from alexnet_fast.distributed import topology
 from alexnet_fast.loading.loader import Batch, Loader
+from alexnet_fast.recipes import make_config
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import start
 

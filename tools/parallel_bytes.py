@@ -27,12 +27,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed import devices
 from alexnet_fast.distributed.topology import Topology, barrier, run
 from alexnet_fast.environment import environment
 from alexnet_fast.loading.synthetic import synthetic
 from alexnet_fast.memory import keep_freed_memory
+from alexnet_fast.recipes import make_config
 from alexnet_fast.training import placement
 from alexnet_fast.training.state import initial_state
 from alexnet_fast.training.step import DTYPES, train_step

@@ -21,10 +21,10 @@ import click
 import torch
 from torch import nn
 
-from alexnet_fast.config import make_config
 from alexnet_fast.environment import environment
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.model.alexnet import bn
+from alexnet_fast.recipes import make_config
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training.optim import make_optimizer
 from alexnet_fast.training.settings import best_precision

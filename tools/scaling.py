@@ -16,8 +16,9 @@ import click
 import torch
 from torch import Tensor, nn
 
-from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.model.alexnet import build
+from alexnet_fast.recipes import make_config
 
 RATE = 16_000
 """Images/s of one GPU, assumed: none has been measured here."""

@@ -20,13 +20,13 @@ import click
 import torch
 from torch import Tensor, nn
 
-from alexnet_fast.config import make_config
 from alexnet_fast.environment import environment
 from alexnet_fast.memory import keep_freed_memory
 from alexnet_fast.model import lrn_kernel
 from alexnet_fast.model.alexnet import paper
 from alexnet_fast.model.conv1 import Conv1
 from alexnet_fast.model.lrn import LocalResponseNorm
+from alexnet_fast.recipes import make_config
 from alexnet_fast.training.optim import make_optimizer
 
 Forms = dict[str, Callable[[], object]]

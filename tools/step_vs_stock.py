@@ -24,10 +24,10 @@ import click
 import torch
 from torch import nn
 
-from alexnet_fast.config import make_config
 from alexnet_fast.environment import environment
 from alexnet_fast.loading.synthetic import synthetic
 from alexnet_fast.memory import keep_freed_memory
+from alexnet_fast.recipes import make_config
 from alexnet_fast.training.optim import set_learning_rates
 from alexnet_fast.training.state import initial_state
 from alexnet_fast.training.step import train_step

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from alexnet_fast.text import duration
+
 IMAGENET, EPOCHS = 1_281_167, 90
 """Training images of ILSVRC-2012, and the paper's epochs."""
 NEAR = 1.25
@@ -184,15 +186,6 @@ def imagenet(rate: float) -> str:
         f"ImageNet's {IMAGENET:,} images at {number(rate)} images/s: {duration(epoch)} an epoch, "
         f"{duration(EPOCHS * epoch)} for {EPOCHS}, evaluation not counted."
     )
-
-
-def duration(seconds: float) -> str:
-    """In the two largest units: `1 h 52 min`."""
-    for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        whole = round(seconds / part)
-        if whole * part >= length:
-            return f"{whole * part // length} {unit} {whole * part % length // part} {smaller}"
-    return f"{seconds:.0f} s"
 
 
 def number(value: float) -> str:

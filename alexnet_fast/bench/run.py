@@ -19,7 +19,7 @@ from alexnet_fast.bench.report import STAGES, Report
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.console import Progress
 from alexnet_fast.demo.samples import draw_samples
-from alexnet_fast.distributed.devices import check_gpus
+from alexnet_fast.distributed.devices import check_gpus, choose_gpus, usable_gpus
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
 from alexnet_fast.loading.loader import PREFETCH, Batch, Loader
@@ -59,7 +59,7 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> Report:
 
     Raises InputError where training would.
     """
-    gpus = int(torch.cuda.is_available()) if gpus is None else gpus
+    gpus = choose_gpus(gpus, most=1)
     check_gpus(gpus)
     device = torch.device("cuda", 0) if gpus else torch.device("cpu")
     shards = ShardSet.of(config)
@@ -75,7 +75,7 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> Report:
         crop=config.crop,
         precision=config.precision,
         device=torch.cuda.get_device_name(device) if gpus else "cpu",
-        gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        gpus=usable_gpus(),
         threads=config.threads,
         cores=cores(),
     )
@@ -98,7 +98,7 @@ def bench_samples(config: TrainConfig, gpus: int | None, turns: int) -> Report:
     with TemporaryDirectory(prefix="alexnet-fast-bench-") as folder:
         images, shards = Path(folder, "images"), str(Path(folder, "shards"))
         with Progress("drawing", 1) as progress:
-            progress.say("drawing sample images; --shards measures your own")
+            progress.print("drawing sample images; --shards measures your own")
         draw_samples(images, train_per_class=SAMPLES_PER_CLASS, val_per_class=1, size=256)
         write_shard_set(find_images(images), open_output([shards]), Options(size=256), lambda: Processes(cores()))
         report = bench(replace(config, shards=shards), gpus, turns)

@@ -1,4 +1,4 @@
-"""What the commands share: options, settings, and how a result is shown."""
+"""What the commands share: options, types of options, settings, and the printing of a result."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ json_option = click.option(
     "--json", "json_file", metavar="FILE", help="Also write the result as JSON; - for standard output."
 )
 path_type = click.Path(path_type=Path)
+_ON_CPU = "0: on the CPU.  [default: 1 where there is one]"
+gpus_option = click.option("--gpus", type=click.IntRange(0, 1), help=_ON_CPU)
+several_gpus_option = click.option("--gpus", type=click.IntRange(0), help=_ON_CPU)
 
 
 class BytesType(click.ParamType[int]):
-    """`100GB` as a number of bytes."""
+    """Converts `100GB` to a number of bytes."""
 
     name = "SIZE"
 
@@ -33,6 +36,7 @@ class BytesType(click.ParamType[int]):
 
 
 def cache_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds --cache and --cache-size."""
     size = "Most of its tars at a time, such as 100GB.  [default: no limit]"
     command = click.option("--cache-size", "cache_bytes", type=BytesType(), help=size)(command)
     folder = "Folder that keeps the tars of a URL.  [default: ~/.cache/alexnet-fast]"
@@ -40,7 +44,7 @@ def cache_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def show(text: str, result: dict[str, Any], json_file: str | None) -> None:
-    """The summary for people and, where asked for, the same as JSON."""
+    """Prints the result as text and, with --json, writes it as JSON."""
     click.echo(text, err=json_file == "-")
     if json_file == "-":
         click.echo(json.dumps(result))
@@ -49,7 +53,7 @@ def show(text: str, result: dict[str, Any], json_file: str | None) -> None:
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
-    """`NAME=VALUE` strings -> values of the types that TrainConfig states. Raises InputError."""
+    """Returns `NAME=VALUE` strings as values of the types that TrainConfig has. Raises InputError."""
     kinds = {name: type(value) for name, value in TrainConfig().as_dict().items() if name != "recipe"}
     values: dict[str, Any] = {}
     for setting in settings:

@@ -1,4 +1,4 @@
-"""The command that tries the paper's claims."""
+"""The command that tests the paper's claims."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import click
 
 from alexnet_fast import signals
-from alexnet_fast.cli.options import json_option, parse_settings, path_type, show
+from alexnet_fast.cli.options import json_option, parse_settings, path_type, several_gpus_option, show
 from alexnet_fast.errors import InputError
 from alexnet_fast.files import locked
 
 
 class DurationType(click.ParamType[float]):
-    """`2h`, `90min` or `1.5h` as seconds."""
+    """Converts `2h`, `90min` or `1.5h` to seconds."""
 
     name = "TIME"
 
@@ -39,7 +39,7 @@ class DurationType(click.ParamType[float]):
 @click.option("--budget", type=DurationType(), help="Leave out runs that would end later than so long from now: 2h.")
 @click.option("--epochs", type=click.IntRange(1), help="Of every network.  [default: 90]")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any other setting, for all networks.")
-@click.option("--gpus", type=click.IntRange(0), help="0: on the CPU.  [default: 1 where there is one]")
+@several_gpus_option
 @json_option
 def paper_command(
     list_only: bool,
@@ -74,29 +74,31 @@ def paper_command(
     if fixed := given.keys() & {"shards", "init", "seed"}:
         raise InputError(f"--set {min(fixed)}: paper sets it itself, by network and seed. Leave it out.")
 
-    import torch
-
+    from alexnet_fast.distributed.devices import choose_gpus
     from alexnet_fast.paper import figures, runs, table
 
-    gpus = int(torch.cuda.is_available()) if gpus is None else gpus
+    gpus = choose_gpus(gpus, most=1)
     experiment = runs.Experiment(out, chosen, shards, big, given, split)
     runs.check(experiment, gpus)
     out.mkdir(parents=True, exist_ok=True)
 
-    def say(text: str) -> None:
+    def print_line(text: str) -> None:
         click.echo(text, err=True)
 
     def keep(left_out: dict[str, str]) -> dict[str, Any]:
         with locked(out / runs.LOCK, wait=True):
             return table.write(experiment, left_out)
 
-    outcome = runs.run_all(experiment, seeds=seeds, gpus=gpus, budget=budget, say=say, keep=keep)
+    outcome = runs.run_all(experiment, seeds=seeds, gpus=gpus, budget=budget, say=print_line, keep=keep)
     found = experiment.found()
     with locked(out / runs.LOCK, wait=True):
-        drawn = [] if outcome.stopped else figures.write(experiment, found, say)
+        drawn = [] if outcome.stopped else figures.write(experiment, found, print_line)
     text = table.as_text(found, chosen, outcome.left_out, width)
     show("\n".join([text, str(out / "paper.md"), *map(str, drawn)]), keep(outcome.left_out), json_file)
     if outcome.stopped:
-        say("Stopped; what is done is kept. Go on with the same command.")
+        print_line("Stopped; what is done is kept. Go on with the same command.")
         sys.exit(signals.INTERRUPTED)
     sys.exit(1 if outcome.failed else 0)
+
+
+COMMANDS = (paper_command,)

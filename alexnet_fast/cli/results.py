@@ -1,4 +1,4 @@
-"""The commands that use trained networks: eval, predict, features, export, import."""
+"""The commands that use runs and trained networks: eval, predict, features, report, export, import."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from alexnet_fast.cli.options import cache_options, json_option, path_type, show
+from alexnet_fast.cli.options import cache_options, gpus_option, json_option, path_type, show
 from alexnet_fast.errors import InputError
 
 if TYPE_CHECKING:
     from alexnet_fast.inference.predictions import Guesses
 
-gpus_option = click.option("--gpus", type=click.IntRange(0, 1), help="0: on the CPU.  [default: 1 where there is one]")
 views_option = click.option(
     "--views", type=click.Choice(["1", "10"]), default="1", show_default=True, help="Crops averaged an image."
 )
@@ -101,14 +100,17 @@ def evaluate_command(
         lines.append(f"probabilities: {predictions}")
     if submission is not None:
         challenge.save_submission(submission, guesses, ids)
-        numbered = (
-            "ILSVRC ids" if devkit else "class index + 1, in the shard set's order, not ILSVRC ids: give --devkit"
-        )
-        lines.append(f"five guesses a line ({numbered}), in the order of the images' names: {submission}")
+        lines.append(_submission_line(submission, devkit))
     show("\n".join(lines), {**result, "seconds": perf_counter() - started}, json_file)
 
 
+def _submission_line(submission: Path, devkit: Path | None) -> str:
+    numbered = "ILSVRC ids" if devkit else "class index + 1, in the shard set's order, not ILSVRC ids: give --devkit"
+    return f"five guesses a line ({numbered}), in the order of the images' names: {submission}"
+
+
 def _numbers(text: str) -> list[float]:
+    """Returns `0.5,0.3` as numbers. Raises InputError."""
     try:
         return [float(word) for word in text.split(",")]
     except ValueError as error:
@@ -116,6 +118,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _origin(weights: str, split: str) -> str:
+    """Returns where the weights of the average come from."""
     searched = f"searched on {split}, these same images: not a test result"
     return {"equal": "equal", "search": searched}.get(weights, "given")
 
@@ -137,11 +140,11 @@ def _accuracy_lines(guesses: Guesses, result: dict[str, Any]) -> list[str]:
 
 
 def _class_lines(guesses: Guesses, result: dict[str, Any]) -> list[str]:
-    """Adds `classes` and `confusions` to the result; returns the ten worst of each for people."""
+    """Adds `classes` and `confusions` to the result; returns lines with the ten worst of each."""
     from alexnet_fast.evaluation.counts import per_class, worst_pairs
 
-    sound = guesses.judged >= 0
-    best, labels = guesses.best[sound], guesses.labels[sound]
+    judged = guesses.judged >= 0  # not the corrupt ones
+    best, labels = guesses.best[judged], guesses.labels[judged]
     result["classes"] = per_class(best, labels, guesses.classes)
     result["confusions"] = worst_pairs(best, labels, guesses.classes)
     names = {entry["id"]: entry["name"] or entry["id"] for entry in guesses.classes}
@@ -192,7 +195,7 @@ def predict_command(
 
 
 def _unread(unread: dict[str, str]) -> dict[str, Any]:
-    """Names the files on standard error; returns the same for JSON."""
+    """Prints the files on standard error; returns the same for JSON."""
     for file, reason in unread.items():
         click.echo(f"left out: {file}: {reason}", err=True)
     return {"unread": [{"file": file, "reason": reason} for file, reason in unread.items()]}
@@ -248,6 +251,21 @@ def features_command(
     sys.exit(1 if found.unread else 0)
 
 
+@click.command("report")
+@click.argument("run_folders", nargs=-1, required=True, type=path_type, metavar="RUN...")
+@click.option("--out", type=path_type, metavar="FILE.html", help="The page.  [default: RUN/report.html, of one run]")
+@json_option
+def report_command(run_folders: tuple[Path, ...], out: Path | None, json_file: str | None) -> None:
+    """One HTML page about a run, or comparing several, that needs no network."""
+    if out is None and len(run_folders) > 1:
+        raise InputError("a comparison of several runs needs --out FILE.html.")
+
+    from alexnet_fast.report.page import write_report
+
+    result = write_report(list(run_folders), out or run_folders[0] / "report.html")
+    show("\n".join([*(f"Left out {note}" for note in result["left_out"]), result["report"]]), result, json_file)
+
+
 @click.command("export")
 @click.argument("checkpoint", type=path_type, metavar="RUN_OR_CHECKPOINT")
 @click.argument("out", type=path_type, metavar="FILE")
@@ -293,4 +311,4 @@ def import_command(
     show(f"{out}: {note}", {"out": str(out), "note": note}, json_file)
 
 
-COMMANDS = (evaluate_command, predict_command, features_command, export_command, import_command)
+COMMANDS = (evaluate_command, predict_command, features_command, report_command, export_command, import_command)

@@ -8,11 +8,10 @@ from shlex import quote
 from time import perf_counter
 from typing import Any
 
-import torch
-
 from alexnet_fast.console import Progress
 from alexnet_fast.demo.samples import draw_samples
 from alexnet_fast.distributed import topology
+from alexnet_fast.distributed.devices import choose_gpus
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.inference.predictions import guess_checkpoints
@@ -36,23 +35,23 @@ def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tupl
     started = perf_counter()
     _clear(out)
     images, shards, run = (out / part for part in PARTS)
-    said = {path: quote(str(path)) for path in (images, shards, run)}
+    quoted = {path: quote(str(path)) for path in (images, shards, run)}
     with Progress("demo", 1) as progress:
-        progress.say(f"1/4  drawing sample images: {images}")
+        progress.print(f"1/4  drawing sample images: {images}")
         draw_samples(images, train_per_class=train_per_class)
-        progress.say(f"2/4  alexnet-fast shard --src {said[images]} --out {said[shards]} --size 96")
+        progress.print(f"2/4  alexnet-fast shard --src {quoted[images]} --out {quoted[shards]} --size 96")
         output = open_output([str(shards)])
         write_shard_set(find_images(images), output, Options(size=96), lambda: Processes(cores()))
-        gpus = int(torch.cuda.is_available())
-        progress.say(
+        gpus = choose_gpus(None, most=1)
+        progress.print(
             f"3/4  alexnet-fast train --gpus {gpus} --recipe fast --epochs {epochs} --batch 64 "
-            f"--shards {said[shards]} --run {said[run]}"
+            f"--shards {quoted[shards]} --run {quoted[run]}"
         )
     settings = {"recipe": "fast", "shards": str(shards), "epochs": epochs, "batch": 64}
     result = topology.run(start.train, gpus, run, settings, False)
     if not result.finished:
         raise TrainingError("the demo was stopped. Start it again to see the rest.")
-    progress.say(f"4/4  alexnet-fast eval {said[run]}")
+    progress.print(f"4/4  alexnet-fast eval {quoted[run]}")
     accuracy = guess_checkpoints([run], gpus).accuracy()
     assert accuracy is not None  # every sample image has a label
 

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
+from alexnet_fast.random import Generator, drawn_image
 
 Array = NDArray[np.float64]
 Rgb = tuple[int, int, int]
@@ -61,7 +62,7 @@ def draw_samples(
         for label, name in enumerate(CLASSES):
             (out / folder / name).mkdir(parents=True, exist_ok=True)
             for k in range(count):
-                image = draw_sample(name, size, np.random.default_rng((seed, split, label, k)))
+                image = draw_sample(name, size, drawn_image(seed, split, label, k))
                 image.save(out / folder / name / f"{k:04d}.jpg", quality=92)
     return len(CLASSES) * sum(counts.values())
 

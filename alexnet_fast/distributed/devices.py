@@ -24,6 +24,13 @@ def usable_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def choose_gpus(gpus: int | None, most: int | None = None) -> int:
+    """Returns `gpus`; where it is None, the number of GPUs that torch finds, `most` at most: the default of --gpus."""
+    if gpus is not None:
+        return gpus
+    return usable_gpus() if most is None else min(usable_gpus(), most)
+
+
 def check_gpus(gpus: int) -> None:
     """Raises InputError when fewer GPUs are usable than asked for, or than torchrun's processes here need."""
     usable, wanted = usable_gpus(), processes_here(gpus) if gpus else 0

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.scoring import views_of
-from alexnet_fast.files import check_memory, save_npz
+from alexnet_fast.files import save_npz
 from alexnet_fast.inference.images import BATCH, ImageFiles, find_images
 from alexnet_fast.inference.networks import Network
 from alexnet_fast.loading.loader import Loader
+from alexnet_fast.memory import check_memory
 from alexnet_fast.model.alexnet import AlexNet
 from alexnet_fast.model.lrn import LocalResponseNorm
 from alexnet_fast.shards.format import UNLABELLED

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from alexnet_fast.config import TrainConfig
-from alexnet_fast.distributed.devices import check_gpus
+from alexnet_fast.distributed.devices import check_gpus, choose_gpus
 from alexnet_fast.errors import InputError
 from alexnet_fast.model.alexnet import AlexNet
 from alexnet_fast.shards.format import Pixels
@@ -48,8 +48,7 @@ def open_network(path: Path, gpus: int | None = 0) -> Network:
     Raises InputError when there is no checkpoint or no such GPU.
     """
     state = checkpoint.load(checkpoint.find(path))
-    if gpus is None:
-        gpus = int(torch.cuda.is_available())
+    gpus = choose_gpus(gpus, most=1)
     check_gpus(gpus)
     model = checkpoint.build_model(state).on(torch.device("cuda", 0) if gpus else torch.device("cpu"))
     config = TrainConfig(**state["config"])

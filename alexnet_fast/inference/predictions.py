@@ -16,8 +16,8 @@ from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.counts import wilson
 from alexnet_fast.evaluation.scoring import Accuracy, Member, Scores
-from alexnet_fast.files import check_memory
 from alexnet_fast.inference.networks import Network, check_classes, open_networks
+from alexnet_fast.memory import check_memory
 from alexnet_fast.shards.format import UNLABELLED
 from alexnet_fast.shards.reader import ShardSet, Split
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-_ORDER, _CROP, _MIRROR, _COLOUR = range(4)
+from alexnet_fast import random
+
 _PLACE = 2**32
 """Places between two tars in the window order's line: so many that two samples hardly ever share one."""
 
@@ -47,14 +48,14 @@ class ShuffleWindow:
     open: int
     """Tars open at a time, 1 or more."""
 
-    def order(self, random: np.random.Generator) -> NDArray[np.signedinteger]:
+    def order(self, rng: random.Generator) -> NDArray[np.signedinteger]:
         """(n,) sample numbers: a permutation."""
         count = int(self.tars.max(initial=0)) + 1
         if count <= self.open:
-            return _shuffled(len(self.tars), random)
-        start = random.permutation(count) * _PLACE - (self.open - 1) * _PLACE // 2
+            return _shuffled(len(self.tars), rng)
+        start = rng.permutation(count) * _PLACE - (self.open - 1) * _PLACE // 2
         place = start[self.tars]
-        place += random.integers(0, self.open * _PLACE, len(self.tars))
+        place += rng.integers(0, self.open * _PLACE, len(self.tars))
         np.maximum(place, ~place, out=place)  # -1 becomes 0, -2 becomes 1, ...
         np.minimum(place, 2 * count * _PLACE + ~place, out=place)
         return np.argsort(place, kind="stable")  # stable: ties too are the same on every machine
@@ -66,7 +67,7 @@ class _Colours:
     cannot be had without those before it."""
 
     def __init__(self, seed: int, epoch: int, std: float) -> None:
-        self._random = _generator(seed, epoch, _COLOUR)
+        self._random = random.epoch_colours(seed, epoch)
         self._std = np.float32(std)
 
     def next(self, rows: int) -> NDArray[np.float32]:
@@ -161,27 +162,20 @@ def _places(
     seed: int, epoch: int, samples: int, margin: int, crops: bool, window: ShuffleWindow | None
 ) -> tuple[NDArray[np.int32], NDArray[np.uint16], NDArray[np.bool_]]:
     """Columns `samples`, `crop` and `mirror` of all of an epoch's rows."""
-    random = _generator(seed, epoch, _ORDER)
-    order = window.order(random).astype(np.int32, copy=False) if window else _shuffled(samples, random)
+    rng = random.epoch_order(seed, epoch)
+    order = window.order(rng).astype(np.int32, copy=False) if window else _shuffled(samples, rng)
     if not crops:
         return order, *_central(samples, margin)
-    crop = _generator(seed, epoch, _CROP).integers(0, margin, (samples, 2), np.uint16, endpoint=True)
-    return order, crop, _generator(seed, epoch, _MIRROR).integers(0, 2, samples, np.uint8).view(np.bool_)
+    crop = random.epoch_crops(seed, epoch).integers(0, margin, (samples, 2), np.uint16, endpoint=True)
+    return order, crop, random.epoch_mirrors(seed, epoch).integers(0, 2, samples, np.uint8).view(np.bool_)
 
 
-def _shuffled(samples: int, random: np.random.Generator) -> NDArray[np.int32]:
-    """As `random.permutation(samples)`, in half of the memory."""
+def _shuffled(samples: int, rng: random.Generator) -> NDArray[np.int32]:
+    """As `rng.permutation(samples)`, in half of the memory."""
     order = np.arange(samples, dtype=np.int32)
-    random.shuffle(order)
+    rng.shuffle(order)
     return order
 
 
 def _central(samples: int, margin: int) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
     return np.full((samples, 2), margin // 2, np.uint16), np.zeros(samples, bool)
-
-
-def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
-    """Philox is counter-based: (seed, epoch) is its key, and each stream has counters of its own."""
-    return np.random.Generator(
-        np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=np.array([0, 0, 0, stream], np.uint64))
-    )

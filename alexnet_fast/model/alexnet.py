@@ -164,18 +164,13 @@ def _paper_net(classes: int, config: TrainConfig, widths: list[int], towers: int
     `as_caffe`: ReLU before the LRN in layer 1 too, and LRN over all maps with k = 1; and dropout as torch has it.
     """
     features: OrderedDict[str, nn.Module] = OrderedDict()
-    classifier: OrderedDict[str, nn.Module] = OrderedDict()
-    removed = config.without.split()
     maps = widths[0]
-
-    def activation() -> nn.Module:
-        return nn.Tanh() if config.activation == "tanh" else nn.ReLU(inplace=True)
 
     def convolution(i: int, kernel: int, groups: int) -> None:
         nonlocal maps
-        if f"conv{i}" not in removed:
+        if f"conv{i}" not in config.without.split():
             features[f"conv{i}"] = nn.Conv2d(maps, widths[i - 1], kernel, padding=kernel // 2, groups=groups)
-            features[f"active{i}"] = activation()
+            features[f"active{i}"] = _activation(config)
             maps = widths[i - 1]
 
     def norm(i: int) -> None:
@@ -183,22 +178,14 @@ def _paper_net(classes: int, config: TrainConfig, widths: list[int], towers: int
             across = as_caffe or config.lrn == "all"
             features[f"lrn{i}"] = LocalResponseNorm(maps, 1 if across else towers, k=1.0 if as_caffe else 2.0)
 
-    def linear(i: int, inputs: int) -> int:
-        if f"fc{i}" in removed:
-            return inputs
-        classifier[f"fc{i}"] = nn.Linear(inputs, config.hidden)
-        classifier[f"active{i}"] = activation()
-        classifier[f"dropout{i}"] = nn.Dropout(config.dropout)
-        return config.hidden
-
     features["pad"] = PadRightBottom(kernel=11, stride=4)
     features["conv1"] = Conv1(maps)
     if as_caffe:
-        features["active1"] = activation()
+        features["active1"] = _activation(config)
     norm(1)
     features["pool1"] = nn.MaxPool2d(config.pool, 2)
     if not as_caffe:
-        features["active1"] = activation()
+        features["active1"] = _activation(config)
     convolution(2, 5, towers)
     norm(2)
     if config.within_map_norm:
@@ -210,15 +197,31 @@ def _paper_net(classes: int, config: TrainConfig, widths: list[int], towers: int
     features["pool5"] = nn.MaxPool2d(config.pool, 2)
     if len(widths) == 6:
         convolution(6, 3, 1)
-    units = linear(7, linear(6, maps * POOLED[0] * POOLED[1]))
+    classifier = _paper_classifier(maps * POOLED[0] * POOLED[1], classes, config)
+    model = _initialise(AlexNet(nn.Sequential(features), classifier, original_dropout=not as_caffe))
+    if config.activation == "tanh":
+        _keep_from_saturating(model)
+    return model
+
+
+def _paper_classifier(units: int, classes: int, config: TrainConfig) -> nn.Sequential:
+    """fc6, fc7 and fc8 on `units` inputs; fc6 and fc7 may be left out, a bottleneck be put before fc8."""
+    classifier: OrderedDict[str, nn.Module] = OrderedDict()
+    for i in (6, 7):
+        if f"fc{i}" not in config.without.split():
+            classifier[f"fc{i}"] = nn.Linear(units, config.hidden)
+            classifier[f"active{i}"] = _activation(config)
+            classifier[f"dropout{i}"] = nn.Dropout(config.dropout)
+            units = config.hidden
     if config.bottleneck:
         classifier["bottleneck"] = nn.Linear(units, config.bottleneck)
         units = config.bottleneck
     classifier["fc8"] = nn.Linear(units, classes)
-    model = _initialise(AlexNet(nn.Sequential(features), nn.Sequential(classifier), original_dropout=not as_caffe))
-    if config.activation == "tanh":
-        _keep_from_saturating(model)
-    return model
+    return nn.Sequential(classifier)
+
+
+def _activation(config: TrainConfig) -> nn.Module:
+    return nn.Tanh() if config.activation == "tanh" else nn.ReLU(inplace=True)
 
 
 def _single_tower(norm: Callable[[int], list[nn.Module]]) -> nn.Sequential:

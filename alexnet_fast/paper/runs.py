@@ -22,6 +22,7 @@ from alexnet_fast.paper import scores
 from alexnet_fast.paper.measures import BASE, Found
 from alexnet_fast.paper.systems import NETWORKS, Claim, configure, plan
 from alexnet_fast.shards.reader import ShardSet
+from alexnet_fast.text import duration
 from alexnet_fast.training import checkpoint, placement, start
 from alexnet_fast.training.settings import FILLED_IN, resolve
 from alexnet_fast.training.state import initial_state
@@ -285,13 +286,6 @@ def step_seconds(config: TrainConfig, gpus: int) -> float:
         loss.item()  # waits for the device
         times.append(perf_counter() - begun)
     return min(times[1:])
-
-
-def duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 def _tell_plan(experiment: Experiment, todo: list[Run], clock: Clock, say: Callable[[str], None]) -> None:

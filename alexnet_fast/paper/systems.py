@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from alexnet_fast.config import REMOVABLE, TrainConfig, make_config
-from alexnet_fast.console import drawn
+from alexnet_fast.config import REMOVABLE, TrainConfig
+from alexnet_fast.console import draw_table
 from alexnet_fast.errors import InputError
 from alexnet_fast.paper import measures
 from alexnet_fast.paper.measures import BASE, Measure
+from alexnet_fast.recipes import make_config
 
 RECIPE = "paper"
 PRETRAINED, TUNED, SIX = "sixconv-big", "sixconv-tuned", "sixconv"
@@ -225,8 +226,8 @@ def as_list(width: int) -> str:
     networks = [[name, network.what, _shown(network)] for name, network in NETWORKS.items()]
     return "\n\n".join(
         [
-            drawn(["--only", "claim", "paper", "networks x seeds", "shard sets"], claims, width),
-            drawn(["network", "what", f"changes of the recipe {RECIPE}"], networks, width),
+            draw_table(["--only", "claim", "paper", "networks x seeds", "shard sets"], claims, width),
+            draw_table(["network", "what", f"changes of the recipe {RECIPE}"], networks, width),
         ]
     )
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_fast.config import RECIPES
-from alexnet_fast.console import drawn
+from alexnet_fast.console import draw_table
 from alexnet_fast.environment import environment
 from alexnet_fast.files import write_json, written
 from alexnet_fast.paper.measures import BASE, Found
 from alexnet_fast.paper.runs import Experiment
 from alexnet_fast.paper.statistics import UNDECIDED, Estimate
 from alexnet_fast.paper.systems import CLAIMS, NETWORKS, RECIPE, Claim
+from alexnet_fast.recipes import RECIPES
 from alexnet_fast.shards.reader import ShardSet
 
 HEAD = ["claim", "paper", "ours [95 % interval]", "over", "verdict"]
@@ -157,7 +157,7 @@ def write(experiment: Experiment, left_out: dict[str, str]) -> dict[str, Any]:
 def as_text(found: Found, asked: Sequence[Claim], left_out: dict[str, str], width: int) -> str:
     shown = [row.cells() for row in rows(found, asked, left_out)]
     lines = [f"left out: {name}: {why}" for name, why in left_out.items()]
-    return "\n".join([*([drawn(HEAD, shown, width)] if shown else ["no claim's networks are there yet"]), *lines])
+    return "\n".join([*([draw_table(HEAD, shown, width)] if shown else ["no claim's networks are there yet"]), *lines])
 
 
 def _as_dict(row: Row) -> dict[str, Any]:

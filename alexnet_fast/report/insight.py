@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alexnet_fast import random
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.scoring import predict
@@ -143,7 +144,7 @@ def drawn(samples: int, most: int) -> NDArray[np.int64]:
     """All sample numbers, or `most` of them, always the same, in order."""
     if samples <= most:
         return np.arange(samples)
-    return np.sort(np.random.default_rng(0).choice(samples, most, replace=False))
+    return np.sort(random.report_sample().choice(samples, most, replace=False))
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_fast import __version__
-from alexnet_fast.config import RECIPES
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.evaluation.counts import confused
 from alexnet_fast.files import written
+from alexnet_fast.recipes import RECIPES
 from alexnet_fast.report import figures, insight
 from alexnet_fast.report.record import Record, labels, read
+from alexnet_fast.text import duration
 from alexnet_fast.training import checkpoint
 
 TRAINING_IMAGES, VALIDATION_IMAGES = 2000, 5000
@@ -332,11 +333,7 @@ def _number(value: float | None, form: str = "{:.2f}") -> str:
 
 
 def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return "–" if seconds is None else duration(seconds)
 
 
 def _text(value: Any) -> str:

@@ -13,7 +13,7 @@ from alexnet_fast.sharding.limits import open_regular
 from alexnet_fast.sharding.listing import Entry
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-"""Of the files that are taken for tars; whether they are compressed, their first bytes say."""
+"""Suffixes of files that are taken for tars; their first bytes decide whether they are compressed."""
 
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BLOCK = tarfile.BLOCKSIZE
@@ -33,20 +33,20 @@ class Member(NamedTuple):
 
 
 def tars(folder: Path) -> list[Path]:
-    """In order of name; of x.tar and the x.tar.gz that it was unpacked from, x.tar alone."""
+    """Returns the tars of a folder by name; of x.tar and the x.tar.gz that it was unpacked from, x.tar alone."""
     found = (path for path in folder.iterdir() if path.name.endswith(SUFFIXES) and not path.name.startswith("."))
     return sorted({stem(path.name): path for path in sorted(found, reverse=True)}.values())
 
 
 def stem(name: str) -> str:
-    """`n01440764` of `n01440764.tar`, which is how ImageNet's archives name a class."""
+    """Returns the class of an archive as ImageNet names them: `n01440764` of `n01440764.tar`."""
     return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
 
 
 def members(archive: Path, inside: Member | None = None) -> Iterator[Member]:
-    """The regular files of `archive`, or of the tar `inside` it, that are not hidden, in stored order.
+    """Yields the regular files of `archive`, or of the tar `inside` it, that are not hidden, in stored order.
 
-    Raises InputError when it is compressed, damaged, or ends too early.
+    Raises InputError when it is compressed, corrupt or truncated.
     """
     where = f"{inside.path} in {archive}" if inside else str(archive)
     try:
@@ -58,7 +58,7 @@ def members(archive: Path, inside: Member | None = None) -> Iterator[Member]:
 
 
 def first_names(archive: Path) -> list[str]:
-    """The first few members' names, to recognise what is inside; none where it is not a tar that can be read."""
+    """Returns the names of the first ten members; none where it is not a tar that can be read."""
     try:
         return [member.name for member in islice(members(archive), 10)]
     except InputError:
@@ -66,12 +66,12 @@ def first_names(archive: Path) -> list[str]:
 
 
 def class_tars(archives: Iterable[Path], root: Path) -> dict[str, Callable[[], list[Entry]]]:
-    """What lists each class's images, where each of the `archives` holds one class and is named after it."""
+    """Returns, for each class, a function that lists its images: each archive holds one class and has its name."""
     return {stem(path.name): _lister(path, None, root) for path in archives}
 
 
 def inner_tars(archive: Path, root: Path) -> dict[str, Callable[[], list[Entry]]]:
-    """The same for an archive that holds `<class>.tar`s."""
+    """As `class_tars`, for an archive that holds `<class>.tar`s."""
     inner = [member for member in members(archive) if member.name.endswith(SUFFIXES)]
     if not inner:
         raise InputError(f"{archive} holds no tars. Expected one tar a class inside it, <class>.tar.")
@@ -79,7 +79,7 @@ def inner_tars(archive: Path, root: Path) -> dict[str, Callable[[], list[Entry]]
 
 
 def entries(archive: Path, root: Path, inside: Member | None = None) -> list[Entry]:
-    """The members as images; folders inside the tar do not count, as in no layout of ImageNet they mean a thing."""
+    """Returns the members as images, by their names alone: folders inside the tar have no meaning in any layout."""
     file = archive.relative_to(root).as_posix()
     return [Entry(file, member.name, member.offset, member.size) for member in members(archive, inside)]
 
@@ -89,9 +89,9 @@ def _lister(archive: Path, inside: Member | None, root: Path) -> Callable[[], li
 
 
 def members_of(file: IO[bytes], start: int, end: int, where: str) -> Iterator[Member]:
-    """The same of the tar that is the bytes [start, end) of an open file; `where`: what to call it.
+    """As `members`, for the tar in the bytes [start, end) of an open file; `where` names it in messages.
 
-    `tarfile` ends quietly at a damaged or cut header, and goes on past `end`: so where it ended is looked at.
+    `tarfile` stops without an error at a corrupt or truncated header, and reads past `end`: so its end is checked.
     """
     cut = f"{where} is truncated. Copy or download it again."
     _check_kind(file, start, end, where)
@@ -119,7 +119,7 @@ def members_of(file: IO[bytes], start: int, end: int, where: str) -> Iterator[Me
 
 
 class _Headers:
-    """A file of which headers are read: a damaged one may claim a name that fills all memory."""
+    """A file whose headers are read; limits them, as a corrupt one may claim a name that fills all memory."""
 
     mode, name = "rb", ""
 

@@ -1,7 +1,7 @@
-"""Bytes of any image file -> RGB square -> encoded bytes.
+"""Converts the bytes of any image file to an RGB square, and encodes it.
 
 One compiled function of ours decodes and resizes a JPEG row by row, with libjpeg-turbo, a Huffman decoder of ours
-below it, and the arithmetic of torch's antialiased uint8. Where it cannot, or anything about a JPEG is odd,
+below it, and the arithmetic of torch's antialiased uint8. Where it cannot, or a JPEG is unusual in any way,
 simplejpeg decodes the whole; it encodes, too, and Pillow reads everything else: measured side by side, tools/records/
 has the numbers. Most of an ImageNet photograph's time is decoding, and of that most the coefficients. Tried and left
 out: cropping before resizing (shifts by part of a pixel: -1.7 dB), decoding at 6/8 (-4 dB, and slower), libjpeg's
@@ -36,21 +36,24 @@ RGB = NDArray[np.uint8]
 
 
 def convert(data: bytes, *, size: int, encoding: str, quality: int, keep: bool) -> tuple[RGB, bytes]:
-    """The pixels and the bytes to store. With `keep`, a JPEG that can be stored as it is stays so, see `keepable`.
+    """Returns the pixels and the bytes to store. With `keep`, a `keepable` JPEG is stored as it is.
 
     Raises ValueError with a reason, the same each time, when `data` is no image to be read.
     """
     data = unpack(data)
     if keep and encoding == "jpeg" and keepable(data, size):
-        with suppress(ValueError):  # damaged: to_square judges
+        with suppress(ValueError):  # corrupt: to_square decides
             return simplejpeg.decode_jpeg(data), data
     square = to_square(data, size)
     return square, encode(square, encoding, quality)
 
 
 def keepable(data: bytes, size: int) -> bool:
-    """A square JPEG of 7/8 `size` to `size`, baseline (progressive decodes slowly), grey or YCbCr, with its own tables
-    and without EXIF, whose orientation readers treat differently. That it decodes is not tested."""
+    """Returns whether a JPEG can be stored as it is; that it decodes is not tested.
+
+    It is a square of 7/8 `size` to `size`, baseline (progressive decodes slowly), grey or YCbCr, with its own tables
+    and without EXIF, whose orientation readers treat differently.
+    """
     try:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
     except (ValueError, KeyError):
@@ -61,10 +64,10 @@ def keepable(data: bytes, size: int) -> bool:
 
 
 def to_square(data: bytes, size: int) -> RGB:
-    """The image's central square, (size, size, 3): shorter side to `size`, then the centre, as in the paper.
+    """Returns the image's central square, (size, size, 3): shorter side to `size`, then the centre, as in the paper.
 
     EXIF orientation is ignored, as torchvision's loader does. Raises ValueError when `data` is not an image, is
-    damaged, or has more than MAX_PIXELS pixels.
+    corrupt, or has more than MAX_PIXELS pixels.
     """
     data = unpack(data)
     if is_jpeg(data):
@@ -79,13 +82,13 @@ def to_square(data: bytes, size: int) -> RGB:
 
 
 def is_jpeg(data: bytes) -> bool:
-    """By how it begins."""
+    """Returns whether the data begins as JPEGs do."""
     return data[:3] == b"\xff\xd8\xff"
 
 
 def _square_of_jpeg(data: bytes, frame: Frame, size: int) -> RGB | None:
-    """The same without the decoded image in memory. None where `decode` has to judge: what is damaged, very long or of
-    an unusual kind."""
+    """As `to_square`, without the decoded image in memory. None for what is corrupt, very long or of an unusual kind,
+    which `decode` handles."""
     short, long = sorted((frame.height, frame.width))
     if native.decoder() == "none" or not frame.is_usual or not 0 < short <= long < 8 * short:
         return None
@@ -96,12 +99,13 @@ def _square_of_jpeg(data: bytes, frame: Frame, size: int) -> RGB | None:
 
 
 def _resized(height: int, width: int, size: int) -> tuple[int, int]:
+    """Returns height and width with the shorter side at `size`."""
     scale = size / min(height, width)
     return max(round(height * scale), size), max(round(width * scale), size)
 
 
 def square_with_torch(image: RGB, height: int, width: int, size: int) -> RGB:
-    """As `resize.square`, with the same result."""
+    """Returns the same as `resize.square`, by torch."""
     import torch
 
     image = np.require(image, requirements=["C", "W"])  # torch warns of arrays it may not write to
@@ -122,7 +126,7 @@ def decode(data: bytes, min_side: int) -> RGB:
     if not is_jpeg(data):
         return _decode_with_pillow(data, min_side)
     check_jpeg(data)
-    # Odd but readable files are Pillow's to judge; damaged and too large ones fail there too.
+    # Unusual files that can be read are left to Pillow; corrupt and too large ones fail there too.
     with suppress(ValueError, KeyError):  # KeyError: a colour space that simplejpeg does not know
         colour = simplejpeg.decode_jpeg_header(data, strict=False)[2]
         if colour not in ("CMYK", "YCCK"):
@@ -132,7 +136,7 @@ def decode(data: bytes, min_side: int) -> RGB:
 
 
 def encode(image: RGB, encoding: str, quality: int) -> bytes:
-    """`jpeg`: baseline, 4:2:0 (what decodes fastest); `raw`: an .npy file, format 1.0."""
+    """Returns a baseline JPEG, 4:2:0 (what decodes fastest), or for `raw` an .npy file of format 1.0."""
     if encoding == "raw":
         file = io.BytesIO()
         np.lib.format.write_array(file, image, version=(1, 0))
@@ -142,7 +146,7 @@ def encode(image: RGB, encoding: str, quality: int) -> bytes:
 
 
 def unpack(data: bytes) -> bytes:
-    """ImageNet's Fall 2011 release has gzip-compressed files named .JPEG; anything else is returned as it is."""
+    """Returns the data, decompressed where it is gzip: ImageNet's Fall 2011 release has such files named .JPEG."""
     if data[:2] != b"\x1f\x8b":
         return data
     gzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
@@ -177,11 +181,12 @@ def _decode_with_pillow(data: bytes, min_side: int) -> RGB:
                 return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except UnidentifiedImageError as error:  # Pillow's text holds an address, another one each run
         raise ValueError(_why_unknown(data)) from error
-    except Exception as error:  # Pillow's plugins raise many kinds on damaged files
+    except Exception as error:  # Pillow's plugins raise many kinds on corrupt files
         raise ValueError(str(error) or type(error).__name__) from error
 
 
 def _why_unknown(data: bytes) -> str:
+    """Returns why no reader knows the data."""
     if data[:3] != b"\xff\xd8\xff":
         return "not an image of a known format" if data else "the file is empty"
     try:

@@ -1,4 +1,4 @@
-"""What a JPEG's markers say, read without a decoder, and the one rule for what a decoder may have.
+"""Reads a JPEG's markers without a decoder; holds the one rule for which JPEGs a decoder is given.
 
 `native/header.c` is the same in C, for each image as it is loaded; a test compares the two.
 """
@@ -38,15 +38,17 @@ class Frame(NamedTuple):
 
     @property
     def is_usual(self) -> bool:
-        """Of a kind, and grey or with colour of a resolution, that all decoders take."""
+        """Whether all decoders take its kind, and its colours and their resolution."""
         kinds, luma = (BASELINE, EXTENDED, PROGRESSIVE), b"\x11\x21\x12\x22\x41"
         colour = len(self.sampling) == 3 and self.sampling[0] in luma and self.sampling[1:] == b"\x11\x11"
         return self.kind in kinds and (len(self.sampling) == 1 or colour)
 
 
 def read_frame(data: bytes) -> Frame:
-    """The first frame, and the scans up to the end of the image: what follows it (a film, a second image) is not
-    looked at. `kind` is 0 where there is no frame."""
+    """Returns the first frame, with the number of scans up to the end of the image; `kind` is 0 where there is none.
+
+    What follows that end, a film or a second image, is not read.
+    """
     frame, scans = Frame(), 0
     for marker, content in segments(data):
         if _is_frame(marker) and not frame.kind and len(content) >= 6:
@@ -104,7 +106,7 @@ def _is_frame(marker: int) -> bool:
 
 
 def check_jpeg(data: bytes) -> Frame:
-    """The frame of a JPEG that a decoder may have. Raises ValueError with the reason for others."""
+    """Returns the frame of a JPEG that a decoder may be given. Raises ValueError with the reason for others."""
     frame = read_frame(data)
     if not frame.kind:
         raise ValueError("a damaged JPEG or one of an unknown kind (it has no frame header)")

@@ -22,7 +22,7 @@ class UnfitFileError(OSError):
 
 
 def open_regular(path: Path, most: int | None = None) -> int:
-    """A descriptor to read the file from; it is closed by whoever asked.
+    """Returns a descriptor to read the file from, for the caller to close.
 
     Raises UnfitFileError when it is no regular file, which might keep a reader waiting for ever, or has more than
     `most` bytes; other OSErrors as os.open does, and for a folder.
@@ -57,8 +57,10 @@ def check_size(size: int, most: int, path: Path | str) -> None:
 
 
 def read_open(file: io.FileIO, most: int, path: Path) -> bytes:
-    """All bytes of an unbuffered file. Raises UnfitFileError when they are more than `most`, also where the file
-    grows meanwhile, or its size was not known."""
+    """Returns all bytes of an unbuffered file.
+
+    Raises UnfitFileError when they are more than `most`, also where the file grows meanwhile or its size was unknown.
+    """
     size = os.fstat(file.fileno()).st_size
     check_size(size, most, path)
     pieces, left = [], most + 1
@@ -71,13 +73,13 @@ def read_open(file: io.FileIO, most: int, path: Path) -> bytes:
 
 
 def read_file(path: Path, most: int) -> bytes:
-    """All bytes of a regular file. Raises OSError as `open_regular` and `read_open` do."""
+    """Returns all bytes of a regular file. Raises OSError as `open_regular` and `read_open` do."""
     with open(open_regular(path, most), "rb", buffering=0) as file:
         return read_open(file, most, path)
 
 
 def read_text(path: Path) -> str:
-    """A list of classes or labels, in UTF-8. Raises OSError, and UnicodeDecodeError."""
+    """Returns the text of a list of classes or labels, in UTF-8. Raises OSError, and UnicodeDecodeError."""
     return read_file(path, MOST_TEXT_BYTES).decode()
 
 

@@ -1,4 +1,4 @@
-"""The listing of a source: where the bytes of each image are, its label, and its key in the shard set."""
+"""The listing of a source: of each image the place of its bytes, its label, and its key in the shard set."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Image(Entry):
 
     @property
     def path(self) -> str:
-        """What people are shown; relative to the source's folder."""
+        """The path for messages, relative to the source's folder."""
         return f"{self.file}/{self.name}" if self.file else self.name
 
 
@@ -100,11 +100,11 @@ class Images:
         return np.append(np.flatnonzero(new), len(block))
 
     def select(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Images:
-        """Some of the images; they keep their labels and keys."""
+        """Returns some of the images, with their labels and keys."""
         return Images(self._rows[rows], self._files, self._names, self._prefixes, self._keys)
 
     def relabel(self, new: NDArray[np.int32]) -> Images:
-        """The images whose class has a new label, with it; `new` holds UNLABELLED for the classes to leave out."""
+        """Returns the images with new labels: `new` (old classes,) holds UNLABELLED for the classes to leave out."""
         kept = self._rows[(new[self.labels] >= 0) | (self.labels < 0)]
         prefixes = [""] * (int(new.max()) + 1)
         for old, label in enumerate(new.tolist()):
@@ -115,7 +115,7 @@ class Images:
         return Images(kept, self._files, self._names, [*prefixes, self._prefixes[-1]], self._keys)
 
     def fingerprint(self) -> str:
-        """Of everything that the stored bytes depend on, except the bytes of the images."""
+        """Returns a hash of all that the stored bytes depend on, except the bytes of the images."""
         digest = hashlib.sha256(self._rows.tobytes())
         digest.update(self._names)
         digest.update(repr((self._files, self._prefixes, self._keys)).encode("utf-8", "surrogateescape"))
@@ -145,13 +145,13 @@ class Listing:
         self._keys: dict[int, str] = {}
 
     def add_class(self, label: int, entries: Iterable[Entry]) -> None:
-        """All images of one class, in any order: they are listed by name, so every layout gives the same order."""
+        """Adds all images of one class, given in any order: they are listed by name, the same for every layout."""
         self._used.clear()  # the class begins every key
         for entry in sorted(entries, key=lambda entry: (entry.name, entry.file)):
             self._add(entry, label, -1)
 
     def add_block(self, block: int, entries: Iterable[tuple[int, Entry]]) -> None:
-        """Images (label, entry) that can only be read together, in the order of reading."""
+        """Adds images (label, entry) that can only be read together, in the order of reading."""
         for label, entry in entries:
             self._add(entry, label, block)
 
@@ -175,7 +175,7 @@ class Listing:
 
 
 def _prefixes(classes: list[str]) -> list[str]:
-    """The first part of every key of a class, none twice; the last one, at UNLABELLED = -1, is for no class."""
+    """Returns the first part of the keys of each class, none twice; the last, at UNLABELLED = -1, is for no class."""
     prefixes: dict[str, None] = {}
     for name in [*classes, "unlabelled"]:
         prefix = _safe(name)[:60] or "_"
@@ -193,5 +193,6 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 
 
 def _safe(name: str) -> str:
-    """What every reader of tars takes: webdataset ends a key at the first dot, DALI's index at a space."""
+    """Returns the name with _ for characters that a reader may not take: webdataset ends a key at the first dot,
+    DALI's index at a space."""
     return _UNSAFE.sub("_", name)

@@ -1,12 +1,11 @@
-"""Where a shard set is written: one or several folders, or the URL of an object store.
+"""The places a shard set can be written to: one or several folders, or the URL of an object store.
 
-Whatever is there under its final name is whole: it was written elsewhere, flushed to the disk and renamed, or put
-as one object.
+A file under its final name is whole: it was written under another, flushed to the disk and renamed, or put as one
+object.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -19,7 +18,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.files import flush
+from alexnet_fast.files import Taken, file_lock, flush, publish
 
 WORK = ".work"
 """The folder inside the output that holds the plan and a record a finished tar, until the manifest is written."""
@@ -29,38 +28,40 @@ class Output(Protocol):
     """Names are relative to the output: `train-000000.tar`, `.work/plan.json`."""
 
     def temporary(self, name: str) -> Path:
-        """A new local file to write `name` to; it is then published, or deleted by the caller."""
+        """Returns a new local path to write `name` to; the caller then publishes or deletes it."""
 
     def publish(self, temporary: Path, name: str) -> None:
         """Moves a written file to its final name, durably."""
 
-    def write(self, name: str, data: bytes) -> None: ...
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a whole file, durably."""
 
     def create(self, name: str, data: bytes) -> bool:
-        """As `write`, unless it is there already: then False. For one at a time, see below."""
+        """Writes a file unless it is there; returns whether it wrote. Inside `one_at_a_time` only."""
 
     def read(self, name: str) -> bytes | None:
-        """None when it is not there."""
+        """Returns the bytes of a file; None when it is not there."""
 
     def size(self, name: str) -> int | None:
-        """Bytes; None when it is not there."""
+        """Returns the bytes that a file takes; None when it is not there."""
 
-    def names(self, folder: str) -> list[str]: ...
+    def names(self, folder: str) -> list[str]:
+        """Returns the names of the files in a folder, without its path; none when it is not there."""
 
     def delete(self, name: str) -> None:
-        """A file or a folder; nothing happens when it is not there."""
+        """Deletes a file or a folder; does nothing when it is not there."""
 
     def tidy(self) -> None:
-        """Deletes what a killed run left half-written. Only for a run that is alone."""
+        """Deletes the unfinished files of killed runs. No other run may be writing."""
 
     def free(self) -> int | None:
-        """Bytes left on the disk, or the fullest of several; None where nobody can say."""
+        """Returns the bytes left on the disk, or on the fullest of several; None where that is not known."""
 
     def __str__(self) -> str: ...
 
 
 def open_output(places: list[str]) -> Output:
-    """One or several folders, or one URL that fsspec knows. Raises InputError when it cannot be used."""
+    """Returns the output for one or several folders, or one URL that fsspec knows. Raises InputError."""
     urls = [place for place in places if "://" in place]
     if not urls:
         return Folders.make([Path(place) for place in places])
@@ -71,7 +72,7 @@ def open_output(places: list[str]) -> Output:
 
 @dataclass(frozen=True)
 class Folders:
-    """The first folder is the shard set. Tars take turns over all of them; those elsewhere are linked into it."""
+    """Local folders. The first is the shard set; tars are spread over all of them and linked into the first."""
 
     folders: list[Path]
 
@@ -93,11 +94,8 @@ class Folders:
         return path
 
     def publish(self, temporary: Path, name: str) -> None:
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
         home = self._home(name)
-        os.replace(temporary, home / name)
-        flush((home / name).parent)
+        publish(temporary, home / name)
         if home != self.folders[0]:
             link = self.folders[0] / WORK / f"{name}.{uuid4().hex}.tmp"
             link.symlink_to(home / name)
@@ -151,6 +149,12 @@ class Folders:
 
     def free(self) -> int | None:
         return min(shutil.disk_usage(folder).free for folder in self.folders)
+
+    def work(self) -> Path:
+        """Returns the folder WORK, which it makes where it is not there."""
+        folder = self.folders[0] / WORK
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def __str__(self) -> str:
         return str(self.folders[0])
@@ -242,20 +246,19 @@ class ObjectStore:
 
 @contextmanager
 def locked(output: Output, part: str | None) -> Iterator[None]:
-    """Refuses a second run on the same folder with InputError; a part (`1/4`) excludes only itself and whole runs.
+    """Holds the lock on an output for a run: one part (`1/4`) excludes only itself and whole runs. Raises InputError.
 
     The lock ends with the process that holds it, however it ends. An object store has no locks, and needs none: two
     runs put the same objects, as the second finds the first one's plan and is refused where its own is another.
     """
     with ExitStack() as held:
         if isinstance(output, Folders):
-            wanted = [("lock", fcntl.LOCK_SH if part else fcntl.LOCK_EX)]
-            if part:
-                wanted.append((f"lock-{part.replace('/', '-of-')}", fcntl.LOCK_EX))
+            work = output.work()
             try:
-                for name, kind in wanted:
-                    held.enter_context(_file_lock(output, name, kind | fcntl.LOCK_NB))
-            except BlockingIOError as error:
+                held.enter_context(file_lock(work / "lock", wait=False, shared=part is not None))
+                if part:
+                    held.enter_context(file_lock(work / f"lock-{part.replace('/', '-of-')}", wait=False))
+            except Taken as error:
                 raise InputError(
                     f"another alexnet-fast shard is writing to {output}. Wait for it, or choose another --out."
                 ) from error
@@ -264,35 +267,22 @@ def locked(output: Output, part: str | None) -> Iterator[None]:
 
 @contextmanager
 def one_at_a_time(output: Output) -> Iterator[None]:
-    """Waits for its turn: of several parts that begin or end together, each may write the plan or the manifest."""
+    """Waits until no other part is in such a block: each may write the plan or the manifest."""
     with ExitStack() as held:
         if isinstance(output, Folders):
-            held.enter_context(_file_lock(output, "lock-turn", fcntl.LOCK_EX))
-        yield
-
-
-@contextmanager
-def _file_lock(output: Folders, name: str, kind: int) -> Iterator[None]:
-    folder = output.folders[0] / WORK
-    folder.mkdir(exist_ok=True)
-    with (folder / name).open("w") as file:
-        fcntl.flock(file, kind)
+            held.enter_context(file_lock(output.work() / "lock-turn"))
         yield
 
 
 def sealed(text: str) -> bytes:
-    """What a run leaves for the one that goes on with it, so that damage is noticed."""
+    """Returns the text as bytes that begin with their sha256."""
     data = text.encode()
     return hashlib.sha256(data).hexdigest().encode() + b" " + data
 
 
 def unsealed(data: bytes) -> str:
-    """Raises ValueError when these are not the bytes that `sealed` made."""
+    """Returns the text of `sealed`. Raises ValueError when the bytes are not those that it returned."""
     digest, _, text = data.partition(b" ")
     if digest != hashlib.sha256(text).hexdigest().encode():
         raise ValueError("its sha256 is another")
     return text.decode()
-
-
-def byte_text(number: float) -> str:
-    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.2f} MB"

@@ -1,4 +1,4 @@
-"""Which image goes to which tar: a pure function of the listing, the options and the seed."""
+"""Decides which image goes to which tar: a pure function of the listing, the options and the seed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_fast import random
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.listing import Image, Images, Source
 from alexnet_fast.sharding.output import WORK, Output, sealed, unsealed
@@ -54,7 +55,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a shard set will be. Two runs with equal plans write the same bytes.
+    """The description of a shard set before it is made. Two runs with equal plans write the same bytes.
 
     `raw_share`: of a mixed set's training samples, those that are raw. Estimated once, by the run that begins the
     set: parts and resumed runs take the plan as it is there.
@@ -76,27 +77,27 @@ class Plan:
         return cls(**{**body, "options": Options(**body["options"])})
 
     def fingerprint(self) -> str:
-        """Of what the set is made from."""
+        """Returns a hash of what the set is made from."""
         return hashlib.sha256(replace(self, raw_share=None).to_json().encode()).hexdigest()
 
     def raw_share_of(self, split: str) -> float:
-        """A mixed set has its raw samples where they are read every epoch: in `train`."""
+        """Returns the share of a split's samples that are raw: of a mixed set in `train`, which is read every epoch."""
         if self.options.encoding == MIXED:
             return (self.raw_share or 0.0) if split == "train" else 0.0
         return float(self.options.encoding == "raw")
 
     def images_in(self, split: str, number: int) -> int:
-        """Images of a tar: np.array_split makes the first ones longer by one."""
+        """Returns the number of images of a tar: np.array_split makes the first ones longer by one."""
         images, tars = self.images[split], self.tars[split]
         return images // tars + (number < images % tars)
 
     def tar_names(self) -> Iterator[tuple[str, int]]:
-        """(split, number) of every tar, in the order of their places in the plan."""
+        """Returns (split, number) of every tar, in the order of the plan."""
         return ((split, number) for split, tars in self.tars.items() for number in range(tars))
 
 
 def make_plan(source: Source, options: Options) -> Plan:
-    """Raises InputError when a class has a name that no manifest can hold."""
+    """Returns the plan. Raises InputError when a class has a name that no manifest can hold."""
     for name in (*source.classes, *source.names.values()):
         if not _is_text(name):
             raise InputError(f"the class name {name!a} in {source.root} is not UTF-8. Rename the class.")
@@ -111,8 +112,8 @@ def make_plan(source: Source, options: Options) -> Plan:
 
 
 def begin(plan: Plan, output: Output, raw_share: Callable[[], float]) -> Plan:
-    """Writes the plan to the output, of a mixed set with its `raw_share()`, and returns it; or the same one that
-    was begun there. Raises InputError where that is another one."""
+    """Writes the plan to the output and returns it: of a mixed set with its `raw_share()`, which is not called where
+    the same plan is there already. Raises InputError where another one is."""
     if output.read(PLAN) is None:
         full = replace(plan, raw_share=raw_share()) if plan.options.encoding == MIXED else plan
         if output.create(PLAN, sealed(full.to_json())):
@@ -127,7 +128,7 @@ def begin(plan: Plan, output: Output, raw_share: Callable[[], float]) -> Plan:
 
 
 def begun_plan(output: Output) -> Plan:
-    """Raises InputError when the output holds no unfinished shard set."""
+    """Returns the plan in the output. Raises InputError when that holds no unfinished shard set."""
     text = output.read(PLAN)
     if text is None:
         raise InputError(f"{output} holds no unfinished shard set. Begin one with --src.")
@@ -138,7 +139,7 @@ def begun_plan(output: Output) -> Plan:
 
 
 def jobs(source: Source, plan: Plan, output: Output, wanted: set[tuple[str, int]]) -> Iterator[Job]:
-    """The jobs of the `wanted` tars (split, number), made one by one: a job lists its images."""
+    """Yields the jobs of the `wanted` tars (split, number), made one by one, as each lists its images."""
     for place, (split, images) in enumerate(source.splits.items()):
         if any(name == split for name, _ in wanted):
             cut = _cut(images, plan.options.seed, place)
@@ -150,10 +151,9 @@ def jobs(source: Source, plan: Plan, output: Output, wanted: set[tuple[str, int]
 
 
 def _cut(images: Images, seed: int, place: int) -> list[NDArray[np.int64]]:
-    """Shuffles a split by (seed, its place) and cuts it into tars of near-equal length."""
-    random = np.random.Generator(np.random.Philox(key=np.array([seed, place], np.uint64)))
+    """Returns the rows of each tar: the split shuffled by (seed, its place), cut into near-equal lengths."""
     starts = images.blocks
-    shuffled = random.permutation(len(starts) - 1)
+    shuffled = random.stored_order(seed, place).permutation(len(starts) - 1)
     lengths = np.diff(starts)[shuffled]
     ends = np.cumsum(lengths)
     order = np.arange(len(images)) + np.repeat(starts[:-1][shuffled] - (ends - lengths), lengths)
@@ -161,7 +161,7 @@ def _cut(images: Images, seed: int, place: int) -> list[NDArray[np.int64]]:
 
 
 def _evenly(share: float, count: int) -> NDArray[np.bool_]:
-    """`share` of `count` places, so that every stretch of them has it. The order is random: so is what comes there."""
+    """Returns a mask (count,) with `share` of it true, evenly spaced: the order of the images is random already."""
     return np.asarray(np.diff(np.floor(share * np.arange(count + 1))) > 0)
 
 
@@ -174,15 +174,17 @@ def _is_text(name: str) -> bool:
 
 
 def _tars(images: int) -> int:
+    """Returns the number of tars for so many images."""
     return max(-(-images // SAMPLES_PER_TAR), min(MIN_TARS, -(-images // 16)))
 
 
 def _without_none(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """What only mixed sets have is not in the plans of others, which are as they were before."""
+    """Leaves out what only mixed sets have, so that other plans are the same as before there were any."""
     return {name: value for name, value in pairs if value is not None}
 
 
 def _difference(begun: Plan, now: Plan) -> str:
+    """Returns the first difference of two plans, in words."""
     for name, old in asdict(begun.options).items():
         new = getattr(now.options, name)
         if old != new:

@@ -1,4 +1,4 @@
-"""Runs independent jobs: on processes of this machine, or on the workers of a Dask cluster."""
+"""Runs independent jobs on processes of this machine, or on the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRIES = 2
 
 
 class Pool(Protocol):
-    """`slots` jobs run at once; `killed` is what a future raises when its worker died."""
+    """Runs `slots` jobs at a time; `killed` is what a future raises when its worker died."""
 
     slots: int
     killed: type[Exception]
@@ -30,10 +30,10 @@ class Pool(Protocol):
     def submit(self, slot: int, function: Callable[[J], R], job: J) -> Future[R]: ...
 
     def renew(self, slot: int) -> None:
-        """After the slot's worker was killed."""
+        """Starts another worker for the slot, whose own was killed."""
 
     def close(self) -> None:
-        """Waits for the jobs under way."""
+        """Waits for the running jobs, and ends the workers."""
 
 
 class Processes:
@@ -107,7 +107,11 @@ class DaskWorkers:
 
 
 def run(
-    pool: Pool, function: Callable[[J], R], jobs: Iterable[J], finished: Callable[[R], None], say: Callable[[str], None]
+    pool: Pool,
+    function: Callable[[J], R],
+    jobs: Iterable[J],
+    finished: Callable[[R], None],
+    print_line: Callable[[str], None],
 ) -> None:
     """Calls `function` on every job and `finished` with each result as it comes; jobs are taken as slots get free.
 
@@ -135,7 +139,9 @@ def run(
                             f"the worker that wrote {job} was killed {TRIES} times, most often by the kernel for want "
                             "of memory. Run the same command with fewer --workers: finished tars are kept."
                         ) from error
-                    say(f"the worker that wrote {job} was killed, most often for want of memory; trying once more")
+                    print_line(
+                        f"the worker that wrote {job} was killed, most often for want of memory; trying once more"
+                    )
                     pool.renew(slot)
                     running[_submit(pool, slot, function, job)] = slot, job, tries + 1
     finally:
@@ -152,7 +158,7 @@ def _submit(pool: Pool, slot: int, function: Callable[[J], R], job: J) -> Future
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Puts Ctrl-C off, and off for good in the processes that are started: it is the parent's to handle."""
+    """Delays Ctrl-C, and blocks it in the processes that are started inside: their parent handles it."""
     resource_tracker.ensure_running()  # which unblocks signals when it starts
     unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -170,7 +176,7 @@ def _start_worker() -> None:
 
 
 def _prepare_process() -> None:
-    """One thread, as the cores have a process each; and no new pages for every image: 3 % of its time."""
+    """Sets one thread, as each core has a process, and keeps freed memory: new pages take 3 % of an image's time."""
     from alexnet_fast.memory import keep_freed_memory
 
     if native.kernels() is None:

@@ -1,4 +1,4 @@
-"""Imported by the server that a pool forks its processes from: what each would load or import is there already."""
+"""The imports of the server that a pool forks its processes from, so that none of them has to repeat them."""
 
 from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""Reads the bytes of listed images, wherever they are; the system is asked for them a little ahead of their use."""
+"""Reads the bytes of listed images, wherever they are; prefetches them a little ahead of their use."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from alexnet_fast.sharding.limits import MOST_IMAGE_BYTES, UnfitFileError, check
 from alexnet_fast.sharding.listing import TABLE_ROW, WHOLE_FILE, Image
 
 AHEAD = 16
-"""Images asked for before they are needed, so that a disk or a network has several requests to work on. Threads that
+"""Images that are prefetched, so that a disk or a network has several requests to work on. Threads that
 read ahead cost a quarter of the conversion's time."""
 
 
 def read_images(root: Path, images: list[Image]) -> Iterator[tuple[Image, bytes | OSError]]:
-    """Each image with its bytes, in the order given; with the error where that one file cannot be read, is larger
-    than MOST_IMAGE_BYTES or no regular file.
+    """Yields each image with its bytes, in the order given.
+
+    With the error in their place where that one file cannot be read, is larger than MOST_IMAGE_BYTES or not regular.
 
     Raises OSError when the disk or the network fails.
     """
@@ -26,26 +27,26 @@ def read_images(root: Path, images: list[Image]) -> Iterator[tuple[Image, bytes 
         yield from _read_tables(root, images)
         return
     archives: dict[str, int] = {}
-    asked: deque[tuple[Image, int | OSError]] = deque()  # with the descriptor to read it from
+    prefetched: deque[tuple[Image, int | OSError]] = deque()  # with the descriptor to read it from
     try:
         for name in {image.file for image in images if image.size != WHOLE_FILE}:
             archives[name] = open_regular(root / name)
         for image in images:
-            asked.append((image, _ask(root, image, archives)))
-            if len(asked) > AHEAD:
-                yield _read(root, *asked.popleft())
-        while asked:
-            yield _read(root, *asked.popleft())
+            prefetched.append((image, _prefetch(root, image, archives)))
+            if len(prefetched) > AHEAD:
+                yield _read(root, *prefetched.popleft())
+        while prefetched:
+            yield _read(root, *prefetched.popleft())
     finally:
         for descriptor in archives.values():
             os.close(descriptor)
-        for image, opened in asked:
+        for image, opened in prefetched:
             if image.size == WHOLE_FILE and isinstance(opened, int):
                 os.close(opened)
 
 
-def _ask(root: Path, image: Image, archives: dict[str, int]) -> int | OSError:
-    """Opens the image's file and has the system fetch it, without waiting."""
+def _prefetch(root: Path, image: Image, archives: dict[str, int]) -> int | OSError:
+    """Opens the image's file and starts to prefetch it; returns the descriptor, or the error of this file."""
     try:
         whole = image.size == WHOLE_FILE
         if not whole:
@@ -73,7 +74,7 @@ def _read(root: Path, image: Image, opened: int | OSError) -> tuple[Image, bytes
 
 
 def _of_one_file(root: Path, error: OSError) -> OSError:
-    """What is to be said of a file that cannot be read; raises the error of a disk that went away."""
+    """Returns the error for a single file that cannot be read; raises that of a disk that went away."""
     of_one = FileNotFoundError | PermissionError | IsADirectoryError | UnfitFileError
     if not isinstance(error, of_one) or not root.exists():
         raise error

@@ -1,4 +1,4 @@
-"""The central square of a shrunken image, and no pixel more, by native/resize.c.
+"""Resizes an image and computes only its central square, by native/resize.c.
 
 A JPEG is decoded row by row, by the libjpeg-turbo that Pillow brings with a faster decoder of ours for the coefficients
 (native/huffman.c), and each row resized while it is in the cache; columns beyond the square are passed over, rows only
@@ -21,8 +21,10 @@ from alexnet_fast import native
 
 
 def square(image: NDArray[np.uint8], height: int, width: int, size: int) -> NDArray[np.uint8]:
-    """The central (size, size, 3) of RGB `image` resized to (height, width), neither of them below `size`. Only where
-    there are native kernels."""
+    """Returns the central (size, size, 3) of RGB `image` resized to (height, width), neither of them below `size`.
+
+    Only where there are native kernels.
+    """
     kernel = native.kernels()
     assert kernel is not None
     image = np.ascontiguousarray(image)
@@ -41,7 +43,7 @@ def jpeg_square(
     """As `square`, of a JPEG, where there is a native decoder: height and width at `eighths` / 8, and those it is
     resized to.
 
-    None where it is of another size, or a decoder might judge it otherwise: at the least warning.
+    None where it is of another size, or at any warning, since another decoder might then give other pixels.
     """
     kernel = native.kernels()
     assert kernel is not None
@@ -56,7 +58,7 @@ def jpeg_square(
 
 @dataclass(frozen=True)
 class Axis:
-    """How one side is resized and cropped: of each output the first input and the weights (outputs, taps), which are
+    """The resizing and cropping of one side: of each output the first input and the weights (outputs, taps), which are
     scaled by 2^shift. Outputs and taps are filled up to multiples of four."""
 
     first: NDArray[np.int32]
@@ -65,14 +67,16 @@ class Axis:
 
     @cached_property
     def arguments(self) -> tuple[int, int, int, int]:
-        """Of the native kernels."""
+        """The axis as arguments of the native kernels."""
         return self.first.ctypes.data, self.weights.ctypes.data, self.weights.shape[1], self.shift
 
 
 @lru_cache(1024)
 def axis(old: int, new: int, size: int) -> Axis:
-    """The central `size` of `new` pixels from `old`, as torch's `_compute_index_ranges_int16_weights` has them
-    (aten/src/ATen/native/cpu/UpSampleKernel.cpp)."""
+    """Returns the axis that makes the central `size` of `new` pixels from `old`.
+
+    As torch's `_compute_index_ranges_int16_weights` does (aten/src/ATen/native/cpu/UpSampleKernel.cpp).
+    """
     scale = old / new
     reach = max(scale, 1.0)  # of the triangle to either side
     centre = scale * (np.arange(new) + 0.5)

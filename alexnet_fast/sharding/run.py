@@ -1,4 +1,4 @@
-"""`alexnet-fast shard`: from the command line's values to a shard set."""
+"""Runs `alexnet-fast shard`: from the values of its options to a shard set."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def shard(
     part: tuple[int, int] | None,
     check_md5: bool,
 ) -> Summary:
-    """Raises InputError when anything asked for cannot be done."""
+    """Makes the shard set that the options of `alexnet-fast shard` describe. Raises InputError."""
     if keep and encoding == "raw":
         raise InputError("--keep stores JPEGs as they are; leave it out with --encoding raw.")
     if (budget is None) == (encoding == "mixed"):
@@ -46,16 +46,18 @@ def shard(
         raise InputError(f"--val-fraction is {fraction}; it must lie between 0 and 1.")
     with Progress("sharding", 1) as progress:
         if check_md5:
-            progress.say(f"checked: {', '.join(ilsvrc.check_md5(src))}")
+            progress.print(f"checked: {', '.join(ilsvrc.check_md5(src))}")
         source = find_images(src, layout)
         if classes is not None:
             source = take_classes(source, read_class_file(classes))
         if fraction is not None:
             source = split_off(source, fraction, seed)
         counts = ", ".join(f"{len(images):,} {name}" for name, images in source.splits.items())
-        progress.say(f"{counts} images of {len(source.classes):,} classes -> {' '.join(outs)}")
+        progress.print(f"{counts} images of {len(source.classes):,} classes -> {' '.join(outs)}")
         if "train" in source.splits and "val" not in source.splits:
-            progress.say("no val split, on which to measure how well a network does: --val-fraction 0.1 splits one off")
+            progress.print(
+                "no val split, on which to measure how well a network does: --val-fraction 0.1 splits one off"
+            )
 
         def pool() -> Pool:
             return DaskWorkers(scheduler) if scheduler else Processes(workers or cores())
@@ -71,4 +73,5 @@ def shard(
 
 
 def finish(outs: list[str]) -> Summary:
+    """Writes the manifest of a set whose parts are all there. Raises InputError."""
     return finish_shard_set(open_output(outs))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_fast import random
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.limits import MOST_TEXT_BYTES, read_open
 from alexnet_fast.sharding.listing import Source
@@ -14,7 +15,7 @@ from alexnet_fast.shards.format import UNLABELLED
 
 
 def read_class_file(path: Path) -> list[str]:
-    """The first word of every line; empty lines and those that start with # do not count."""
+    """Returns the first word of every line; empty lines and those that start with # do not count."""
     try:
         with path.open("rb", buffering=0) as file:  # a pipe may be given, too
             lines = read_open(file, MOST_TEXT_BYTES, path).decode().splitlines()
@@ -27,7 +28,7 @@ def read_class_file(path: Path) -> list[str]:
 
 
 def take_classes(source: Source, wanted: list[str]) -> Source:
-    """The images of the classes `wanted` alone, labelled from 0 in the source's order.
+    """Returns the images of the classes `wanted` alone, labelled from 0 in the source's order.
 
     Raises InputError when the source lacks one of them, or a split has no image of any.
     """
@@ -54,8 +55,7 @@ def split_off(source: Source, fraction: float, seed: int) -> Source:
     if "val" in source.splits:
         raise InputError("the source has a split val already. Leave out --val-fraction and --split.")
     train = source.splits["train"]
-    random = np.random.Generator(np.random.Philox(key=np.array([seed, 1 << 32], np.uint64)))
-    rank = random.permutation(len(train))
+    rank = random.val_split(seed).permutation(len(train))
     by_class = np.lexsort((rank, train.labels))  # each class's images in a random order
     counts = np.bincount(train.labels, minlength=len(source.classes))
     wanted = np.diff(np.rint(fraction * np.cumsum(counts)).astype(np.int64), prepend=0)

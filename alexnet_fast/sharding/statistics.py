@@ -41,6 +41,7 @@ class PixelSums:
         self.products += sums[:3, :3]
 
     def add(self, other: PixelSums) -> None:
+        """Adds the sums of other images."""
         self.count += other.count
         self.total += other.total
         self.products += other.products
@@ -53,7 +54,7 @@ class PixelSums:
         return cls(body["count"], np.array(body["total"], np.int64), np.array(body["products"], np.int64))
 
     def statistics(self) -> Pixels:
-        """Principal components as the paper's section 4.1 wants them; each vector's largest entry is positive."""
+        """Returns mean, covariance and principal components (section 4.1); each vector's largest entry is positive."""
         count = max(self.count, 1)
         mean = self.total / count
         covariance = self.products / count - np.outer(mean, mean)
@@ -70,5 +71,5 @@ class PixelSums:
 
 
 def _rounded(values: NDArray[np.float64]) -> Any:
-    """Eight digits: the last bits of an eigenvector differ between processors."""
+    """Returns the values with eight digits: the last bits of an eigenvector differ between processors."""
     return np.round(values, 8).tolist()

@@ -26,6 +26,7 @@ from alexnet_fast.shards.cache_folder import cache_folder
 from alexnet_fast.shards.fetch import Remote
 from alexnet_fast.shards.format import INDEX_DTYPE, MANIFEST, Manifest, Tar, index_name, load_index, parse_manifest
 from alexnet_fast.shards.tars import ByteRanges, Lease
+from alexnet_fast.text import byte_text
 
 FETCHES = 4
 """Tars that one process fetches at once."""
@@ -79,8 +80,8 @@ class TarCache:
         needed = sum(self._tars[name].bytes for name in names)
         if self._limit is not None and needed > self._limit:
             raise InputError(
-                f"the split {split} needs {_gigabytes(needed)} with the random order, the cache may hold "
-                f"{_gigabytes(self._limit)}. Raise --cache-size, or use --order window."
+                f"the split {split} needs {byte_text(needed, round_up=True)} with the random order, the cache may hold "
+                f"{byte_text(self._limit)}. Raise --cache-size, or use --order window."
             )
 
     def lease(self, names: Iterable[str]) -> Lease:
@@ -232,7 +233,3 @@ def _is_index(path: Path, samples: int) -> bool:
     with suppress(InputError):
         return len(load_index(path)) == samples
     return False
-
-
-def _gigabytes(count: int) -> str:
-    return f"{-(-count // 10**7) / 100:,.2f} GB"

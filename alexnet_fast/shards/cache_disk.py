@@ -5,12 +5,11 @@ A tar on its way is as long as the whole tar from the start: so its room is take
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Set
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Set
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.files import file_lock, is_locked
 from alexnet_fast.shards.fetch import Remote
 from alexnet_fast.shards.format import Tar
 from alexnet_fast.shards.local import map_tar
@@ -90,7 +90,7 @@ class CacheDisk:
             excess = sum(stat.st_size for stat in own.values()) + tar.bytes - self.limit
             chosen = []
             for file in candidates:
-                if excess > 0 and not _is_locked(self.folder / file):
+                if excess > 0 and not is_locked(self.folder / file):
                     chosen.append(file)
                     excess -= own[file].st_size
             if excess > 0:
@@ -132,7 +132,7 @@ class CacheDisk:
         path = self.folder / name
         part = path.with_name(f"{name}.part")
         while not is_there(path):
-            with _lock(part) as file:
+            with file_lock(part, mode=0o600) as file:
                 if not _is_at(file, part) or is_there(path):  # it was another's, and is finished or given up
                     continue
                 if self.limit is not None and total is not None and _size(part) != total:
@@ -175,24 +175,7 @@ class CacheDisk:
 
     def _alone(self) -> AbstractContextManager[object]:
         """Nobody else renames or deletes tars of the folder meanwhile."""
-        return _lock(self.folder / ".lock")
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[IO[bytes]]:
-    """The file, made where it is not there, for this process alone; another may have deleted it meanwhile."""
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-
-
-def _is_locked(path: Path) -> bool:
-    with suppress(FileNotFoundError), path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return file_lock(self.folder / ".lock", mode=0o600)
 
 
 def _is_at(file: IO[bytes], path: Path) -> bool:

@@ -10,11 +10,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from alexnet_fast.config import RESUMABLE, TrainConfig, config_from, make_config
+from alexnet_fast.config import RESUMABLE, TrainConfig, config_from
 from alexnet_fast.distributed.topology import Topology, from_first
 from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
 from alexnet_fast.files import Taken, locked, write_json
+from alexnet_fast.recipes import make_config
 
 
 def default_folder(recipe: str) -> Path:

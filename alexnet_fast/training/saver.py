@@ -30,7 +30,7 @@ class Saver:
     first: bool
     about: dict[str, Any]
     """What each checkpoint holds beside the state."""
-    say: Callable[[str], None]
+    print_line: Callable[[str], None]
     previous: int | None
     """Steps done in the last.pt that is there; None where there is no intact one."""
     best_top1: float
@@ -86,9 +86,11 @@ class Saver:
         except OSError as error:
             reason = error.strerror or str(error)
             if name not in self.failed:
-                self.say(f"{name} could not be saved: {reason}. What was saved before is kept, and training continues.")
+                self.print_line(
+                    f"{name} could not be saved: {reason}. What was saved before is kept, and training continues."
+                )
             self.failed[name] = reason
             return False
         if self.failed.pop(name, None):
-            self.say(f"{name} is saved again.")
+            self.print_line(f"{name} is saved again.")
         return True

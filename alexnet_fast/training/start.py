@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from alexnet_fast.config import TrainConfig, config_from, fitted
+from alexnet_fast.config import TrainConfig, config_from
 from alexnet_fast.console import Progress, Quiet
 from alexnet_fast.distributed import devices
 from alexnet_fast.distributed.topology import Topology, from_first
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading.loader import check_dali, needs_dali
 from alexnet_fast.loading.plan import steps_per_epoch
+from alexnet_fast.recipes import fitted
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import checkpoint, run_folder
 from alexnet_fast.training.batches import training_loader
@@ -75,8 +76,8 @@ def make_trainer(
     done = state.position.steps_done
     progress = (Progress if topology.first else Quiet)("training", config.epochs * state.position.steps_per_epoch, done)
     if origin:
-        progress.say(origin)
-    log = Log(folder, state.position.steps_per_epoch, config.tensorboard, progress.say)
+        progress.print(origin)
+    log = Log(folder, state.position.steps_per_epoch, config.tensorboard, progress.print)
     if topology.first:
         log.cut(state.position)
     loader = training_loader(split, config, state.position, placed.data, topology.device)
@@ -101,7 +102,7 @@ def make_trainer(
             keep=config.keep,
             first=topology.first,
             about=_about(config, shards),
-            say=progress.say,
+            print_line=progress.print,
             previous=done if newest and newest[0].name == "last.pt" else None,
             best_top1=max(state.top1s, default=-1.0),
         ),

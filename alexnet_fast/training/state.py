@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from alexnet_fast import random
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
 from alexnet_fast.model.alexnet import AlexNet, build
@@ -32,7 +33,7 @@ class State:
 def initial_state(config: TrainConfig, num_classes: int, device: torch.device, steps_per_epoch: int = 1) -> State:
     """Returns the state before the first step, its weights drawn from the seed; `config` as `settings.resolve`
     returns it."""
-    torch.manual_seed(config.seed)
+    torch.manual_seed(random.weights_seed(config.seed))
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     model = build(num_classes, config).on(device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,9 +42,3 @@ def train_step(
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     return total, correct
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Returns the seed of a step's dropout: a function of where the run is, so that a resumed run draws the same
-    masks."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from alexnet_fast import random
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.console import Progress
 from alexnet_fast.distributed.heartbeat import Ranks
@@ -28,7 +29,7 @@ from alexnet_fast.training.placement import Placement
 from alexnet_fast.training.saver import Saver
 from alexnet_fast.training.scales import LayerScales
 from alexnet_fast.training.state import State
-from alexnet_fast.training.step import DTYPES, step_seed, train_step
+from alexnet_fast.training.step import DTYPES, train_step
 
 STUCK_STEPS = 500
 """A loss still at ln(classes) after this many steps is called stuck."""
@@ -102,7 +103,7 @@ class Trainer:
         config, state, before = self.config, self.state, self.state.position
         after = before.next_step()
         set_learning_rates(state.optimizer, config, before.epochs_done, state.top1s)
-        torch.manual_seed(step_seed(config.seed, before.steps_done, self.placed.dropout_rank))
+        torch.manual_seed(random.dropout_seed(config.seed, before.steps_done, self.placed.dropout_rank))
         self.scales.begin(after.is_log_due(config.log_every))
         share = len(batch.labels) * self.placed.data.world * before.steps_per_epoch / self.num_images
         sums = train_step(self.placed.wrapped, state, batch, config, share)
@@ -119,11 +120,11 @@ class Trainer:
         line, stop = self.meter.read(stopped)
         self.finite.check(batch)
         for sample in sorted(self.meter.damaged.keys() - self._reported):
-            self.progress.say(f"damaged, so its neighbour is seen instead: {self.meter.damaged[sample]}")
+            self.progress.print(f"damaged, so its neighbour is seen instead: {self.meter.damaged[sample]}")
         self._reported.update(self.meter.damaged)
         check_damage(self.meter.damaged, self.num_images)
         if position.steps_done >= STUCK_STEPS and line["loss"] > math.log(self.num_classes) - 0.01:
-            self.progress.say(
+            self.progress.print(
                 f"step {position.steps_done}: the loss is still {line['loss']:.3f}, that of guessing "
                 f"(ln {self.num_classes}). Likely causes: a learning rate too low or too high, or an unlucky start "
                 "(try --seed 1); --arch bn starts reliably."
@@ -176,7 +177,7 @@ class Trainer:
         scores = {"val_top1": accuracy.top1, "val_top5": accuracy.top5, "val_damaged": accuracy.damaged}
         if self.topology.first:
             self.log.add({"epoch": epoch, **scores})
-        self.progress.say(
+        self.progress.print(
             f"epoch {epoch:3d}  val top-1 {accuracy.top1:5.2f} %  top-5 {accuracy.top5:5.2f} %"
             + (f"  train loss {line['loss']:.3f}  {line['images_per_second']:,.0f} images/s" if line else "")
             + damage_note(accuracy)

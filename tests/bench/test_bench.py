@@ -10,11 +10,12 @@ from PIL import Image
 
 from alexnet_fast import native
 from alexnet_fast.bench import run
-from alexnet_fast.bench.advice import Setup, advise, duration, expected, find_limit, imagenet, noise, number
+from alexnet_fast.bench.advice import Setup, advise, expected, find_limit, imagenet, noise, number
 from alexnet_fast.bench.report import STAGES, Report
 from alexnet_fast.cli.main import main
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
+from alexnet_fast.text import duration
 
 CPU = Setup(
     shards="shards/imagenet",

@@ -11,7 +11,8 @@ import torch
 from click.testing import CliRunner
 
 import alexnet_fast
-from alexnet_fast.cli.main import LAYOUTS, main
+from alexnet_fast.cli.data import LAYOUTS
+from alexnet_fast.cli.main import main
 from alexnet_fast.sharding import sources
 
 FLAGS = {

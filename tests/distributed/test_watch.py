@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed import stalls
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import TrainingError
 from alexnet_fast.evaluation import scoring
 from alexnet_fast.loading.loader import Loader
+from alexnet_fast.recipes import make_config
 from alexnet_fast.shards.reader import ShardSet, Split
 from alexnet_fast.training import checkpoint, finite, start, trainer
 from alexnet_fast.training.state import State, initial_state

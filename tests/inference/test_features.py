@@ -138,7 +138,7 @@ def test_features_refuse(onetower: Path, raw_shards: Path, tmp_path: Path, monke
     pretend_file(monkeypatch, "/proc/meminfo", "MemAvailable:    1000 kB\n")
     # 18 images of 64 maps of 20 x 20 numbers of 4 bytes
     assert refusal(*out, "--shards", raw_shards, "--layer", "conv1") == (
-        "Error: the features of conv1 of 18 images take 0.00184 GB of memory, 0.00102 GB are free. "
+        "Error: the features of conv1 of 18 images take 1.84 MB of memory, 1.02 MB are free. "
         "Take a later layer or fewer images.\n"
     )
     assert not (tmp_path / "f.npz").exists()

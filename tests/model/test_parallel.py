@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_fast.config import make_config
 from alexnet_fast.errors import InputError
+from alexnet_fast.recipes import make_config
 from alexnet_fast.training import placement
 from tools import scaling
 

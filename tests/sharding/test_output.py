@@ -14,7 +14,8 @@ from alexnet_fast.sharding import write as writing
 from alexnet_fast.sharding.output import Output, open_output
 from alexnet_fast.sharding.plan import Options, begin, jobs, make_plan
 from alexnet_fast.sharding.sources import find_images
-from alexnet_fast.sharding.write import Part, finish_shard_set, write_tar
+from alexnet_fast.sharding.tars import write_tar
+from alexnet_fast.sharding.write import Part, finish_shard_set
 from tests import conftest
 from tests.conftest import SIZE, files
 from tests.sharding.test_write import write

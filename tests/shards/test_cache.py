@@ -47,7 +47,7 @@ def test_a_small_cache_makes_room_and_touches_nothing_else(
     assert [view.tobytes() for view in views] == before  # their tar was deleted meanwhile
     assert max(server.requests.values()) == 2
     assert {path: path.stat().st_size for path in foreign} == foreign
-    needs = f"the split train needs {-(-sum(sizes(jpeg_shards)) // 10**7) / 100:.2f} GB with the random order"
+    needs = f"the split train needs {-(-sum(sizes(jpeg_shards)) // 10**4) / 100:.2f} MB with the random order"
     for call in (split.hold_all, lambda: samples(split)):
         assert refusal(call).startswith(needs)
 

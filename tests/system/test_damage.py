@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from alexnet_fast import native
-from alexnet_fast.config import make_config
 from alexnet_fast.distributed import topology
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import TrainingError
 from alexnet_fast.loading import corruption
+from alexnet_fast.recipes import make_config
 from alexnet_fast.training import start
 from tests.conftest import epoch_rows
 from tests.loading.test_damage import CROP, damaged_copy

@@ -17,7 +17,7 @@ from alexnet_fast.training.trainer import Result, Trainer
 LOCK = """
 import fcntl, signal, sys
 with open(sys.argv[1], "ab", buffering=0) as file:
-    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     file.write(b"process 7 on elsewhere")
     print("locked", flush=True)
     signal.pause()

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed import topology as processes
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.inference.predictions import guess_checkpoints
+from alexnet_fast.recipes import make_config
 from alexnet_fast.training import checkpoint, start, trainer
 from alexnet_fast.training.step import train_step
 from tests.conftest import interrupted

@@ -122,7 +122,7 @@ def test_training_from_a_url(
     too_small = ("--cache-size", "100KB", "--run", tmp_path / "third")
     result = CliRunner().invoke(main, ["train", "--gpus", "0", "--shards", server.url, *map(str, (*other, *too_small))])
     assert result.exit_code == 2
-    assert "Error: the split train needs 0.0" in result.output
+    assert "Error: the split train needs 0." in result.output
     assert "Raise --cache-size, or use --order window." in result.output
     run("train", "--gpus", "0", "--resume", "--run", tmp_path / "remote", *other)
     verify = CliRunner().invoke(main, ["verify", server.url])

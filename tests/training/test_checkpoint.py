@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.evaluation import scoring as evaluation
+from alexnet_fast.recipes import make_config
 from alexnet_fast.training import checkpoint, placement, run_folder, start, trainer
 from alexnet_fast.training.log import Log
 from alexnet_fast.training.step import train_step

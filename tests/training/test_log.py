@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError
+from alexnet_fast.recipes import make_config
 from alexnet_fast.training import checkpoint, log, scales, start, trainer
 from alexnet_fast.training.step import train_step
 from tests.conftest import interrupted

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alexnet_fast.config import TrainConfig, make_config
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
 from alexnet_fast.model.alexnet import bn, paper
+from alexnet_fast.recipes import make_config
 from alexnet_fast.training.optim import learning_rate, make_optimizer, set_learning_rates
 
 PAPER = make_config("paper")

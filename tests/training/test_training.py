@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast.config import TrainConfig, batch_for, make_config
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.inference.predictions import guess_checkpoints
 from alexnet_fast.loading.loader import Batch
 from alexnet_fast.loading.plan import Rows, ShuffleWindow
 from alexnet_fast.model.alexnet import build
+from alexnet_fast.recipes import batch_for, make_config
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.shards.reader import ShardSet, Split

@@ -34,7 +34,8 @@ from alexnet_fast.sharding.reading import read_images
 from alexnet_fast.sharding.selection import read_class_file
 from alexnet_fast.sharding.sources import devkit, find_images
 from alexnet_fast.sharding.sources.names import read_names
-from alexnet_fast.sharding.write import finish_shard_set, write_shard_set, write_tar
+from alexnet_fast.sharding.tars import write_tar
+from alexnet_fast.sharding.write import finish_shard_set, write_shard_set
 from alexnet_fast.shards import verify
 from alexnet_fast.shards.format import Pixels
 from alexnet_fast.shards.reader import ShardSet

@@ -1,0 +1,156 @@
+"""The commands that make and check shard sets: shard, verify."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from alexnet_fast import signals
+from alexnet_fast.cli.options import BytesType, json_option, path_type, show
+from alexnet_fast.environment import cores
+from alexnet_fast.errors import InputError
+
+if TYPE_CHECKING:
+    from alexnet_fast.sharding.write import Summary
+
+LAYOUTS = ["folders", "ilsvrc", "kaggle", "whole", "parquet", "webdataset"]
+"""The layouts of sharding/sources/, which is not imported for --help."""
+
+
+class PartType(click.ParamType[tuple[int, int]]):
+    """Converts `I/N` to two numbers."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        match = re.fullmatch(r"(\d+)/(\d+)", str(value))
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            self.fail(f"{value!r} is not I/N with I from 1 to N.", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+@click.command("shard")
+@click.option("--src", type=path_type, help="Images: class folders, ImageNet's archives, parquet files, WebDataset.")
+@click.option(
+    "--out",
+    "outs",
+    multiple=True,
+    default=["shards/imagenet"],
+    show_default=True,
+    help="Folder of the shard set, or a URL (s3://...). Several folders: its tars are spread over their disks.",
+)
+@click.option("--layout", type=click.Choice(LAYOUTS), help="What --src is.  [default: recognised by looking]")
+@click.option(
+    "--encoding",
+    type=click.Choice(["jpeg", "raw", "mixed"]),
+    default="jpeg",
+    show_default=True,
+    help="mixed: JPEG, and as many training images raw as --budget holds.",
+)
+@click.option("--budget", type=BytesType(), help="Of mixed: what the whole set may take on disk, 100GB or 93GiB.")
+@click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="Of the JPEGs.")
+@click.option("--size", type=click.IntRange(8, 4096), default=256, show_default=True, help="Stored side, pixels.")
+@click.option("--keep", is_flag=True, help="Store a JPEG that is a square of that size already as it is.")
+@click.option("--classes", type=path_type, metavar="FILE", help="Only these classes: a text file, a class id a line.")
+@click.option("--val-fraction", type=float, help="Split this share of every class off as val.")
+@click.option(
+    "--split", type=click.Choice(["half"]), help="half: as --val-fraction 0.5, the paper's way for Fall 2009."
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of order and split.")
+@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster at tcp://HOST:PORT.")
+@click.option("--part", type=PartType(), help="Write every N-th tar, from the I-th: for a batch array.")
+@click.option("--finish", is_flag=True, help="Write the manifest of a set whose parts are all there.")
+@click.option("--check-md5", is_flag=True, help="First compare the official archives with their known sums.")
+@click.option("--strict", is_flag=True, help="Exit with 1 when a file could not be read.")
+@json_option
+def shard_command(
+    src: Path | None,
+    outs: tuple[str, ...],
+    workers: int | None,
+    scheduler: str | None,
+    part: tuple[int, int] | None,
+    finish: bool,
+    strict: bool,
+    json_file: str | None,
+    **making: Any,
+) -> None:
+    """Resize images and write them as WebDataset tars with random access.
+
+    A run that was stopped is gone on with by the same command: finished tars are kept.
+    """
+    with signals.nothing_begun():
+        from alexnet_fast.sharding import pool
+
+        if not (finish or scheduler):
+            pool.start_server()  # first: what it imports and compiles takes longest
+        from alexnet_fast.sharding import run
+
+    if finish:
+        if src or part or scheduler:
+            raise InputError("--finish takes --out alone.")
+        summary = run.finish(list(outs))
+    elif src is None:
+        raise click.UsageError("Missing option '--src'.")
+    else:
+        try:
+            summary = run.shard(src, list(outs), workers=workers, scheduler=scheduler, part=part, **making)
+        except KeyboardInterrupt:
+            click.echo("\nStopped; finished tars are kept. Go on with the same command.", err=True)
+            sys.exit(signals.INTERRUPTED)
+    if not summary.complete:
+        click.echo(f"{summary.shards:,} tars are there; other parts are to come: {outs[0]}", err=json_file == "-")
+    show(*_summary(summary, outs[0]), json_file)
+    if strict and summary.rejected:
+        sys.exit(1)
+
+
+def _summary(summary: Summary, out: str) -> tuple[str, dict[str, Any]]:
+    """Returns the result as text and for JSON."""
+    rate = summary.written / summary.seconds
+    result = {
+        "images": summary.images,
+        "rejected": summary.rejected,
+        "shards": summary.shards,
+        "seconds": summary.seconds,
+        "images_per_second": rate,
+    }
+    work = f"in {summary.seconds:.1f} s ({rate:,.0f} images/s)" if summary.written else "were there already"
+    text = f"{summary.images:,} images in {summary.shards:,} tar{'s' * (summary.shards > 1)} {work}: {out}"
+    if summary.rejected:
+        files = f"{summary.rejected:,} file{'s' * (summary.rejected > 1)}"
+        text += f"\nLeft out {files} that could not be read: {out}/rejected.jsonl"
+    return text, result
+
+
+@click.command("verify")
+@click.argument("shards", metavar="SHARDS")
+@click.option("--quick", is_flag=True, help="Only sizes and indexes; the images are not read.")
+@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
+@json_option
+def verify_command(shards: str, quick: bool, workers: int | None, json_file: str | None) -> None:
+    """Read a shard set again and name every damaged file and sample."""
+    from alexnet_fast.console import Progress
+    from alexnet_fast.shards.reader import ShardSet
+    from alexnet_fast.shards.verify import verify
+
+    if "://" in shards:
+        raise InputError(f"verify reads a folder: copy {shards} first. Training compares each tar it fetches anyway.")
+    manifest = ShardSet(shards).manifest
+    total = sum(map(manifest.images, manifest.splits))
+    with Progress("verifying", total) as progress:
+        damaged = verify(Path(shards), quick, workers or cores(), progress.counter("images"))
+    lines = [f"{damage.file}: {damage.sample + ': ' * bool(damage.sample)}{damage.problem}" for damage in damaged]
+    checked = "sizes and indexes of " if quick else ""
+    text = f"{len(lines):,} problems: {shards}" if lines else f"{checked}{total:,} samples are whole: {shards}"
+    show("\n".join([*lines, text]), {"ok": not lines, "damaged": [asdict(d) for d in damaged]}, json_file)
+    if lines:
+        sys.exit(1)
+
+
+COMMANDS = (shard_command, verify_command)

@@ -1,0 +1,98 @@
+"""The recipes: settings that train well together, and the source of every value."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+from alexnet_fast.config import TrainConfig
+from alexnet_fast.errors import InputError
+
+RECIPES = {
+    # The published run: layer file #145 of the original code and its run notes; where they and the paper differ,
+    # what the code did.
+    "paper": TrainConfig(
+        recipe="paper",
+        arch="paper",  # #145's order of operations; the paper's section 3.5
+        epochs=90,  # the paper, section 5: "roughly 90 cycles"; the run of #145-2010 stopped at 93
+        batch=128,  # the paper, section 5
+        momentum=0.9,  # the paper, section 5
+        weight_decay=5e-4,  # the paper, section 5; #145 decays weights only, no biases
+        lr=0.01,  # the paper, section 5
+        bias_lr_factor=2.0,  # #145: 0.02 for biases; the paper says one rate for all
+        schedule="plateau",  # the paper, section 5: "divide by 10 when the validation error stopped improving", 3 times
+        patience=5,  # ours: people decided then; #145-2010 fell at epochs 23, 51 and 78
+        colour_std=0.1,  # the paper, section 4.1, but of the standard deviation: #145 takes the eigenvalue's root
+        colour_off=68 / 93,  # notes of #145-2010: colour noise off at epoch 68 of 93
+        conv1_slow=68 / 93,  # the same: conv1 at a tenth of the rate
+        conv1_freeze=72 / 93,  # the same: conv1 frozen at epoch 72
+        dropout=0.5,  # the paper, section 4.2
+        lrn="towers",  # #145: k 2, alpha 1e-4 divided by n 5, beta 0.75, inside each tower
+        within_map_norm=False,  # #145 has it after layer 2, the paper does not: an option here
+    ),
+    "fast": TrainConfig(
+        recipe="fast",
+        arch="bn",
+        epochs=30,
+        batch=1024,
+        lr=0.4,
+        bias_lr_factor=1.0,
+        schedule="cosine",
+        warmup_epochs=1.0,
+        label_smoothing=0.1,
+    ),
+    # Large batches: the AlexNet-BN solver published with LARS (arXiv 1708.03888): 10 at 8,192 images, 24 at 16,384.
+    "large": TrainConfig(
+        recipe="large",
+        arch="bn",
+        epochs=100,
+        batch=8192,
+        optimizer="lars",
+        trust=0.001,
+        lr=10.0,
+        bias_lr_factor=1.0,
+        schedule="poly",
+        warmup_epochs=5.0,
+    ),
+}
+
+ENOUGH_STEPS, SMALLEST_BATCH = 20, 32
+
+
+def batch_for(images: int, batch: int) -> int:
+    """A recipe's `batch`, halved while an epoch of so many images has fewer than 20 steps of it; 32 at least.
+
+    Recipes are for a million images. Of a few hundred, `fast`'s 1024 would make one step an epoch, of fewer images
+    than its learning rate is for, which diverges.
+    """
+    while batch > SMALLEST_BATCH and images < ENOUGH_STEPS * batch:
+        batch = max(batch // 2, SMALLEST_BATCH)
+    return batch
+
+
+def make_config(recipe: str, **overrides: Any) -> TrainConfig:
+    """The recipe with every override that is not None.
+
+    A batch without a learning rate scales the recipe's rate with it (arXiv 1404.5997 does so, as the original
+    code's notes do). Raises InputError naming the setting that is wrong.
+    """
+    base = RECIPES[recipe]
+    given = {name: value for name, value in overrides.items() if value is not None}
+    unknown = set(given) - {field.name for field in fields(TrainConfig)}
+    if unknown:
+        raise InputError(f"unknown setting {', '.join(sorted(unknown))}.")
+    if "batch" in given and "lr" not in given:
+        given["lr"] = base.lr * given["batch"] / base.batch
+    return replace(base, **given)
+
+
+def fitted(config: TrainConfig, given: dict[str, Any], images: int) -> tuple[TrainConfig, str]:
+    """`config`, made of `given`, for so many training images: its batch by `batch_for`, unless one is given; what that
+    changed, in a sentence, or nothing."""
+    batch = batch_for(images, config.batch)
+    if given.get("batch") is not None or batch == config.batch:
+        return config, ""
+    fitting = make_config(**{**given, "recipe": config.recipe, "batch": batch})
+    rate = "" if fitting.lr == config.lr else f", learning rate {fitting.lr:g} in place of {config.lr:g}"
+    change = f"--batch {batch} in place of the recipe's {config.batch:,}{rate}"
+    return fitting, f"{images:,} training images are few: {change}"

@@ -1,0 +1,18 @@
+"""Durations and byte counts as text."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds, or the two largest units: `59 s`, `1 h 52 min`, `7 d 0 h`."""
+    for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        whole = round(seconds / part)
+        if whole * part >= length:
+            return f"{whole * part // length} {unit} {whole * part % length // part} {smaller}"
+    return f"{seconds:.0f} s"
+
+
+def byte_text(number: float, *, round_up: bool = False) -> str:
+    """Returns `0.51 MB` or `138.27 GB`, of 10^6 and 10^9 bytes. `round_up`: no fewer than `number`, for a need."""
+    unit, name = (10**9, "GB") if number >= 10**9 else (10**6, "MB")
+    return f"{-(-number // (unit // 100)) / 100 if round_up else number / unit:,.2f} {name}"
