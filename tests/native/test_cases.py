@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
@@ -210,64 +207,6 @@ def test_the_given_tables(order: tuple[str, ...], tmp_path: Path) -> None:
             whole = simplejpeg.decode_jpeg(data, strict=False).tobytes()
             assert crop_or_reason(data, crop=96, side=96) == whole, name
             assert in_one_pass(data, 96) == (None if name == "empty-ac" else whole), name
-
-
-# --- too much work
-
-SPENT = """if True:
-    import json, resource, sys
-    from pathlib import Path
-    from types import SimpleNamespace
-    import torch
-    from alexnet_fast.inference.images import ImageFiles
-    from alexnet_fast.sharding.jpeg_header import check_stored_jpeg
-    from tests.native.results import crop_or_reason, square_or_reason
-
-    def stored(data):
-        try:
-            check_stored_jpeg(data, crop=56, side=64)
-        except ValueError as error:
-            return str(error)
-
-    def named(path):
-        pixels = SimpleNamespace(mean=[0.0, 0.0, 0.0])
-        files = ImageFiles(SimpleNamespace(stored=256, device=torch.device("cpu"), pixels=pixels), [path])
-        assert list(files) == []
-        (_, reason), = files.unread
-        return reason
-
-    def spent():
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        return usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
-
-    for path in map(Path, sys.argv[1:]):
-        data = path.read_bytes()
-        ways = {"square": lambda: square_or_reason(data, 256), "crop": lambda: crop_or_reason(data, crop=56, side=64),
-                "DALI's": lambda: stored(data), "predict": lambda: named(path)}
-        for way, find in ways.items():
-            before = spent()
-            reason = find()
-            after = spent()
-            print(json.dumps([path.name, way, reason, after[0] - before[0], after[1] - before[1]]))
-"""
-
-
-def test_thousands_of_scans_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
-    """13,000 x 13,000 pixels have 1 GB of coefficients, over which each scan passes: hours."""
-    (tmp_path / "first").write_bytes(b"\xff\xd8\xff warms up")
-    (tmp_path / "made").write_bytes(jpegs.scan_bomb())
-    paths = [tmp_path / "first", tmp_path / "made", *GIVEN.glob("scan-bomb-*.jpg")]
-    done = subprocess.run(
-        [sys.executable, "-c", SPENT, *map(str, paths)], capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) == 4 * len(paths)
-    for name, way, reason, mebibytes, seconds in lines:
-        if name != "first":
-            assert reason == "a JPEG of 600 scans, more than the limit of 200", way
-            assert mebibytes < 20, (way, mebibytes)
-            assert seconds < 5, (way, seconds)  # of the processor's; decoding takes hours
 
 
 @pytest.mark.parametrize("native_code", [True, False])

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +19,6 @@ from alexnet_fast.cli.main import main
 from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading.loader import needs_dali
-from tests.conftest import read_npz
 from tests.native.libraries import PILLOW, compile_c, fresh
 
 CPU = torch.device("cpu")
@@ -121,99 +116,6 @@ def test_a_wrong_variable_ends_with_a_line(
     ):
         result = CliRunner().invoke(main, command)
         ends_with_a_line(result.exit_code, result.output)
-
-
-def test_sharding_refuses_a_wrong_variable_before_it_starts_processes(image_folder: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "alexnet_fast", "shard", "--src", str(image_folder), "--out", str(tmp_path / "set")],
-        env={**os.environ, native.VARIABLE: "wrong"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    ends_with_a_line(done.returncode, done.stdout)
-    assert not (tmp_path / "set").exists()
-
-
-LOAD = """if True:
-    import json, sys
-    import numpy as np
-    from alexnet_fast import Loader, ShardSet, native
-
-    split = ShardSet(sys.argv[1]).split("train")
-    images = np.zeros((len(split), 3, 84, 84), np.float32)
-    for batch in Loader.training(split, batch=16, crop=84, seed=3):
-        images[batch.rows.samples] = batch.images
-    np.savez(sys.argv[2], images=images)
-    print(json.dumps(native.description()))
-"""
-
-
-def images_of(decoder: str, shards: Path, folder: Path) -> Any:
-    path = folder / f"{decoder}.npz"
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(shards), str(path)],
-        env={**os.environ, native.VARIABLE: decoder},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["native"] == decoder
-    return read_npz(path)["images"]
-
-
-def test_all_ways_load_the_same_images(jpeg_shards: Path, tmp_path: Path) -> None:
-    """DALI's may differ by a grey level, as in test_loader.py."""
-    built()
-    huffman, libjpeg, dali = (images_of(name, jpeg_shards, tmp_path) for name in native.DECODERS)
-    assert huffman.std() > 10
-    assert np.array_equal(huffman, libjpeg)
-    assert np.abs(huffman - dali).max() < 2.01
-    assert np.abs(huffman - dali).mean() < 0.1
-
-
-def test_training_without_it(jpeg_shards: Path, tmp_path: Path) -> None:
-    """By the command line, and by DALI; the run says so."""
-    options = (
-        "--gpus",
-        "0",
-        "--epochs",
-        "1",
-        "--batch",
-        "30",
-        "--arch",
-        "bn",
-        "--set",
-        "hidden=32",
-        "--set",
-        "crop=84",
-    )
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "alexnet_fast",
-            "train",
-            "--shards",
-            str(jpeg_shards),
-            "--run",
-            str(tmp_path / "run"),
-            *options,
-        ],
-        env={**os.environ, native.VARIABLE: "none"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "compiler" not in done.stderr
-    body = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert (body["native"], body["libjpeg"], body["instructions"]) == ("none", None, None)
-    assert body["native_reason"] == "ALEXNET_FAST_NATIVE=none"
-    losses = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert losses
 
 
 def test_runs_and_records_say_what_was_used(trained_run: Path) -> None:

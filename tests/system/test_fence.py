@@ -29,7 +29,7 @@ USE = """if True:
     from unittest.mock import patch
     import numpy as np
     from alexnet_fast import native
-    from alexnet_fast.sharding import resize, resize_kernel
+    from alexnet_fast.sharding import decode, resize
     from tests.native import jpegs
 
     library, shim = map(Path, sys.argv[1:3])
@@ -44,7 +44,7 @@ USE = """if True:
         return message.value.decode() if failed >= 0 else pixels
 
     def square(data):
-        return resize_kernel.jpeg_square(data, 8, (64, 64), (64, 64), 64)
+        return resize.jpeg_square(data, 8, (64, 64), (64, 64), 64)
 
     def decoded():
         return ctypes.CDLL(str(shim)).calls_of_decoder() if "count" in sys.argv else 0
@@ -57,7 +57,7 @@ USE = """if True:
                          jpegs.zeros_to_the_end):
                 results += [crop(make()), square(make())]
         calls = decoded() - before
-        results.append(resize.to_square(jpegs.standard(), 64))
+        results.append(decode.to_square(jpegs.standard(), 64))
     assert "torch" not in sys.modules  # it takes seconds to import
     results = [hashlib.sha256(one).hexdigest() if isinstance(one, np.ndarray) else one for one in results]
     print(json.dumps([found.decoder, found.reason, results, calls]))
