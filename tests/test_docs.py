@@ -110,8 +110,8 @@ def test_every_module_and_its_docstring_have_a_page(tmp_path: Path) -> None:
     for module in modules:
         page = tmp_path / (module.parent if module.name == "__init__.py" else module).with_suffix(".html")
         assert page.exists(), module
-    assert "where the run is, so that a resumed run draws the same masks" in " ".join(
-        (tmp_path / "alexnet_fast" / "training" / "step.html").read_text().split()
+    assert "done, both counted from 0" in " ".join(
+        (tmp_path / "alexnet_fast" / "training" / "position.html").read_text().split()
     )
 
 

@@ -89,10 +89,7 @@ def evaluate_command(
         cache_bytes=cache_bytes,
     )
     result = {"split": split, **summary(guesses), "weights_from": _origin(weights, split)}
-    lines = _accuracy_lines(guesses, result)
-    if len(networks) > 1:
-        shown = ", ".join(f"{weight:.4g}" for weight in guesses.weights)
-        lines.append(f"{len(networks)} networks, weights {shown}: {result['weights_from']}")
+    lines = [*_accuracy_lines(guesses, result), *_average_lines(guesses, result)]
     if per_class:
         lines += _class_lines(guesses, result)
     if predictions is not None:
@@ -102,6 +99,13 @@ def evaluate_command(
         challenge.save_submission(submission, guesses, ids)
         lines.append(_submission_line(submission, devkit))
     show("\n".join(lines), {**result, "seconds": perf_counter() - started}, json_file)
+
+
+def _average_lines(guesses: Guesses, result: dict[str, Any]) -> list[str]:
+    if len(guesses.weights) == 1:
+        return []
+    shown = ", ".join(f"{weight:.4g}" for weight in guesses.weights)
+    return [f"{len(guesses.weights)} networks, weights {shown}: {result['weights_from']}"]
 
 
 def _submission_line(submission: Path, devkit: Path | None) -> str:
