@@ -98,6 +98,7 @@ class Rows:
 
 
 def steps_per_epoch(samples: int, batch: int) -> int:
+    """The number of steps of an epoch."""
     return -(-samples // batch)
 
 
@@ -181,7 +182,7 @@ def _central(samples: int, margin: int) -> tuple[NDArray[np.uint16], NDArray[np.
 
 
 def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
-    """Philox is counter-based: (seed, epoch) is its key, and each stream has counters of its own."""
+    """The generator of a stream. Philox counts: (seed, epoch) is its key, and each stream has counters of its own."""
     return np.random.Generator(
         np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=np.array([0, 0, 0, stream], np.uint64))
     )
