@@ -29,7 +29,7 @@ KINDS = {torch.uint8: 0, torch.float32: 1, torch.bfloat16: 2}
 
 @dataclass(frozen=True)
 class Cut:
-    """A batch under way."""
+    """A batch of crops under way."""
 
     images: torch.Tensor
     tasks: list[Future[None]]
@@ -43,7 +43,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class _Batch:
-    """What its tasks share: `CropReader.submit` says what is what; `images` is for the result."""
+    """What the tasks of a batch share: the arguments of `CropReader.submit`, and `images`, which they fill."""
 
     stored: list[NDArray[np.uint8]]
     corners: NDArray[np.uint16]
@@ -53,8 +53,8 @@ class _Batch:
 
 
 class CropReader:
-    """`side`: of the stored images; `crop`: of the crops, pixels. `pinned`: the batch is page-locked, for a copy to a
-    GPU that nothing waits for."""
+    """Cuts batches of crops out of stored images. `side`: of the stored images; `crop`: of the crops, pixels.
+    `pinned`: the batch is page-locked, for a copy to a GPU that nothing waits for."""
 
     def __init__(self, *, side: int, crop: int, threads: int, pinned: bool) -> None:
         self._side, self._crop = side, crop
@@ -70,8 +70,9 @@ class CropReader:
         offset: torch.Tensor,
         dtype: torch.dtype,
     ) -> Cut:
-        """`stored`: n images (side, side, 3), or JPEGs where there is a native decoder; `corners` (n, 2): top and left
-        of the crops, pixels; of a JPEG that is smaller than `side` in proportion. `dtype`: one of KINDS.
+        """Begins a batch. `stored`: n images (side, side, 3), or JPEGs where there is a native decoder; `corners`
+        (n, 2): top and left of the crops, pixels; of a JPEG that is smaller than `side` in proportion. `dtype`: one of
+        KINDS.
 
         The result is `centre`'s, in memory (n, crop, crop, 3).
         """

@@ -12,7 +12,7 @@ from nvidia.dali import fn, pipeline_def, types
 
 
 class JpegDecoder:
-    """Decodes on `threads` of the CPU, or with `gpu` given on that GPU; no more of an image than its crop needs. What
+    """Decodes JPEGs on `threads` of the CPU, or with `gpu` given on that GPU; no more of each than its crop needs. What
     part of a batch a GPU's JPEG hardware takes is DALI's default (hw_decoder_load): no other was measured yet.
 
     `max_batch`: the most images one `submit` takes. Up to `prefetch` batches may be submitted before the first is
@@ -37,7 +37,7 @@ class JpegDecoder:
         """DALI reads what it was fed without a copy."""
 
     def submit(self, stored: list[NDArray[np.uint8]], position: NDArray[np.float32]) -> None:
-        """`stored`: n JPEGs; `position` (n, 2): vertical and horizontal place of the crop, from 0 to 1."""
+        """Begins a batch. `stored`: n JPEGs; `position` (n, 2): vertical and horizontal place of the crop, 0 to 1."""
         y, x = np.ascontiguousarray(position.T)
         self._alive.append((stored, y, x))
         for _ in range(1 + self._surplus):

@@ -39,7 +39,7 @@ def centre(pixels: torch.Tensor, upright: int, offset: torch.Tensor, out: torch.
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """For many short CPU operations: meeting the other threads after each costs more than it saves.
+    """One thread for torch's CPU operations inside: after many short ones, meeting the others costs more than it saves.
 
     Setting the number makes torch forget the convolutions it has prepared, so not for nothing.
     """

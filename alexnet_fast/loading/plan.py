@@ -99,6 +99,7 @@ class Rows:
 
 
 def steps_per_epoch(samples: int, batch: int) -> int:
+    """The number of steps of an epoch."""
     return -(-samples // batch)
 
 

@@ -22,8 +22,8 @@ PAGES_AHEAD = 4
 
 
 class Prefetcher:
-    """Iterates over `rows`, each leased and prefetched batches before. A batch's lease ends when the next is asked for,
-    or the iterator is closed.
+    """Iterates over `rows`, each leased and prefetched batches before. A batch's lease ends when the next is taken, or
+    the iterator closed.
 
     `whole_tars`: tars are prefetched as a whole, each once an epoch, when its first sample comes up.
     """

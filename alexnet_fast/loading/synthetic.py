@@ -13,7 +13,7 @@ from alexnet_fast.loading.plan import Rows
 
 
 def synthetic(config: TrainConfig, classes: int, dtype: torch.dtype, device: torch.device) -> Iterator[Batch]:
-    """The same batch for ever: noise that looks like pixels minus their mean, in memory of the device."""
+    """The same batch without end: noise that looks like pixels minus their mean, in memory of the device."""
     shape = (config.batch, 3, config.crop, config.crop)
     images = torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last).normal_(0, 60)
     labels = torch.randint(classes, (config.batch,), device=device)
