@@ -69,6 +69,7 @@ def weights(run: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
 def test_a_run_learns_and_leaves_its_folder(jpeg_shards: Path, tmp_path: Path) -> None:
     result = start(settings(jpeg_shards, epochs=6, crops=False, dropout=0.0), tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        ".lock",
         "config.json",
         "environment.json",
         "log.jsonl",
