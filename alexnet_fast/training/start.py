@@ -36,16 +36,17 @@ def train(topology: Topology, folder: Path, given: dict[str, Any], resume: bool)
     run's and while another process trains in it; TrainingError as `Trainer.run` does.
     """
     config, is_new = from_first(lambda: _read_settings(folder, given, resume, topology), topology)
-    shards = ShardSet.of(config)
     if is_new:
+        shards = ShardSet.of(config)
         config = from_first(lambda: _begin(folder, config, given, shards, topology), topology)
+        with run_folder.only_trainer(folder, topology):
+            return make_trainer(topology, config, shards, folder, None).run()
     with run_folder.only_trainer(folder, topology):
-        newest = None if is_new else from_first(lambda: checkpoint.newest(folder), topology)
+        newest = from_first(lambda: checkpoint.newest(folder), topology)
         if newest:
             path, saved = newest
             config = as_before(config, config_from(saved["config"], path), path)
-        config = resolve(config, shards.manifest.size, topology)
-        return make_trainer(topology, config, shards, folder, newest).run()
+        return make_trainer(topology, config, ShardSet.of(config), folder, newest).run()
 
 
 def make_trainer(
@@ -57,8 +58,9 @@ def make_trainer(
 ) -> Trainer:
     """Returns a trainer that begins, or resumes from `newest`: a checkpoint's path and content.
 
-    `config`: as `settings.resolve` returns it. Raises InputError for a shard set or a checkpoint that does not fit.
+    Raises InputError for settings, a shard set or a checkpoint that do not fit each other.
     """
+    config = resolve(config, shards.manifest.size, topology)
     split, val = shards.split("train"), shards.split("val") if "val" in shards else None
     classes = shards.manifest.classes
     if config.order == "random":
