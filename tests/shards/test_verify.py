@@ -7,6 +7,7 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,12 @@ FIRST, SAMPLES = 15, 15
 
 Pairs = set[tuple[str, str | int]]
 """(file, sample) of the reports; here a sample is its place in TAR, or "" for the file as a whole."""
+
+
+@pytest.fixture(autouse=True)
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads in their place, which take no time to start; the command `verify` is tested with processes."""
+    monkeypatch.setattr("alexnet_fast.shards.verify.ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(n))
 
 
 def check(folder: Path, *, quick: bool = False) -> list[Finding]:

@@ -1,15 +1,18 @@
-"""Training as users start it: several processes, and SIGTERM."""
+"""Training that starts processes: torchrun's, those that compile, and one that SIGTERM stops."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
 import pytest
+import torch
 
-from tests.training.test_training import log_of
+from tests.training.test_training import log_of, settings, start
 from tests.waiting import wait_for
 
 
@@ -57,3 +60,23 @@ def test_sigterm_saves_and_says_how_to_go_on(jpeg_shards: Path, tmp_path: Path) 
     assert f"  alexnet-fast train --gpus 0 --run {quote(str(run))} --resume\n" in out
     assert (run / "last.pt").exists()
     assert "Traceback" not in err
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(
+    " " in os.environ.get("TORCHINDUCTOR_CACHE_DIR", ""),
+    reason="torch.compile fails where its cache's path has a space",
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch's own compiler
+def test_a_compiled_network_takes_the_same_steps(jpeg_shards: Path, tmp_path: Path) -> None:
+    """LRN's own operator included, with no part left to run uncompiled."""
+    plain = settings(jpeg_shards, "paper", epochs=1, dropout=0.0, schedule="steps", lr=1e-4, hidden=32)
+    torch._dynamo.utils.counters.clear()
+    for name, config in {"plain": plain, "compiled": replace(plain, compile=True)}.items():
+        start(config, tmp_path / name)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert not torch._dynamo.utils.counters["graph_break"]
+    expected, actual = (
+        [line["loss"] for line in log_of(tmp_path / n) if "loss" in line] for n in ("plain", "compiled")
+    )
+    assert actual == pytest.approx(expected, rel=1e-4)

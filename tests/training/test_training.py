@@ -1,8 +1,6 @@
 """Training end to end on small shards: learning, resuming, failures named plainly."""
 
 import json
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -233,26 +231,6 @@ def test_a_run_goes_on_in_other_parts(jpeg_shards: Path, tmp_path: Path, monkeyp
     assert parts == [4] * 5
     found, expected = ([loss for *_, loss in losses(tmp_path / run)] for run in ("parts", "whole"))
     assert found == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.skipif(
-    " " in os.environ.get("TORCHINDUCTOR_CACHE_DIR", ""),
-    reason="torch.compile fails where its cache's path has a space",
-)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch's own compiler
-def test_a_compiled_network_takes_the_same_steps(jpeg_shards: Path, tmp_path: Path) -> None:
-    """LRN's own operator included, with no part left to run uncompiled."""
-    plain = settings(jpeg_shards, "paper", epochs=1, dropout=0.0, schedule="steps", lr=1e-4, hidden=32)
-    torch._dynamo.utils.counters.clear()
-    for name, config in {"plain": plain, "compiled": replace(plain, compile=True)}.items():
-        start(config, tmp_path / name)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
-    assert not torch._dynamo.utils.counters["graph_break"]
-    expected, actual = (
-        [line["loss"] for line in log_of(tmp_path / n) if "loss" in line] for n in ("plain", "compiled")
-    )
-    assert actual == pytest.approx(expected, rel=1e-4)
 
 
 def test_few_images_take_a_smaller_batch(
