@@ -49,7 +49,7 @@ def _feed(digest: Any, value: Any) -> None:
 
 
 def stable(value: Any, folders: list[Path]) -> Any:
-    """A command's JSON without its times, and without these folders in its texts."""
+    """A command's JSON without TIMES, and without these folders in its texts."""
     if isinstance(value, dict):
         return {key: stable(one, folders) for key, one in value.items() if key not in TIMES}
     if isinstance(value, list):
@@ -60,11 +60,20 @@ def stable(value: Any, folders: list[Path]) -> Any:
     return value
 
 
-def array_hash(path: Path) -> str:
-    """Of what a file holds: an archive's arrays, a checkpoint's tensors, an ONNX graph with its weights."""
+def array_hash(path: Path, folders: list[Path]) -> str:
+    """Of what a file holds: an archive's arrays, a checkpoint's tensors, an ONNX graph with its weights; without
+    these folders in names of images."""
     if path.suffix == ".npz":
         with np.load(path) as file:
-            return value_hash(dict(file))
+            arrays = dict(file)
+        texts = {name: stable(array.tolist(), folders) for name, array in arrays.items() if array.dtype.kind == "U"}
+        return value_hash(arrays | texts)
+    if path.suffix == ".safetensors":  # whose metadata are in another order every time
+        size = int.from_bytes(path.read_bytes()[:8], "little")
+        header = json.loads(path.read_bytes()[8 : 8 + size])
+        about = header["__metadata__"]
+        header["__metadata__"] = without_paths({**about, "config": json.loads(about["config"])})
+        return value_hash([header, hashlib.sha256(path.read_bytes()[8 + size :]).hexdigest()])
     if path.suffix in (".pt", ".pth"):
         state = torch.load(path, map_location="cpu", weights_only=True)
         return value_hash(without_paths(state))
@@ -91,5 +100,5 @@ def checkpoint_hashes(run: Path) -> Results:
         "log": value_hash(log),
         **{part: value_hash(last[part]) for part in parts},
         "rest": value_hash({name: value for name, value in last.items() if name not in parts}),
-        "best": array_hash(run / "best.pt"),
+        "best": array_hash(run / "best.pt", []),
     }
