@@ -9,7 +9,7 @@
 #endif
 
 #ifdef HAS_ASAN
-#include <sanitizer/allocator_interface.h>
+size_t __sanitizer_get_current_allocated_bytes(void); /* in sanitizer/allocator_interface.h, which gcc lacks on Debian */
 size_t allocated_bytes(void) { return __sanitizer_get_current_allocated_bytes(); }
 #else
 size_t allocated_bytes(void) { return 0; }
