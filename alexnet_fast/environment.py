@@ -1,5 +1,5 @@
-"""What a result depends on besides its settings: versions, commit, native code, driver, GPUs, processor. Runs record it, and
-`alexnet-fast --version --verbose` prints it."""
+"""What a result depends on besides its settings: versions, commit, native code, driver, GPUs, processor. Runs record
+it, and `alexnet-fast --version --verbose` prints it."""
 
 from __future__ import annotations
 

@@ -34,6 +34,8 @@ from alexnet_fast.mapped import ask_for, map_tar
 FORMAT = "alexnet-fast shard set"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+MOST_MANIFEST_BYTES = 128 << 20
+"""A manifest of a million classes, the most there can be, takes some 100 MB; ImageNet's has 0.3."""
 MEMBER = {"jpeg": "jpg", "raw": "npy"}
 """Extension of the image member for each encoding of a sample."""
 MIXED = "mixed"

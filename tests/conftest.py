@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet_fast import native
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.model.alexnet import build
 from alexnet_fast.sharding.images import Source
@@ -73,6 +74,17 @@ def pretend_file(monkeypatch: pytest.MonkeyPatch, path: str, text: str) -> None:
     """Path.read_text finds `text` there, and all other files as they are."""
     read = Path.read_text
     monkeypatch.setattr(Path, "read_text", lambda self, **how: text if self == Path(path) else read(self, **how))
+
+
+def turn_native_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the package was installed without a compiler."""
+    monkeypatch.setattr(native, "loaded", lambda: native.Native(None, None, "none"))
+
+
+@pytest.fixture
+def native_decoder() -> None:
+    if native.decoder() == "none":
+        pytest.skip(f"needs the compiled code and its libjpeg: {native.loaded().reason}")
 
 
 def picture(seed: int, label: int = 0) -> NDArray[np.uint8]:

@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from alexnet_fast import native
+from alexnet_fast import native
 from alexnet_fast.bench import run
 from alexnet_fast.bench.advice import Setup, advise, duration, expected, find_limit, imagenet, noise, number
 from alexnet_fast.bench.report import STAGES, Report
@@ -141,6 +143,7 @@ def test_durations_and_numbers() -> None:
 def test_the_table_names_every_stage_and_the_limit() -> None:
     turns = {stage: [RATES[stage]] if stage in RATES else [] for stage in STAGES}
     lines = Report(CPU, turns).as_text(width=80).splitlines()
+    assert f"native: {native.decoder()}" in lines[0]
     for stage, what in STAGES.items():
         (line,) = [line for line in lines if line.startswith(f"│ {stage}")]
         assert what in line
@@ -178,6 +181,8 @@ def test_bench_end_to_end(
     assert body["limit"] in STAGES
     assert body["imagenet_seconds"]["epoch"] == pytest.approx(1_281_167 / body["images_per_second"]["joint"]["median"])
     assert body["environment"]["packages"]["torch"]
+    assert body["environment"]["native"] == native.decoder()
+    assert {"libjpeg", "instructions"} <= set(body["environment"])
     for sentence in body["advice"]:
         assert sentence in result.output
     with Image.open(files[1]) as picture:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,20 +14,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet_fast.compiled import compile_c
-from alexnet_fast.libjpeg import give_libjpeg
-from alexnet_fast.loading import crops
-from alexnet_fast.loading.crops import CropReader
-from alexnet_fast.sharding import resize_kernel
+from alexnet_fast import native
 from alexnet_fast.sharding.resize import to_square
+from tests.native.libraries import brightening, fresh
+from tests.native.results import crop_or_reason, cut
 
 DTYPES = [torch.uint8, torch.float32, torch.bfloat16]
 
 
-@pytest.fixture(autouse=True)
-def _compiled() -> None:
-    if crops.library() is None:
-        pytest.skip("no C compiler, or no libjpeg in Pillow")
+pytestmark = pytest.mark.usefixtures("native_decoder")
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -49,26 +42,6 @@ def jpeg(image: Image.Image, **how: Any) -> NDArray[np.uint8]:
 def pixels_of(stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """As Pillow decodes the whole image."""
     return np.asarray(Image.open(io.BytesIO(stored.tobytes())).convert("RGB"))
-
-
-def cut(
-    stored: list[NDArray[np.uint8]],
-    corners: list[tuple[int, int]],
-    *,
-    crop: int,
-    side: int = 256,
-    upright: int | None = None,
-    dtype: torch.dtype = torch.uint8,
-    offset: torch.Tensor | None = None,
-    threads: int = 2,
-) -> torch.Tensor:
-    reader = CropReader(side=side, crop=crop, threads=threads, pinned=False)
-    offset = torch.zeros(len(stored), 3) if offset is None else offset
-    upright = len(stored) if upright is None else upright
-    try:
-        return reader.submit(stored, np.array(corners, np.uint16), upright, offset, dtype).result()
-    finally:
-        reader.close()
 
 
 def corners_of(margin: int) -> list[tuple[int, int]]:
@@ -103,28 +76,13 @@ def test_a_crop_is_that_of_pillows_whole_image(form: str) -> None:
 
 def test_our_decoder_of_coefficients_decodes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made to brighten each block, it changes JPEGs of all forms but the one it leaves to libjpeg, in sharding too."""
+    if native.decoder() != "huffman":
+        pytest.skip(f"it is not in use: {native.loaded().reason}")
     image = picture(256, 256)
     stored = {form: jpeg(image.convert("L") if form == "grey" else image, **how) for form, how in FORMS.items()}
     squares = {form: to_square(data.tobytes(), 96) for form, data in stored.items()}
-    package = Path(crops.__file__).parents[1]
-    for path in package.rglob("*.[ch]"):
-        (tmp_path / path.relative_to(package)).parent.mkdir(exist_ok=True)
-        shutil.copy(path, tmp_path / path.relative_to(package))
-    own = "out[0] = scan->dc[component] += value_of(bits, symbol);"
-    header = (tmp_path / "huffman.h").read_text()
-    assert own in header
-    (tmp_path / "huffman.h").write_text(header.replace(own, f"{own} out[0] += 40;"))
-
-    def brightening(source: Path) -> ctypes.CDLL:
-        compile_c(tmp_path / source.relative_to(package), tmp_path / f"{source.stem}.so", "native")
-        return ctypes.CDLL(str(tmp_path / f"{source.stem}.so"))
-
-    for module in (crops, resize_kernel):
-        monkeypatch.setattr(module, "load", brightening)
-        changed = module.library.__wrapped__()
-        assert changed is not None
-        assert give_libjpeg(changed)
-        monkeypatch.setattr(module, "library", lambda changed=changed: changed)
+    changed = brightening(tmp_path)
+    monkeypatch.setattr(native, "loaded", lambda: changed)
     for form, data in stored.items():
         pixels = cut([data], [(0, 0)], crop=256)[0].numpy()
         for got, plain in ((pixels, pixels_of(data)), (to_square(data.tobytes(), 96), squares[form])):
@@ -187,11 +145,15 @@ def test_a_smaller_jpeg_is_cropped_in_proportion() -> None:
 
 def bad_images() -> Iterator[tuple[str, NDArray[np.uint8], str]]:
     good = jpeg(picture(256, 256))
-    yield "nothing", good[:0], "Empty input file"
-    yield "no JPEG", np.frombuffer(b"GIF89a" + bytes(100), np.uint8), "Not a JPEG file"
-    yield "only half of its header", good[:200], "Invalid JPEG file structure"
+    yield "nothing", good[:0], "no frame header"
+    yield "no JPEG", np.frombuffer(b"GIF89a" + bytes(100), np.uint8), "no frame header"
+    yield "only half of its header", good[:200], "Premature end of JPEG file"
     yield "too small", jpeg(picture(200, 256)), "smaller than the crop"
     yield "too large", jpeg(picture(256, 257)), "larger than the set"
+    yield "half of its scan", good[: len(good) // 2], "Premature end of JPEG file"
+    for kind, message in ((0xC3, "lossless or hierarchical"), (0xC5, "lossless or hier"), (0xC9, "arithmetic codes")):
+        changed = good.tobytes().replace(b"\xff\xc0", bytes([255, kind]))
+        yield f"kind {kind:x}", np.frombuffer(changed, np.uint8), message
     yield "CMYK", jpeg(picture(256, 256).convert("CMYK")), "Unsupported color conversion"
 
 
@@ -218,15 +180,61 @@ def test_damaged_bytes_never_reach_beyond_the_batch() -> None:
             np.testing.assert_array_equal(image.numpy(), pixels_of(good)[1:85, 2:86])
 
 
-def test_a_damaged_scan_is_what_libjpeg_makes_of_it() -> None:
-    """Whose own decoder takes over from ours where anything is odd."""
+def damaged_scans(count: int) -> list[NDArray[np.uint8]]:
     rng = np.random.default_rng(0)
     good = jpeg(picture(96, 96), restart_marker_blocks=7)
     scan = good.tobytes().index(b"\xff\xda") + 14
     stored = []
-    for _ in range(200):
+    for _ in range(count):
         bad = good.copy()
         bad[rng.integers(scan, len(bad) - 2)] ^= 1 << rng.integers(8)
         stored.append(bad)
-    for got, item in zip(cut(stored, [(0, 0)] * 200, crop=96, side=96), stored, strict=True):
-        np.testing.assert_array_equal(got.numpy(), simplejpeg.decode_jpeg(item.tobytes(), strict=False))
+    return stored
+
+
+def whole_or_reason(stored: NDArray[np.uint8]) -> bytes | str:
+    """By simplejpeg, which refuses what libjpeg warns of."""
+    try:
+        return bytes(simplejpeg.decode_jpeg(stored.tobytes(), strict=True).tobytes())
+    except ValueError as error:
+        return str(error)
+
+
+def test_a_damaged_scan_is_refused_where_libjpeg_warns_of_it() -> None:
+    """Else it is what libjpeg makes of it; also what it warns of behind the last row, which a crop does not reach."""
+    refused = accepted = 0
+    for item in damaged_scans(300):
+        found, expected = crop_or_reason(item, crop=96, side=96), whole_or_reason(item)
+        if isinstance(found, str):
+            assert found == expected
+            refused += 1
+        else:
+            assert found == simplejpeg.decode_jpeg(item.tobytes(), strict=False).tobytes()
+            assert isinstance(expected, bytes) or "before marker 0xd9" in expected
+            accepted += 1
+    assert min(refused, accepted) > 50
+
+
+def test_damage_below_the_crop_is_not_looked_for() -> None:
+    """The rows above are what libjpeg makes of them."""
+    accepted = 0
+    for item in damaged_scans(200):
+        found = crop_or_reason(item, (0, 3), crop=40, side=96)
+        if isinstance(found, bytes):
+            whole = simplejpeg.decode_jpeg(item.tobytes(), strict=False)
+            assert found == whole[:40, 3:43].tobytes()
+            accepted += isinstance(whole_or_reason(item), str)
+        else:
+            assert found == whole_or_reason(item)
+    assert accepted > 20
+
+
+def test_damage_is_judged_as_by_libjpeg_s_own_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = damaged_scans(200)
+    places = [(at % 13, at % 7) for at in range(200)]
+    ours = [crop_or_reason(item, place, crop=84, side=96) for item, place in zip(items, places, strict=True)]
+    plain = fresh(tmp_path, wanted="libjpeg")
+    assert plain.decoder == "libjpeg"
+    monkeypatch.setattr(native, "loaded", lambda: plain)
+    assert ours == [crop_or_reason(item, place, crop=84, side=96) for item, place in zip(items, places, strict=True)]
+    assert {type(result) for result in ours} == {bytes, str}

@@ -13,12 +13,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from alexnet_fast import Batch, Loader, ShardSet
+from alexnet_fast import Batch, Loader, ShardSet, native
 from alexnet_fast.cli import main
 from alexnet_fast.config import TrainConfig, make_config
 from alexnet_fast.errors import TrainingError
 from alexnet_fast.loading import damage
-from alexnet_fast.loading.crops import library
 from alexnet_fast.loading.plan import epoch_plan
 from alexnet_fast.model.alexnet import bn
 from alexnet_fast.results.evaluate import evaluate
@@ -175,7 +174,7 @@ else:
 """
 
 
-@pytest.mark.skipif(library() is None, reason="no C compiler, or no libjpeg in Pillow")
+@pytest.mark.usefixtures("native_decoder")
 @pytest.mark.parametrize("encoding", ["jpeg", "raw"])
 @pytest.mark.parametrize("when", ["before", "later"])
 def test_a_tar_that_is_cut_off(encoding: str, when: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
@@ -190,7 +189,7 @@ def test_a_tar_that_is_cut_off(encoding: str, when: str, request: pytest.Fixture
         assert "its file cannot be read any more" in done.stdout
 
 
-@pytest.mark.skipif(library() is None, reason="no C compiler, or no libjpeg in Pillow")
+@pytest.mark.skipif(native.kernels() is None, reason="needs the compiled code")
 @pytest.mark.parametrize("first", [True, False])
 def test_pages_that_others_touch(first: bool, tmp_path: Path) -> None:
     """What can be read is told, before and after; another's touch ends as ever, in Python's handler."""
@@ -198,7 +197,7 @@ def test_pages_that_others_touch(first: bool, tmp_path: Path) -> None:
 import faulthandler, os
 import numpy as np
 from pathlib import Path
-from alexnet_fast.loading.crops import can_be_read
+from alexnet_fast.native import can_be_read
 from alexnet_fast.mapped import map_tar
 
 path = Path({str(tmp_path / "a.tar")!r})

@@ -21,9 +21,8 @@ import alexnet_fast
 from alexnet_fast.cli import main
 from alexnet_fast.environment import COMMIT_VARIABLE, cores, environment, limit_threads
 from alexnet_fast.errors import InputError
-from alexnet_fast.loading import crops, loader
 from alexnet_fast.training.machine import check_gpus, processes_here
-from tests.conftest import pretend_file
+from tests.conftest import pretend_file, turn_native_off
 
 
 def run(*arguments: str | Path) -> tuple[int, str]:
@@ -239,12 +238,11 @@ def test_jpegs_without_dali(
     monkeypatch: pytest.MonkeyPatch, jpeg_shards: Path, raw_shards: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)  # as if it were not installed
-    for module in (crops, loader):
-        monkeypatch.setattr(module, "library", lambda: None)  # as without a compiler
+    turn_native_off(monkeypatch)
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     start = ("train", "--gpus", "0", "--epochs", "1", "--batch", "30", "--set", "hidden=32")
     assert refused(*start, "--shards", jpeg_shards, "--run", tmp_path / "run") == (
-        "DALI, which decodes the JPEGs of training on GPUs and where there is no C compiler, is not installed. There "
+        "DALI, which decodes the JPEGs of training on GPUs and where nothing was compiled, is not installed. There "
         "are wheels for glibc's Linux on x86_64 and aarch64 (this is riscv64): pip install nvidia-dali-cuda120. "
         "Elsewhere use the Docker image, or shard with --encoding raw, which needs no decoder."
     )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from alexnet_fast import native
 from alexnet_fast.config import make_config
-from alexnet_fast.loading import crops
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.loading.plan import training_rows
 from alexnet_fast.shardset import ShardSet
@@ -43,8 +43,8 @@ def test_gpu_images_equal_the_cpu_s(
 ) -> None:
     """By sample: a batch has DALI's first. nvJPEG's inverse DCT and chroma upsampling differ from libjpeg-turbo's by
     a few grey levels on average; what the host decodes, and raw samples, are the same pixels."""
-    if share and crops.library() is None:
-        pytest.skip("no C compiler, or no libjpeg in Pillow")
+    if share and native.decoder() == "none":
+        pytest.skip("needs the compiled code and its libjpeg")
     monkeypatch.setattr(Loader, "_measured_share", lambda *_: share)
     shards: Path = request.getfixturevalue(f"{encoding}_shards")
     raw = ShardSet(shards).split("train").raw

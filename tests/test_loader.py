@@ -16,12 +16,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet_fast import native
 from alexnet_fast.loading import crops, loader
 from alexnet_fast.loading.loader import Batch, Loader, arranged
 from alexnet_fast.loading.pixels import centre
 from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
 from alexnet_fast.mapped import ask_for, map_tar
 from alexnet_fast.shardset import Pixels, ShardSet, Split
+from tests.conftest import turn_native_off
 
 CROP = 84
 
@@ -30,10 +32,9 @@ CROP = 84
 def decoding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With crops.c, and as where there is no compiler."""
     if request.param != "compiled":
-        for module in (loader, crops):
-            monkeypatch.setattr(module, "library", lambda: None)
-    elif crops.library() is None:
-        pytest.skip("no C compiler, or no libjpeg in Pillow")
+        turn_native_off(monkeypatch)
+    elif native.decoder() == "none":
+        pytest.skip("needs the compiled code and its libjpeg")
 
 
 def load(
@@ -85,8 +86,8 @@ def expected_image(split: Split, pixels: Pixels, rows: Rows, i: int) -> NDArray[
 @pytest.fixture
 def beside_dali(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, where DALI and the host's threads decode: both on the CPU."""
-    if crops.library() is None:
-        pytest.skip("no C compiler, or no libjpeg in Pillow")
+    if native.decoder() == "none":
+        pytest.skip("needs the compiled code and its libjpeg")
     monkeypatch.setattr(loader, "needs_dali", lambda device: True)
 
 

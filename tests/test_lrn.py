@@ -1,21 +1,21 @@
 """LRN's two forms, compiled and banded, against torch's layer, each other and hand computation."""
 
-import shutil
-
 import pytest
 import torch
 from torch import Tensor, nn
 
+from alexnet_fast import native
 from alexnet_fast.model import lrn_kernel
 from alexnet_fast.model.lrn import LocalResponseNorm
+from tests.conftest import turn_native_off
 
 
 @pytest.fixture(params=["compiled", "banded"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "banded":
-        monkeypatch.setattr(lrn_kernel, "library", lambda: None)
-    elif lrn_kernel.library() is None:
-        pytest.skip("needs a C compiler")
+        turn_native_off(monkeypatch)
+    elif not lrn_kernel.available():
+        pytest.skip("needs the compiled code and OpenMP")
     return str(request.param)
 
 
@@ -42,10 +42,10 @@ def torch_s(towers: int = 1, n: int = 5) -> nn.Module:
     return Towers()
 
 
-def test_there_is_a_compiler_where_there_is_cc() -> None:
-    if shutil.which("cc") is None:
-        pytest.skip("needs a C compiler")
-    assert lrn_kernel.library() is not None
+def test_torch_brings_the_threads_of_the_kernels() -> None:
+    if native.kernels() is None:
+        pytest.skip("needs the compiled code")
+    assert lrn_kernel.available()
 
 
 @pytest.mark.parametrize("towers", [1, 2])

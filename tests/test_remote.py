@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from alexnet_fast.loading import remote
 from alexnet_fast.sharding.images import Source
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
-from alexnet_fast.shardset import MANIFEST, ShardSet, Split
+from alexnet_fast.shardset import INDEX_DTYPE, MANIFEST, ShardSet, Split
 from tests.conftest import SIZE, write
 from tests.test_cluster import bucket  # noqa: F401 (a fixture)
 
@@ -262,7 +263,7 @@ def test_a_host_that_nobody_knows_is_an_error_at_once(
     fails = [OSError("cannot connect")]
     fails[0].__cause__ = socket.gaierror(socket.EAI_NONAME, "not known")
 
-    def fail_once(*range: Any) -> bytes:
+    def fail_once(*range: Any) -> Any:
         if fails:
             raise fails.pop()
         return read(*range)
@@ -482,6 +483,183 @@ def test_a_home_that_cannot_be_written(
     )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert ShardSet(server.url).folder.parent == tmp_path / "xdg" / "alexnet-fast"
+
+
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The spare folder of a user whom the system does not know; the working folder is empty."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+
+    def unknown(number: int) -> object:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    return tmp_path / "temporary" / f"alexnet-fast-{os.getuid()}"
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"HOME": "here"}, {"XDG_CACHE_HOME": "here"}, {"XDG_CACHE_HOME": "~/c", "HOME": "~"}], ids=str
+)
+def test_a_home_that_is_not_known(
+    variables: dict[str, str], no_home: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert remote.cache_folder(None) == no_home
+    assert said == [f"the home folder is not known: tars are kept in {no_home}. --cache chooses another folder."]
+    assert list(Path().iterdir()) == []
+    assert no_home.stat().st_mode & 0o777 == 0o700
+    assert remote.cache_folder(None) == no_home  # and again, now that it is there
+
+
+def test_a_spare_folder_that_is_not_ours(no_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written there, nor where a link leads."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    made = time.time_ns() - 10**10
+    os.utime(elsewhere, ns=(made, made))
+
+    def refused(folder: Path, why: str) -> None:
+        expected = f"the home folder is not known, and no cache in {folder} ({why}) can be written. Choose a --cache."
+        assert refusal(lambda: remote.cache_folder(None)) == expected
+
+    for target in (elsewhere, tmp_path / "nowhere"):
+        no_home.symlink_to(target)
+        refused(no_home, "it is a link or a file, not a folder")
+        no_home.unlink()
+    assert not (tmp_path / "nowhere").exists()
+    assert elsewhere.stat().st_mtime_ns == made  # not even a temporary file was there
+    no_home.mkdir()
+    no_home.chmod(0o777)
+    refused(no_home, "other users may write to it")
+    other = no_home.with_name("alexnet-fast-12345")
+    other.mkdir(0o700)
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    refused(other, "it belongs to another user")
+
+
+class Endless(BaseHTTPRequestHandler):
+    """Answers any request with zeros without end, though at most MOST; `server.sent` counts what the network took."""
+
+    MOST = 300 << 20
+    timeout = 5
+    """Seconds until it leaves a client that neither reads nor hangs up."""
+    server: Any
+
+    def do_GET(self) -> None:
+        data = self.server.files.get(Path(self.path).name)
+        self.send_response(self.server.status if data is None else 200)
+        self.end_headers()
+        with suppress(OSError):
+            self.wfile.write(self.server.begin if data is None else data)
+            while data is None and self.server.sent < self.MOST:
+                self.wfile.write(bytes(1 << 18))
+                self.server.sent += 1 << 18
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(params=[200, 206])
+def endless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A server that is Endless, except for `files`; it says that it knows ranges (206), or that it does not."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(remote, "OUTAGE_SECONDS", 5)
+    monkeypatch.setattr(remote, "BLOCK", 200_000)
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    server.daemon_threads = False  # closing it waits for their ends
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    server.status, server.sent, server.begin, server.files = request.param, 0, b"", {}
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+BUFFERS = 40 << 20
+"""That the system takes on loopback before anybody has read it, for the few connections of a test."""
+
+
+def sent(server: Any) -> int:
+    """Bytes that it got rid of, once every client has left it."""
+    server.shutdown()
+    server.server_close()
+    count: int = server.sent
+    return count
+
+
+def peak(call: Callable[[], object]) -> int:
+    """Most bytes that Python held meanwhile."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_manifest_without_end(endless: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 1 << 20
+    monkeypatch.setattr(remote.Remote.blocks, "__defaults__", (None, limit))
+    texts: list[str] = []
+    most = peak(lambda: texts.append(refusal(lambda: ShardSet(endless.url, cache=tmp_path))))
+    assert texts == [
+        f"{endless.url}/{MANIFEST} does not end after 1,048,576 bytes, the most that it can have. Check the address: "
+        "something else answers there."
+    ]
+    assert sent(endless) < BUFFERS
+    assert most < 8 * limit
+
+
+def test_an_index_and_a_tar_without_end(endless: Any, jpeg_shards: Path, tmp_path: Path) -> None:
+    """What an index may have is known from the manifest, as is the size of a tar: of that, no more is asked for."""
+    endless.files[MANIFEST] = (jpeg_shards / MANIFEST).read_bytes()
+    shards = ShardSet(endless.url, cache=tmp_path)
+    most = 60 * INDEX_DTYPE.itemsize + 10 + 2**16
+    texts: list[str] = []
+    held = peak(lambda: texts.append(refusal(lambda: shards.split("train"))))
+    assert texts == [
+        f"{endless.url}/train.index.npy does not end after {most:,} bytes, the most that it can have. Check the "
+        "address: something else answers there."
+    ]
+    endless.files["val.index.npy"] = (jpeg_shards / "val.index.npy").read_bytes()
+    split = shards.split("val")
+    held = max(held, peak(lambda: texts.append(refusal(lambda: samples(split)))))
+    assert "is not the file that its manifest describes: fetched twice, it differed." in texts[1]
+    endless.begin = (jpeg_shards / "val-000000.tar").read_bytes()  # the right bytes, and then more
+    first = np.flatnonzero(split.index["shard"] == 0).tolist()
+    split = ShardSet(endless.url, cache=tmp_path).split("val")
+    got: list[bytes] = []
+    held = max(held, peak(lambda: got.extend(samples(split, first))))
+    assert got == samples(ShardSet(jpeg_shards).split("val"), first)
+    assert sent(endless) < BUFFERS
+    assert held < 4 << 20
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_server_without_ranges_that_fails(serve: Callable[[Path], Server], jpeg_shards: Path, tmp_path: Path) -> None:
+    """What came before it broke off is kept: of the next answer the rest alone. Also where a block is the whole."""
+    server = serve(jpeg_shards)
+    server.ranges = False
+    server.fault = lambda name, number: "truncate" if number % 2 == 0 else ""
+    local = ShardSet(jpeg_shards)
+    assert samples(ShardSet(server.url, cache=tmp_path).split("train")) == samples(local.split("train"))
+    far = remote.Remote(server.url)
+    server.fault = lambda name, number: ""
+    manifest = (jpeg_shards / MANIFEST).read_bytes()
+    for size in (len(manifest), len(manifest) + 1, len(manifest) - 1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(remote, "BLOCK", size)
+            assert b"".join(far.blocks(MANIFEST)) == manifest
+            assert b"".join(far.blocks(MANIFEST, most=len(manifest))) == manifest
+            with pytest.raises(InputError, match="does not end after"):
+                list(far.blocks(MANIFEST, most=len(manifest) - 1))
 
 
 def test_an_object_store(

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from alexnet_fast.sharding import resize_kernel, statistics
+from alexnet_fast import native
 from alexnet_fast.sharding.statistics import STRIDE, PixelSums
+from tests.conftest import turn_native_off
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -13,9 +14,9 @@ def test_sums_are_of_every_fourth_pixel(
     monkeypatch: pytest.MonkeyPatch, compiled: bool, height: int, width: int
 ) -> None:
     if not compiled:
-        monkeypatch.setattr(statistics, "library", lambda: None)
-    elif resize_kernel.library() is None:
-        pytest.skip("no C compiler, or no AVX2")
+        turn_native_off(monkeypatch)
+    elif native.kernels() is None:
+        pytest.skip("needs the compiled code")
     images = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
     images[1, ::2] = 255  # the largest sums
     sums = PixelSums()

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from alexnet_fast import native
 from alexnet_fast.bench.advice import EPOCHS, IMAGENET, Setup, advise, find_limit, imagenet, noise, number
 
 STAGES = {
@@ -77,6 +78,7 @@ class Report:
         about = (
             f"{setup.shards}: {setup.encoding}, {setup.size} px; {setup.arch}, batch {setup.batch}, crop "
             f"{setup.crop}, {setup.precision}, on {setup.device}; {setup.threads} of {setup.cores} cores decode"
+            f" ({_native()})"
         )
         return "\n".join([about, capture.get().rstrip(), *self.advice, imagenet(self.rates["joint"])])
 
@@ -107,3 +109,11 @@ class Report:
         if stage == "decode" and self.setup.encoding == "raw":
             return "read, copy uint8 crops"
         return STAGES[stage]
+
+
+def _native() -> str:
+    """What decodes on the host."""
+    found = native.description()
+    if not found["instructions"]:
+        return f"native: none, {found['native_reason']}"
+    return f"native: {found['native']}, {found['libjpeg'] or 'no libjpeg'}, {found['instructions']}"

@@ -1,9 +1,9 @@
 """Stored samples to crops in the batch, by a few threads of the CPU and native/crops.c.
 
-JPEGs are decoded by the libjpeg-turbo that Pillow brings, their coefficients by a decoder of ours (native/huffman.c), no
-row below the crop, and each row is mirrored, centred and written to the batch while it is in the cache; stored pixels
-are read where the tar is mapped. Without the compiled code only stored pixels are read here, by NumPy, and DALI decodes
-JPEGs.
+JPEGs are decoded by the libjpeg-turbo that Pillow brings, their coefficients by a decoder of ours (native/huffman.c),
+no row below the crop, and each row is mirrored, centred and written to the batch while it is in the cache; stored
+pixels are read where the tar is mapped. Without the compiled code only stored pixels are read here, by NumPy, and DALI
+decodes JPEGs.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class CropReader:
         offset: torch.Tensor,
         dtype: torch.dtype,
     ) -> Cut:
-        """`stored`: n images (side, side, 3), or JPEGs where there is a native decoder; `corners` (n, 2): top and left of
-        the crops, pixels; of a JPEG that is smaller than `side` in proportion. `dtype`: one of KINDS.
+        """`stored`: n images (side, side, 3), or JPEGs where there is a native decoder; `corners` (n, 2): top and left
+        of the crops, pixels; of a JPEG that is smaller than `side` in proportion. `dtype`: one of KINDS.
 
         The result is `centre`'s, in memory (n, crop, crop, 3).
         """

@@ -16,11 +16,12 @@ import fcntl
 import hashlib
 import os
 import socket
+import stat
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import Condition, Lock, Thread
@@ -30,8 +31,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.loading.http import read_range
 from alexnet_fast.mapped import map_tar
-from alexnet_fast.shardset import MANIFEST, Manifest, Tar, index_name, load_index, parse_manifest
+from alexnet_fast.shardset import (
+    INDEX_DTYPE,
+    MANIFEST,
+    MOST_MANIFEST_BYTES,
+    Manifest,
+    Tar,
+    index_name,
+    load_index,
+    parse_manifest,
+)
 
 FETCHES = 4
 """Tars that one process fetches at once."""
@@ -44,8 +55,12 @@ OUTAGE_SECONDS = 600.0
 """Without a single block; then the file is given up."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds between two tries: twice as long each time."""
+MOST_NPY_HEADER = 10 + 2**16
+"""Bytes before the array of an .npy file of version 1.0, as indexes are."""
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
 """Which of our extras installs what fsspec needs for a kind of URL."""
+
+Bytes = Generator[bytes, None, None]
 
 
 class Remote:
@@ -56,7 +71,8 @@ class Remote:
 
         self.url = url.rstrip("/")
         kind = url.partition("://")[0]
-        proxies = {"client_kwargs": {"trust_env": True}} if kind in ("http", "https") else {}
+        self._is_web = kind in ("http", "https")
+        proxies = {"client_kwargs": {"trust_env": True}} if self._is_web else {}
         try:
             self._files, root = fsspec.core.url_to_fs(self.url, skip_instance_cache=True, **proxies)
         except ImportError as error:
@@ -68,22 +84,32 @@ class Remote:
         self._said = -np.inf
         self._answered = False
 
-    def blocks(self, name: str, total: int | None = None) -> Iterator[bytes]:
+    def blocks(self, name: str, total: int | None = None, most: int = MOST_MANIFEST_BYTES) -> Bytes:
         """The bytes of a file, in order. After a failure it goes on where it was.
 
-        `total`: bytes to read; None: to its end. Raises InputError when the file is not there, may not be read or is
-        shorter than `total`, when nothing has come for OUTAGE_SECONDS, and when there is no such host from the start.
+        `total`: bytes to read; None: to its end, and `most` bytes at the most. Raises InputError when the file is not
+        there, may not be read, is shorter than `total` or longer than `most`, when nothing has come for
+        OUTAGE_SECONDS, and when there is no such host from the start.
         """
         start, size, pause, since = 0, BLOCK, FIRST_PAUSE, time.monotonic()
+        limit = most if total is None else total
         while total is None or start < total:
             # Where the end is not known, the range begins with a byte that is there: one past the end is an error.
             first = start if total is not None else max(start - 1, 0)
             end = start + size if total is None else min(start + size, total)
+            at = first
             try:
-                data = self._range(f"{self._root}/{name}", first, end)
-                whole = len(data) > end - first  # from a server that knows no ranges
-                block = data[start:] if whole else data[start - first :]
-                if not block and (total or not start):
+                with closing(self._range(f"{self._root}/{name}", first, end)) as answer:
+                    for data in answer:
+                        block = data[max(start - at, 0) :][: limit - start]
+                        at += len(data)
+                        if block:
+                            self._answered = True
+                            yield block
+                            start, pause, since = start + len(block), FIRST_PAUSE, time.monotonic()
+                        if start == total or at > start:  # nothing more, or no more than `most`, is wanted
+                            break
+                if at == first and (total or not start):
                     raise OSError("it sent nothing")
             except Exception as error:  # every store has its own kinds
                 self._judge(name, error, time.monotonic() - since)
@@ -92,20 +118,31 @@ class Remote:
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
-            self._answered = True
-            yield block
-            start, pause, since = start + len(block), FIRST_PAUSE, time.monotonic()
-            if total is None and (whole or len(data) < end - first):
+            if total is None and at > limit:
+                raise InputError(
+                    f"{self.url}/{name} does not end after {limit:,} bytes, the most that it can have. Check the "
+                    "address: something else answers there."
+                )
+            if total is None and at != end:  # before it the file ends; beyond it a server without ranges has
                 return
 
-    def _range(self, path: str, start: int, end: int) -> bytes:
-        if not self._files.async_impl:
-            data: bytes = self._files.cat_file(path, start=start, end=end)
-            return data
-        from fsspec.asyn import sync
+    def _range(self, path: str, start: int, end: int) -> Bytes:
+        """The bytes [start, end) in one piece; from a server without ranges the file from `start` on, in several.
 
-        data = sync(self._files.loop, self._files._cat_file, path, start=start, end=end, timeout=STALL_SECONDS)
-        return data
+        Of such a web server no more than a piece is held. Other stores' libraries return an answer whole: they take
+        ranges, and one that did not would be held in memory.
+        """
+        if self._is_web:
+            yield from read_range(self._files, path, start, end, STALL_SECONDS)
+            return
+        if self._files.async_impl:
+            from fsspec.asyn import sync
+
+            cat = self._files._cat_file
+            data: bytes = sync(self._files.loop, cat, path, start=start, end=end, timeout=STALL_SECONDS)
+        else:
+            data = self._files.cat_file(path, start=start, end=end)
+        yield data[start:] if len(data) > end - start else data
 
     def _judge(self, name: str, error: Exception, seconds: float) -> None:
         """Raises InputError when there is no sense in another try."""
@@ -187,7 +224,8 @@ class TarCache:
         """The split's sample index, fetched where it is not there yet."""
         samples = self.manifest.images(split)
         path = self.folder / index_name(split)
-        self._bring(path.name, None, lambda part, _: _is_index(part, samples), Path.is_file)
+        most = samples * INDEX_DTYPE.itemsize + MOST_NPY_HEADER
+        self._bring(path.name, None, lambda part, _: _is_index(part, samples), Path.is_file, most)
         return path
 
     def split(self, name: str) -> SplitTars:
@@ -356,9 +394,15 @@ class TarCache:
             return self._explained(error)
 
     def _bring(
-        self, name: str, total: int | None, is_sound: Callable[[Path, str], bool], is_there: Callable[[Path], bool]
+        self,
+        name: str,
+        total: int | None,
+        is_sound: Callable[[Path, str], bool],
+        is_there: Callable[[Path], bool],
+        most: int = 0,
     ) -> bool:
         """Fetches a file unless it is there; False when there is a limit and the room taken for it was given away.
+        `total`, `most`: as Remote.blocks has them.
 
         Only one process fetches it; the others wait, or go on if that one dies.
         """
@@ -372,7 +416,7 @@ class TarCache:
                     part.unlink(missing_ok=True)
                     return False
                 try:
-                    self._download(file, part, name, total, is_sound)
+                    self._download(file, part, name, total, is_sound, most)
                     with self._alone(), suppress(FileNotFoundError):  # deleted just before it was locked
                         os.replace(part, path)
                 except BaseException:
@@ -381,14 +425,21 @@ class TarCache:
         return True
 
     def _download(
-        self, file: IO[bytes], part: Path, name: str, total: int | None, is_sound: Callable[[Path, str], bool]
+        self,
+        file: IO[bytes],
+        part: Path,
+        name: str,
+        total: int | None,
+        is_sound: Callable[[Path, str], bool],
+        most: int,
     ) -> None:
         for _ in range(2):
             digest = hashlib.sha256()
             file.seek(0)
-            for block in self._remote.blocks(name, total):
-                file.write(block)
-                digest.update(block)
+            with closing(self._remote.blocks(name, total, most)) as blocks:
+                for block in blocks:
+                    file.write(block)
+                    digest.update(block)
             file.truncate()
             file.flush()
             os.fsync(file.fileno())
@@ -442,22 +493,62 @@ class SplitTars:
 
 
 def cache_folder(given: str | Path | None) -> Path:
-    """The folder for all sets, made and writable: the given one, the user's, or one for temporary files.
+    """The folder for all sets, made and writable: the given one, the user's, or one of this user's temporary files.
 
-    Raises InputError when it cannot be written.
+    Raises InputError when none can be written.
     """
     if given:
         if reason := _why_unwritable(Path(given)):
             raise InputError(f"the cache {given} cannot be written ({reason}). Choose another folder with --cache.")
         return Path(given)
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "alexnet-fast"
-    if not (reason := _why_unwritable(usual)):
+    usual = _user_cache()
+    reason = _why_unwritable(usual) if usual else "the home folder is not known"
+    if usual and not reason:
         return usual
-    spare = Path(tempfile.gettempdir()) / f"alexnet-fast-{os.getuid()}"
-    if other := _why_unwritable(spare) or ("it belongs to another user" if spare.lstat().st_uid != os.getuid() else ""):
-        raise InputError(f"neither {usual} ({reason}) nor {spare} ({other}) can be written. Choose a --cache.")
-    _say_once(f"{usual} cannot be written ({reason}): tars are kept in {spare}. --cache chooses another folder.")
+    try:
+        spare = Path(tempfile.gettempdir()) / f"alexnet-fast-{os.getuid()}"
+        other = _why_not_ours(spare) or _why_unwritable(spare)
+    except OSError as error:  # no folder for temporary files can be written
+        raise InputError(f"no cache folder can be written ({reason}; {error.strerror}). Choose a --cache.") from error
+    if other:
+        where = f"neither {usual} ({reason}) nor" if usual else f"{reason}, and no cache in"
+        raise InputError(f"{where} {spare} ({other}) can be written. Choose a --cache.")
+    problem = f"{usual} cannot be written ({reason})" if usual else reason
+    _say_once(f"{problem}: tars are kept in {spare}. --cache chooses another folder.")
     return spare
+
+
+def _user_cache() -> Path | None:
+    """Our folder in the user's cache folder; None where the home is not known.
+
+    Relative paths do not count, in XDG_CACHE_HOME as its specification has it: they would be in the working folder.
+    """
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if given.is_absolute():
+        return given / "alexnet-fast"
+    try:
+        home = Path.home()
+    except RuntimeError:  # neither HOME nor an entry of this user in the system's list, as in some containers
+        return None
+    return home / ".cache" / "alexnet-fast" if home.is_absolute() else None
+
+
+def _why_not_ours(folder: Path) -> str:
+    """Why others may write to the folder, which is made where it is not there; empty where they may not.
+
+    A link counts as theirs, wherever it leads: among temporary files anybody may put one.
+    """
+    try:
+        with suppress(FileExistsError):
+            folder.mkdir(0o700)
+        found = folder.lstat()
+    except OSError as error:
+        return error.strerror or str(error)
+    if not stat.S_ISDIR(found.st_mode):
+        return "it is a link or a file, not a folder"
+    if found.st_uid != os.getuid():
+        return "it belongs to another user"
+    return "other users may write to it" if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
 
 
 def _why_unwritable(folder: Path) -> str:

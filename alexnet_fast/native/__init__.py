@@ -84,12 +84,18 @@ class Native:
     reason: str = ""
 
 
-@cache
-def loaded() -> Native:
-    """The package's own library with Pillow's libjpeg. Raises InputError where ALEXNET_FAST_NATIVE is malformed."""
+def most_wanted() -> str:
+    """The most of DECODERS that ALEXNET_FAST_NATIVE lets be used. Raises InputError where it is malformed."""
     wanted = os.environ.get(VARIABLE) or DECODERS[0]
     if wanted not in DECODERS:
         raise InputError(f"{VARIABLE}={wanted} is none of {', '.join(DECODERS)}. Give one of these, or leave it out.")
+    return wanted
+
+
+@cache
+def loaded() -> Native:
+    """The package's own library with Pillow's libjpeg. Raises InputError where ALEXNET_FAST_NATIVE is malformed."""
+    wanted = most_wanted()
     if wanted == "none":
         return Native(None, None, "none", reason=f"{VARIABLE}=none")
     if not FILE.exists():
@@ -104,18 +110,18 @@ def loaded() -> Native:
 def load(file: Path, linked: Path, wanted: str = "huffman", variant: str | None = None) -> Native:
     """Loads the library `file`, with the libjpeg that `linked` is linked with or is.
 
-    `wanted`: the most that may be used of DECODERS; `variant`: of the kernels, by default the newest for this processor.
+    `wanted`: the most that may be used of DECODERS; `variant`: of the kernels, by default this processor's newest.
     """
     try:
         library = ctypes.CDLL(str(file))
-    except OSError as error:
+        for name in ("open_libjpeg", "libjpeg_file", "replace_decoder"):
+            getattr(library, name).restype = ctypes.c_char_p
+        library.replace_decoder.argtypes = (ctypes.c_char_p, ctypes.c_long)
+        library.can_be_read.argtypes = (_number, _pointer, _pointer, _pointer)
+        library.header_of.argtypes = (ctypes.c_char_p, ctypes.c_long, _pointer)
+        kernels = Kernels(library, variant or variants(library)[-1])
+    except (OSError, AttributeError) as error:  # AttributeError: built of other sources, it lacks a function
         return Native(None, None, "none", reason=f"the compiled library cannot be loaded ({error})")
-    for name in ("open_libjpeg", "libjpeg_file", "replace_decoder"):
-        getattr(library, name).restype = ctypes.c_char_p
-    library.replace_decoder.argtypes = (ctypes.c_char_p, ctypes.c_long)
-    library.can_be_read.argtypes = (_number, _pointer, _pointer, _pointer)
-    library.header_of.argtypes = (ctypes.c_char_p, ctypes.c_long, _pointer)
-    kernels = Kernels(library, variant or variants(library)[-1])
     if refusal := library.open_libjpeg(str(linked).encode()):
         return Native(library, kernels, "none", reason=f"Pillow's libjpeg is not used: {refusal.decode()}")
     libjpeg = library.libjpeg_file().decode()
@@ -187,7 +193,7 @@ def description() -> dict[str, str | None]:
     return {
         "native": found.decoder,
         "libjpeg": f"{name}, {Path(found.libjpeg).name}" if found.libjpeg else None,
-        "instructions": found.kernels and found.kernels.variant,
+        "instructions": found.kernels.variant if found.kernels else None,
         "native_reason": found.reason or None,
     }
 

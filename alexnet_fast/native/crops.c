@@ -142,29 +142,23 @@ static int fits(const Crop *crop, char *message) {
     return 0;
 }
 
-static int decode_crop(Decoder *decoder, Scratch *scratch, const Crop *crop, char *message) {
+static int decode_crop(Decoder *decoder, const Crop *crop, char *message) {
     if (!fits(crop, message)) return 0;
-    int done = 0, ours = 1, again = 0;
-    do {
-        strcpy(message, "no memory is left");
-        if (!create_decoder(decoder, scratch)) return 0;
-        done = decode_rows(decoder, crop, ours);
-        memcpy(message, decoder->message, sizeof decoder->message);
-        again = !done && ours && decoder->scan.copy; /* by libjpeg's own decoder of coefficients, which is to judge */
-        ours = 0;
-        destroy_decoder(decoder);
-    } while (again);
+    renew_decoder(decoder);
+    int done = decode_rows(decoder, crop, 1);
+    if (!done && decoder->scan.copy) { /* libjpeg's own decoder of coefficients is to judge */
+        renew_decoder(decoder);
+        done = decode_rows(decoder, crop, 0);
+    }
+    if (!done) memcpy(message, decoder->message, sizeof decoder->message);
     return done;
 }
 
 /* Returns 0, and why in `message`, where the sample cannot be read or decoded. */
-static int put_crop(Scratch *scratch, const Crop *crop, char *message) {
+static int put_crop(Decoder *decoder, const Crop *crop, char *message) {
     sigjmp_buf cut_off;
-    Decoder decoder;
-    decoder.jpeg.memory = NULL;
     if (sigsetjmp(cut_off, 0)) {
         way_out = NULL;
-        destroy_decoder(&decoder); /* if there is one */
         strcpy(message, "its file cannot be read any more");
         return 0;
     }
@@ -174,7 +168,7 @@ static int put_crop(Scratch *scratch, const Crop *crop, char *message) {
         const uint8_t *in = crop->data + 3 * ((long)crop->corner[0] * crop->side + crop->corner[1]);
         for (int row = 0; row < crop->how.crop; row++)
             put_row(in + 3L * row * crop->side, crop->how, crop->offset, crop->turned, crop->out, row);
-    } else done = decode_crop(&decoder, scratch, crop, message);
+    } else done = decode_crop(decoder, crop, message);
     way_out = NULL;
     return done;
 }
@@ -189,14 +183,19 @@ KERNEL(int, crops)(int n, const uint8_t *const *stored, const int64_t *bytes, in
     uint8_t *turned = malloc(values + 64);
     float *offsets = malloc(values * sizeof *offsets + 64);
     Scratch scratch = {0};
+    Decoder decoder = {0};
+    int has_decoder = 0;
     watch_pages();
     if (!turned || !offsets) { strcpy(message, "no memory is left"); failed = 0; n = 0; }
     for (int i = 0; i < n && failed < 0; i++) {
         for (int j = 0; kind && j < values; j++) offsets[j] = offset[3 * i + j % 3];
         Crop one = {stored[i], bytes[i], side, corners + 2 * i, {crop, kind}, offsets, i < upright ? NULL : turned,
                     out + (long)i * crop * values * widths[kind]};
-        if (!put_crop(&scratch, &one, message)) failed = i;
+        if (bytes[i] >= 0 && !has_decoder) has_decoder = create_decoder(&decoder, &scratch);
+        if (bytes[i] >= 0 && !has_decoder) { strcpy(message, "no memory is left"); failed = i; break; }
+        if (!put_crop(&decoder, &one, message)) failed = i;
     }
+    destroy_decoder(&decoder);
     free_scratch(&scratch);
     free(turned);
     free(offsets);

@@ -27,13 +27,13 @@ typedef struct { uint8_t bits, value_bits, zeros; } Symbol;
 typedef struct { int16_t values[2]; uint8_t places[2], next, bits; } Step;
 
 typedef struct {
-    int is_made;
+    int is_made, count; /* of symbols */
     Code code; /* of which it was made */
     int32_t end[LONGEST + 1], offset[LONGEST + 1]; /* of each length: the code after the last; from code to symbol */
     Symbol symbols[1 << LOOK];
 } Table;
 
-typedef struct { Table dc[4], ac[4]; Step steps[4][1 << LOOK]; } Tables;
+struct Tables { Table dc[4], ac[4]; Step steps[4][1 << LOOK]; };
 
 /* Where in a block its values belong. Zeros may lead past the end, twice. */
 static const uint8_t ZIGZAG[BLOCK + 32] = {
@@ -53,8 +53,10 @@ static Symbol symbol_of(int symbol, int length, int is_ac) {
     return (Symbol){length + value_bits, value_bits, is_ac ? symbol >> 4 : 0};
 }
 
+/* What libjpeg leaves behind the last symbol is any bytes. */
 static int is_of(const Table *table, const Code *code) {
-    return table->is_made && !memcmp(&table->code, code, offsetof(Code, sent));
+    return table->is_made && !memcmp(table->code.lengths + 1, code->lengths + 1, LONGEST) &&
+           !memcmp(table->code.symbols, code->symbols, table->count);
 }
 
 /* Returns 0 where it is no code, or its values are longer than an 8-bit image has them. */
@@ -73,6 +75,7 @@ static int make_table(Table *table, const Code *code, int is_ac) {
         table->end[length] = next;
     }
     table->code = *code;
+    table->count = place;
     table->is_made = 1;
     return 1;
 }
@@ -155,11 +158,9 @@ static Symbol next_symbol(const Table *table, uint64_t bits, int is_ac) {
     return symbol;
 }
 
-/* Most JPEGs have the same, so a thread keeps those of its last image, under all bytes of the codes they were made of. */
-static _Thread_local Tables tables;
-
 /* One block, which is all 0. Returns 0 where it is corrupt, or a DC value leaves 16 bits. */
-static inline int decode_block(Scan *scan, const Tables *tables, int component, int dc, int ac, int16_t *out) {
+static inline int decode_block(Scan *scan, int component, int dc, int ac, int16_t *out) {
+    const Tables *tables = scan->tables;
     const Step *steps = tables->steps[ac];
     const uint8_t *at = scan->at;
     uint64_t bits = scan->bits;
@@ -216,7 +217,6 @@ static int refuse_scan(Decoder *decoder) {
 static int decode_mcu(Jpeg *jpeg, int16_t **blocks) {
     Decoder *decoder = (Decoder *)jpeg;
     Scan *scan = &decoder->scan;
-    const Tables *made = &tables;
     int16_t skipped[BLOCK];
     if (!scan->mcus_left) {
         if (!is_complete(scan) || scan->source[1] != 0xd0 + scan->restarts++ % 8) return refuse_scan(decoder);
@@ -228,7 +228,7 @@ static int decode_mcu(Jpeg *jpeg, int16_t **blocks) {
     for (int i = 0; i < jpeg->mcu_blocks; i++) {
         int number = jpeg->mcu_components[i];
         const Component *component = jpeg->scan[number];
-        if (!decode_block(scan, made, number, component->dc, component->ac, blocks ? blocks[i] : skipped))
+        if (!decode_block(scan, number, component->dc, component->ac, blocks ? blocks[i] : skipped))
             return refuse_scan(decoder);
     }
     return bits_left(scan) >= 0 || refuse_scan(decoder);
@@ -240,18 +240,22 @@ static int replace_entropy_decoder(Decoder *decoder) {
     Jpeg *jpeg = &decoder->jpeg;
     Scan *scan = &decoder->scan;
     static const int all[] = {0, BLOCK - 1, 0, 0};
+    /* Most JPEGs have the same, so a thread keeps those of its last image, with the codes that they are of. */
+    static _Thread_local Tables kept;
+    Tables *tables = &kept;
     if (!replaced_decoder || !jpeg->entropy || jpeg->entropy->decode != replaced_decoder) return 0;
     if (jpeg->progressive || jpeg->arithmetic || jpeg->precision != 8 || jpeg->scan_components != jpeg->components ||
         memcmp(jpeg->spectrum, all, sizeof all))
         return 0;
     for (int i = 0; i < jpeg->scan_components; i++) {
         int dc = jpeg->scan[i]->dc, ac = jpeg->scan[i]->ac;
-        if (!is_of(&tables.dc[dc], jpeg->codes[0][dc]) && !make_table(&tables.dc[dc], jpeg->codes[0][dc], 0)) return 0;
-        if (is_of(&tables.ac[ac], jpeg->codes[1][ac])) continue;
-        if (!make_table(&tables.ac[ac], jpeg->codes[1][ac], 1)) return 0;
-        make_steps(tables.steps[ac], &tables.ac[ac]);
+        if (!is_of(&tables->dc[dc], jpeg->codes[0][dc]) && !make_table(&tables->dc[dc], jpeg->codes[0][dc], 0)) return 0;
+        if (is_of(&tables->ac[ac], jpeg->codes[1][ac])) continue;
+        if (!make_table(&tables->ac[ac], jpeg->codes[1][ac], 1)) return 0;
+        make_steps(tables->steps[ac], &tables->ac[ac]);
     }
     if (!has_copy(decoder->scratch, jpeg->source->bytes)) return 0;
+    scan->tables = tables;
     scan->copy = decoder->scratch->copy;
     scan->source = jpeg->source->next;
     scan->source_end = scan->source + jpeg->source->bytes;

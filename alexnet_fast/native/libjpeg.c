@@ -28,7 +28,16 @@ int create_decoder(Decoder *decoder, Scratch *scratch) {
     decoder->errors.emit_message = fail_on_warning;
     if (setjmp(decoder->failed)) return 0;
     libjpeg.create(&decoder->jpeg, ABI, sizeof(Jpeg));
+    decoder->fresh = decoder->jpeg;
     return 1;
+}
+
+/* What abort leaves in libjpeg's other objects (marker reader, input controller) its next read_header sets anew. */
+void renew_decoder(Decoder *decoder) {
+    libjpeg.abort(&decoder->jpeg);
+    decoder->jpeg = decoder->fresh;
+    memset(&decoder->scan, 0, sizeof decoder->scan);
+    decoder->message[0] = 0;
 }
 
 void destroy_decoder(Decoder *decoder) { libjpeg.destroy(&decoder->jpeg); }
@@ -72,7 +81,7 @@ EXPORT const char *open_libjpeg(const char *path) {
     static const char *const names[] = {
         "jpeg_std_error", "jpeg_CreateDecompress", "jpeg_destroy_decompress", "jpeg_mem_src", "jpeg_read_header",
         "jpeg_start_decompress", "jpeg_crop_scanline", "jpeg_skip_scanlines", "jpeg_read_scanlines",
-        "jpeg_finish_decompress"};
+        "jpeg_finish_decompress", "jpeg_abort_decompress"};
     void *library = dlopen(path, RTLD_NOW), **function = (void **)&libjpeg;
     replaced_decoder = NULL;
     if (!library) return "it cannot be opened";

@@ -18,6 +18,7 @@ typedef struct {
     unsigned (*skip)(Jpeg *, unsigned);
     unsigned (*read)(Jpeg *, uint8_t **, unsigned);
     int (*finish)(Jpeg *);
+    void (*abort)(Jpeg *);
 } Libjpeg;
 
 extern Libjpeg libjpeg;
@@ -35,11 +36,10 @@ typedef struct {
 int has_rows(Scratch *scratch, long bytes); /* makes room for so many a row; 0 where no memory is left */
 void free_scratch(Scratch *scratch);
 
-/* A new one for each image: a libjpeg decompressor keeps an image's tables, and the next may have none. */
-typedef struct Decoder Decoder;
-
 /* A scan under way. Of the bits before `at`, `left` are still to come; `bits` begins with them. */
+typedef struct Tables Tables;
 typedef struct {
+    const Tables *tables;
     const uint8_t *source, *source_end; /* what is not copied yet */
     uint8_t *copy, *end;                /* of the interval between two restarts */
     const uint8_t *at;
@@ -49,19 +49,25 @@ typedef struct {
     unsigned mcus_left, restarts; /* until the next restart; those before */
 } Scan;
 
-struct Decoder {
-    Jpeg jpeg;
+/* A decompressor. `fresh`: as libjpeg made it. */
+typedef struct {
+    Jpeg jpeg, fresh;
     Errors errors;
     Scan scan;
     Scratch *scratch;
     jmp_buf failed;
     char message[200];
-};
+} Decoder;
 
 /* Returns 0 where no memory is left. What libjpeg fails at or warns of continues at `decoder->failed`, which must be set
    again before each further use; `message` says why. */
 int create_decoder(Decoder *decoder, Scratch *scratch);
-void destroy_decoder(Decoder *decoder);
+
+/* To be called before each image but the first: libjpeg would keep the tables of the last, and the next may have none.
+   A new decompressor would do too, but on a virtual machine takes a tenth of a JPEG's time (cpuid). */
+void renew_decoder(Decoder *decoder);
+
+void destroy_decoder(Decoder *decoder); /* also one that was only filled with zeros */
 
 /* After libjpeg's start: rows will begin at the returned column, `left` or before, and reach to `end` at least. */
 unsigned keep_columns(Jpeg *jpeg, int left, int end);

@@ -15,6 +15,7 @@ from torch import Tensor
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.results.networks import Network
+from alexnet_fast.sharding.limits import MOST_IMAGE_BYTES, read_file
 from alexnet_fast.sharding.resize import RGB, to_square
 
 BATCH = 64
@@ -62,7 +63,7 @@ class ImageFiles:
 
     def _read(self, path: Path) -> RGB | str:
         try:
-            return to_square(path.read_bytes(), self.network.stored)
+            return to_square(read_file(path, MOST_IMAGE_BYTES), self.network.stored)
         except OSError as error:
             return error.strerror or str(error)
         except ValueError as error:

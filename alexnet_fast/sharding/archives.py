@@ -10,6 +10,7 @@ from typing import IO, NamedTuple
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.images import Entry
+from alexnet_fast.sharding.limits import open_regular
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 """Of the files that are taken for tars; whether they are compressed, their first bytes say."""
@@ -49,7 +50,7 @@ def members(archive: Path, inside: Member | None = None) -> Iterator[Member]:
     """
     where = f"{inside.path} in {archive}" if inside else str(archive)
     try:
-        with archive.open("rb") as file:
+        with open(open_regular(archive), "rb") as file:
             end = inside.offset + inside.size if inside else file.seek(0, 2)
             yield from members_of(file, inside.offset if inside else 0, end, where)
     except OSError as error:

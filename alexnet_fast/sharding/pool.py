@@ -13,6 +13,7 @@ from socket import create_connection
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from alexnet_fast import native
 from alexnet_fast.errors import InputError
 
 J = TypeVar("J")
@@ -64,7 +65,9 @@ class Processes:
 
 
 def start_server() -> None:
-    """Starts what `Processes` are forked from, unless it runs already; does not wait for it."""
+    """Starts what `Processes` are forked from, unless it runs already; does not wait for it. Raises InputError where
+    ALEXNET_FAST_NATIVE is malformed, at which the processes would fail."""
+    native.most_wanted()
     forkserver.set_forkserver_preload(["alexnet_fast.sharding.preload"])
     with _uninterrupted():
         forkserver.ensure_running()
@@ -168,7 +171,6 @@ def _start_worker() -> None:
 
 def _prepare_process() -> None:
     """One thread, as the cores have a process each; and no new pages for every image: 3 % of its time."""
-    from alexnet_fast import native
     from alexnet_fast.loading.memory import keep_freed_memory
 
     if native.kernels() is None:

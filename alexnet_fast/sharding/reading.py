@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from alexnet_fast.sharding.images import TABLE_ROW, WHOLE_FILE, Image
+from alexnet_fast.sharding.limits import MOST_IMAGE_BYTES, UnfitFileError, check_size, open_regular, read_open
 
 AHEAD = 16
 """Images asked for before they are needed, so that a disk or a network has several requests to work on. Threads that
@@ -16,7 +17,8 @@ read ahead cost a quarter of the conversion's time."""
 
 
 def read_images(root: Path, images: list[Image]) -> Iterator[tuple[Image, bytes | OSError]]:
-    """Each image with its bytes, in the order given; with the error where that one file cannot be read.
+    """Each image with its bytes, in the order given; with the error where that one file cannot be read, is larger
+    than MOST_IMAGE_BYTES or no regular file.
 
     Raises OSError when the disk or the network fails.
     """
@@ -27,7 +29,7 @@ def read_images(root: Path, images: list[Image]) -> Iterator[tuple[Image, bytes 
     asked: deque[tuple[Image, int | OSError]] = deque()  # with the descriptor to read it from
     try:
         for name in {image.file for image in images if image.size != WHOLE_FILE}:
-            archives[name] = os.open(root / name, os.O_RDONLY | os.O_CLOEXEC)
+            archives[name] = open_regular(root / name)
         for image in images:
             asked.append((image, _ask(root, image, archives)))
             if len(asked) > AHEAD:
@@ -46,7 +48,9 @@ def _ask(root: Path, image: Image, archives: dict[str, int]) -> int | OSError:
     """Opens the image's file and has the system fetch it, without waiting."""
     try:
         whole = image.size == WHOLE_FILE
-        opened = os.open(root / image.path, os.O_RDONLY | os.O_CLOEXEC) if whole else archives[image.file]
+        if not whole:
+            check_size(image.size, MOST_IMAGE_BYTES, image.path)
+        opened = open_regular(root / image.path, MOST_IMAGE_BYTES) if whole else archives[image.file]
         if hasattr(os, "posix_fadvise"):
             start, length = (0, 0) if whole else (image.offset, image.size)
             os.posix_fadvise(opened, start, length, os.POSIX_FADV_WILLNEED)
@@ -61,7 +65,7 @@ def _read(root: Path, image: Image, opened: int | OSError) -> tuple[Image, bytes
     try:
         if image.size == WHOLE_FILE:
             with open(opened, "rb", buffering=0) as file:
-                return image, file.readall()
+                return image, read_open(file, MOST_IMAGE_BYTES, root / image.path)
         data = os.pread(opened, image.size, image.offset)
         return image, data if len(data) == image.size else OSError(f"{image.file} ends before this image does")
     except OSError as error:
@@ -70,7 +74,8 @@ def _read(root: Path, image: Image, opened: int | OSError) -> tuple[Image, bytes
 
 def _of_one_file(root: Path, error: OSError) -> OSError:
     """What is to be said of a file that cannot be read; raises the error of a disk that went away."""
-    if not isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError) or not root.exists():
+    of_one = FileNotFoundError | PermissionError | IsADirectoryError | UnfitFileError
+    if not isinstance(error, of_one) or not root.exists():
         raise error
     return OSError(error.strerror)
 

@@ -131,7 +131,7 @@ def decode(data: bytes, min_side: int) -> RGB:
     check_jpeg(data)
     # Odd but readable files are Pillow's to judge; damaged and too large ones fail there too.
     with suppress(ValueError, KeyError):  # KeyError: a colour space that simplejpeg does not know
-        height, width, colour, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        colour = simplejpeg.decode_jpeg_header(data, strict=False)[2]
         if colour not in ("CMYK", "YCCK"):
             image: RGB = simplejpeg.decode_jpeg(data, min_height=min_side, min_width=min_side, min_factor=2)
             return image

@@ -9,13 +9,15 @@ import numpy as np
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.images import Source
+from alexnet_fast.sharding.limits import MOST_TEXT_BYTES, read_open
 from alexnet_fast.shardset import UNLABELLED
 
 
 def read_class_file(path: Path) -> list[str]:
     """The first word of every line; empty lines and those that start with # do not count."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open("rb", buffering=0) as file:  # a pipe may be given, too
+            lines = read_open(file, MOST_TEXT_BYTES, path).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}). --classes takes a text file, a class id a line.") from error
     ids = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]

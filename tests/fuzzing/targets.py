@@ -18,17 +18,17 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from alexnet_fast import verify
+from alexnet_fast import native, verify
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
 from alexnet_fast.interop import side_files
-from alexnet_fast.loading.crops import CropReader, library
+from alexnet_fast.loading.crops import CropReader
 from alexnet_fast.results import report
 from alexnet_fast.results.caffemodel import read_mean
 from alexnet_fast.results.challenge import challenge_ids
 from alexnet_fast.results.imports import from_caffe, from_safetensors, from_torchvision, read_classes
 from alexnet_fast.results.record import read as read_record
-from alexnet_fast.sharding import resize, resize_kernel
+from alexnet_fast.sharding import resize
 from alexnet_fast.sharding.layouts import devkit
 from alexnet_fast.sharding.layouts.names import read_names
 from alexnet_fast.sharding.output import open_output
@@ -226,7 +226,7 @@ def image(folder: Path, *, format: str, mode: str = "RGB", **how: Any) -> Path:
 def convert(path: Path) -> None:
     """Without and with a JPEG's decoded image in memory: the same square, or the same reason that there is none."""
     data = path.read_bytes()
-    with patch.object(resize_kernel, "decodes", lambda: False):
+    with patch.object(native, "decoder", lambda: "none"):
         expected = square_or_reason(data)
     found = square_or_reason(data)
     assert found == expected
@@ -384,7 +384,7 @@ def _targets() -> Iterator[Target]:
     yield photograph("image: JPEG, grey", partial(image, format="JPEG", mode="L"))
     yield photograph("image: JPEG, CMYK", partial(image, format="JPEG", mode="CMYK"))
     yield photograph("image: TIFF, LZW", partial(image, format="TIFF", compression="tiff_lzw"))
-    for progressive in (False, True) if library() else ():
+    for progressive in (False, True) if native.decoder() != "none" else ():
         how = partial(image, format="JPEG", progressive=progressive)
         yield photograph(f"stored JPEG{', progressive' * progressive}", how, read=cut)
     for file, form in {"config.json": "json", "environment.json": "json", "log.jsonl": "json lines"}.items():

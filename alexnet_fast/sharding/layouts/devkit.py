@@ -16,14 +16,13 @@ from pathlib import Path
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding import archives
 from alexnet_fast.sharding.layouts.matfile import read_structs
+from alexnet_fast.sharding.limits import MOST_TEXT_BYTES, read_file
 
 KITS = ("ILSVRC2012_devkit_t12", "ILSVRC2010_devkit-1.0", "devkit-1.0")
 """Folders, or with .tar.gz the archives; ILSVRC2012_devkit_t3 is another one, of the dog breeds."""
 
 _WANTED = {"meta.mat": "meta", "validation_ground_truth.txt": "val", "test_ground_truth.txt": "test"}
 """Ends of file names."""
-MOST_BYTES = 64 << 20
-"""That an archive may unpack to."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,12 @@ def _kind(name: str) -> str | None:
 
 
 def _folder(folder: Path) -> dict[str, bytes]:
-    return {kind: path.read_bytes() for path in sorted(folder.iterdir()) if (kind := _kind(path.name))}
+    """What is wanted of its files. Raises InputError when one of them cannot be read."""
+    found = {kind: path for path in sorted(folder.iterdir()) if (kind := _kind(path.name))}
+    try:
+        return {kind: read_file(path, MOST_TEXT_BYTES) for kind, path in found.items()}
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}). Download it again.") from error
 
 
 def _archive(path: Path) -> dict[str, bytes]:
@@ -88,11 +92,11 @@ def _archive(path: Path) -> dict[str, bytes]:
         with path.open("rb") as file:
             is_packed = file.read(2) == b"\x1f\x8b"
         with gzip.open(path) if is_packed else path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(MOST_TEXT_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}). Download the development kit again.") from error
-    if len(data) > MOST_BYTES:
-        raise InputError(f"{path} has more than {MOST_BYTES:,} bytes. Download the development kit again.")
+    if len(data) > MOST_TEXT_BYTES:
+        raise InputError(f"{path} has more than {MOST_TEXT_BYTES:,} bytes. Download the development kit again.")
     members = archives.members_of(io.BytesIO(data), 0, len(data), str(path))
     return {kind: data[m.offset : m.offset + m.size] for m in members if (kind := _kind(m.path))}
 

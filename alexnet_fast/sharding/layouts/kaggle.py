@@ -7,6 +7,7 @@ its lines are not in the order of names) and `LOC_synset_mapping.txt`.
 from __future__ import annotations
 
 import csv
+import io
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from alexnet_fast.sharding.images import Entry, Images, Source
 from alexnet_fast.sharding.layouts import folders
 from alexnet_fast.sharding.layouts.names import read_names
 from alexnet_fast.sharding.layouts.splits import list_labelled
+from alexnet_fast.sharding.limits import read_text
 
 SOLUTION = "LOC_val_solution.csv"
 MAPPING = "LOC_synset_mapping.txt"
@@ -81,8 +83,8 @@ def _val(data: Path, classes: list[str]) -> Images:
 def _read_solution(path: Path) -> dict[str, str]:
     """Image id to wnid."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+        rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
     except (OSError, UnicodeDecodeError, KeyError, AttributeError, IndexError, csv.Error) as error:
         raise InputError(
             f"{path} cannot be read ({error!r}). It has the columns ImageId and PredictionString. Download it again."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.sharding.limits import read_text
 
 FILES = {"words.txt": "\t", "LOC_synset_mapping.txt": " "}
 """What is between the id and the name: in ImageNet's own list, and in Kaggle's (`n01440764 tench, Tinca tinca`)."""
@@ -23,6 +24,6 @@ def read_names(folder: Path) -> dict[str, str]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}). It is a text of lines of class id and name.") from error

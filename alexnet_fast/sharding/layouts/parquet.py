@@ -8,6 +8,7 @@ everywhere else. The other facts are in the column types that the `datasets` lib
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from bisect import bisect_right
@@ -20,12 +21,15 @@ from typing import Any
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.images import TABLE_ROW, Entry, Images, Listing, Source
 from alexnet_fast.sharding.layouts.splits import WNID, by_split, check_labels, count_classes, unique_ids
+from alexnet_fast.sharding.limits import MOST_IMAGE_BYTES, UnfitFileError, check_size, open_regular
 from alexnet_fast.shardset import UNLABELLED
 
 _SUFFIX = re.compile(rf"_({WNID.pattern})(?=\.\w+$)")
 _BATCH = 16
 """Rows decoded at a time: a row group holds 100 to 1,000 images of some 110 kB."""
 _BUFFER = 1 << 20
+_MOST_LISTED = 256 << 20
+"""Bytes of the names and labels of a row group. PyArrow puts up to 1,048,576 rows in one, of some 60 bytes each."""
 _ERRORS = (ValueError, OSError, NotImplementedError)
 """Bases of what PyArrow raises on damaged files."""
 
@@ -82,6 +86,7 @@ def _open(path: Path) -> Any:
     except ImportError as error:
         raise InputError(f"{path} takes PyArrow to read: pip install 'alexnet-fast[parquet]'") from error
     try:
+        os.close(open_regular(path))
         return pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
     except _ERRORS as error:
         raise _damaged(path, error) from error
@@ -104,6 +109,7 @@ def _groups(path: Path, src: Path) -> Iterator[Group]:
         wanted = ["image.path", *(["label"] if "label" in columns.names else [])]
         for number, start in enumerate(_starts(file)):
             try:
+                check_size(_claimed_bytes(file, number, wanted), _MOST_LISTED, path)
                 table = file.read_row_group(number, columns=wanted)
                 paths = [row and row["path"] for row in table["image"].to_pylist()]
             except _ERRORS as error:
@@ -165,6 +171,13 @@ def _starts(file: Any) -> list[int]:
     return starts
 
 
+def _claimed_bytes(file: Any, group: int, columns: list[str]) -> int:
+    """What the columns of a row group take once decompressed, as the file says it."""
+    parts = file.metadata.row_group(group)
+    chunks = (parts.column(number) for number in range(parts.num_columns))
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in columns)
+
+
 def _group_of(row: int, starts: list[int]) -> int:
     return bisect_right(starts, row) - 1
 
@@ -186,7 +199,24 @@ def _group_rows(file: Any, group: int, rows: list[int]) -> Iterator[bytes | OSEr
         yield held.pop(row)
 
 
-def _column(file: Any, group: int) -> Iterator[bytes | None]:
-    for batch in file.iter_batches(batch_size=_BATCH, row_groups=[group], columns=["image.bytes"]):
+def _column(file: Any, group: int) -> Iterator[bytes | OSError | None]:
+    """The images of a row group. One that is too large is known only once PyArrow holds it: a parquet file tells the
+    size of a group's column, not that of a row, which takes 2 GiB at most. So a group that is large is read row by
+    row, which takes 0.2 ms more for each."""
+    column = "image.bytes"
+    batch_size = _BATCH if _claimed_bytes(file, group, [column]) <= 4 * MOST_IMAGE_BYTES else 1
+    for batch in file.iter_batches(batch_size=batch_size, row_groups=[group], columns=[column]):
         for row in batch.column("image").field("bytes"):
-            yield row.as_py()
+            yield _image_bytes(row)
+
+
+def _image_bytes(row: Any) -> bytes | OSError | None:
+    stored = row.as_buffer()
+    if stored is None:
+        return None
+    try:
+        check_size(stored.size, MOST_IMAGE_BYTES, "a row")
+    except UnfitFileError as error:
+        return OSError(error.strerror)
+    data: bytes = row.as_py()
+    return data

@@ -21,7 +21,8 @@ from alexnet_fast.sharding.images import Entry, Source
 from alexnet_fast.sharding.layouts import folders
 from alexnet_fast.sharding.layouts.names import read_names
 from alexnet_fast.sharding.layouts.splits import WNID, by_split, check_labels, count_classes, list_labelled, unique_ids
-from alexnet_fast.shardset import FORMAT, MANIFEST
+from alexnet_fast.sharding.limits import open_regular, read_file
+from alexnet_fast.shardset import FORMAT, MANIFEST, MOST_MANIFEST_BYTES
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 """Extensions, in any case."""
@@ -76,7 +77,7 @@ def _samples(tar: Path, src: Path) -> Iterator[Sample]:
             parts[key][_extension(member.name)] = member
     if not parts:
         raise InputError(f"{tar} holds no samples. Copy or download it again, or move it away.")
-    descriptor = os.open(tar, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = open_regular(tar)
     try:
         for key, sample in parts.items():
             image = next((sample[kind] for kind in IMAGES if kind in sample), None)
@@ -109,7 +110,7 @@ def _classes(train: list[Sample], number: int) -> list[str]:
 def _own_classes(src: Path) -> tuple[list[str], dict[str, str]]:
     """Ids and names from the manifest of a shard set of our own; none without one."""
     try:
-        manifest = json.loads((src / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(read_file(src / MANIFEST, MOST_MANIFEST_BYTES))
         if manifest["format"] != FORMAT:
             return [], {}
         classes = manifest["classes"]
