@@ -54,21 +54,22 @@ def test_jpegs_of_every_form_and_those_that_decoders_disagree_on(fuzzers: Fuzzer
     outcome = replay(fuzzers, name, inputs, tmp_path)
     assert outcome.failures == {}
     assert outcome.executions == len(inputs) > 100
-    assert 0.5 * len(inputs) < outcome.counts["clean"] < outcome.counts["decoded"]
+    assert 0.3 * len(inputs) < outcome.counts["clean"] < outcome.counts["decoded"]
 
 
 @pytest.mark.parametrize("name", FUZZERS)
 def test_what_libfuzzer_makes_of_them(fuzzers: Fuzzers, name: str, tmp_path: Path) -> None:
     if not fuzzers.programs.fuzzer:
         pytest.skip("no clang with libFuzzer")
-    outcome = fuzz(fuzzers, name, fill(tmp_path / "corpus", 30), tmp_path, runs=RUNS, seed=1)
+    outcome = fuzz(fuzzers, name, fill(tmp_path / "corpus", 0), tmp_path, runs=RUNS, seed=1)
     assert outcome.failures == {}
     assert outcome.executions >= RUNS
 
 
 MISTAKES = {
-    "the last image's symbols": ("offsetof(Code, sent)", "sizeof table->code.lengths"),
-    "a step too far": ("        if (!first.value_bits) continue;\n", ""),
+    "the last image's symbols": ("huffman.c", "code->symbols, table->count)", "code->symbols, 0)"),
+    "the last image's tables": ("libjpeg.c", "    decoder->jpeg = decoder->fresh;\n", ""),
+    "a step too far": ("huffman.c", "        if (!first.value_bits) continue;\n", ""),
 }
 
 
@@ -76,16 +77,17 @@ MISTAKES = {
 def test_mistakes_are_found(fuzzers: Fuzzers, tables: list[bytes], mistake: str, tmp_path: Path) -> None:
     """Made in a copy of the code."""
     code = Path(shutil.copytree(CODE, tmp_path / "native", ignore=shutil.ignore_patterns("*.so")))
-    right, wrong = MISTAKES[mistake]
-    source = (code / "huffman.c").read_text()
+    file, right, wrong = MISTAKES[mistake]
+    source = (code / file).read_text()
     assert source.count(right) == 1
-    (code / "huffman.c").write_text(source.replace(right, wrong))
+    (code / file).write_text(source.replace(right, wrong))
     between = fuzzers.programs.folder.parent / "between.pack"
     compiler = replace(find_compiler(), has_fuzzer=False)
     programs = build(tmp_path / "fuzzers", compiler, between, names=["crop"], code=code, optimise="-O0")
-    found = replay(replace(fuzzers, programs=programs), "crop", tables, tmp_path / "failures", most=1).failures
-    assert found
-    assert all((tmp_path / "failures" / name).read_bytes() in tables for name in found)
+    inputs = [*tables, *seeds(0)]
+    found = replay(replace(fuzzers, programs=programs), "crop", inputs, tmp_path / "failures", most=1).failures
+    assert len(found) == 1
+    assert (tmp_path / "failures" / next(iter(found))).read_bytes() in inputs
 
 
 def test_without_a_compiler_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

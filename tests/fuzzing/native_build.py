@@ -20,7 +20,7 @@ CODE = Path(native.__file__).parent
 KERNELS = ("kernels.c", "x86_64_v3.c", "x86_64_v4.c") if platform.machine() in ("x86_64", "AMD64") else ("kernels.c",)
 SHARED = ("libjpeg.c", "header.c", "pages.c", "parallel.c", "cpu.c")
 """Of the package, besides the kernels."""
-OWN = ("variants.c", "check.c", "pack.c", "oracle.c", "input.c", "axis.c")
+OWN = ("variants.c", "check.c", "pack.c", "oracle.c", "input.c", "axis.c", "thread.c")
 SANITIZERS = "address,undefined"
 WARNINGS = ("-Wall", "-Wno-unknown-pragmas")
 
@@ -98,10 +98,8 @@ def build(
     files = {"OTHERS": others, "TEST_IMAGE": image, "LIBJPEG": libjpeg_file()}
     flags = [*compiler.flags, optimise, *WARNINGS, f"-I{code}", f"-I{HERE}"]
     flags += [f'-D{name}="{path}"' for name, path in files.items()]
-    made = [_object(folder, compiler, flags, code / name) for name in SHARED]
+    made = [_object(folder, compiler, flags, code / name) for name in (*SHARED, *KERNELS)]
     made += [_object(folder, compiler, flags, HERE / name) for name in OWN]
-    for name in KERNELS:
-        made.append(_object(folder, compiler, [*flags, f'-DKERNELS="{name}"'], HERE / "variant.c", name))
     programs = Build(folder)
     replay = _object(folder, compiler, flags, HERE / "replay.c")
     mutate = _object(folder, compiler, flags, HERE / "mutate.c")
@@ -127,8 +125,8 @@ def packed(inputs: list[bytes]) -> bytes:
     return b"".join(len(one).to_bytes(4, "little") + one for one in inputs)
 
 
-def _object(folder: Path, compiler: Compiler, flags: list[str], source: Path, name: str = "") -> Path:
-    out = folder / f"{source.stem}-{name}.o"
+def _object(folder: Path, compiler: Compiler, flags: list[str], source: Path) -> Path:
+    out = folder / f"{source.stem}.o"
     _run([compiler.command, *flags, "-c", str(source), "-o", str(out)])
     return out
 

@@ -48,6 +48,10 @@ def seeds(count: int = 200) -> list[bytes]:
     for number, jpeg in enumerate(jpegs):
         second = others[number % len(others)] if number % 3 == 0 else b""
         found.append(jpeg + second + trailer(rng, second))
+    kinds = ("4:2:0", "codes of its own", "progressive", "a restart for each block")
+    same_size = [pillow(Image.fromarray(picture(64, 48, 10)), **FORMS[kind]) for kind in kinds]
+    for jpeg in (*special_cases(), *shared_cases()):
+        found += [jpeg + second + trailer(rng, second) for second in same_size]
     return found
 
 

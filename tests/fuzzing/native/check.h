@@ -13,7 +13,7 @@
         if (!(condition)) { fprintf(stderr, "FAILED: " __VA_ARGS__); fputc('\n', stderr); abort(); } \
     } while (0)
 
-/* Bytes that are allocated now, which must be as many after an image as before. 0 without the address sanitizer. */
+/* Bytes that are allocated now. 0 without the address sanitizer. */
 size_t allocated_bytes(void);
 
 /* Of all inputs; printed at the end of the process as libFuzzer prints its own: `stat::clean: 12`.
@@ -21,7 +21,7 @@ size_t allocated_bytes(void);
    decoded   had a header that the rule allows, and a fitting size: given to libjpeg by itself too
    clean     of these, those of which libjpeg warns nowhere
    accepted  of the decoded ones, by our code
-   ours      of the decoded ones, those that huffman.c began to decode
+   ours      of the decoded ones, those whose coefficients huffman.c decoded, at least of some rows
    usual     of the clean ones, baseline with colour of a usual resolution
    left      of the usual ones, those that the resize path refuses, for its caller to decode with another library
    between   images that were decoded between */

@@ -6,6 +6,7 @@
 #include "check.h"
 #include "input.h"
 #include "oracle.h"
+#include "thread.h"
 
 /* How all crops of an input are made; `kind`: see crops.c; `shift`: where in memory, from a multiple of 16 on. */
 typedef struct { int size, side, kind, is_mirrored, shift; int32_t corner[2]; float offset[3]; } How;
@@ -107,7 +108,7 @@ static void judge(const Input *input, const How *how, int accepted, const uint8_
     counts.decoded++;
     counts.clean += whole.clean;
     counts.accepted += accepted;
-    counts.ours += input->kernels->has_tables();
+    counts.ours += was_ours();
     counts.usual += whole.clean && is_usual(input->image.data, input->image.bytes);
     if (accepted) check_crop(how, how->is_mirrored, &whole, out, "the image");
     else CHECK(!whole.clean, "refused (%s), although libjpeg decodes all of it", message);
@@ -157,22 +158,33 @@ static void repeat(const Input *input, const How *how, int accepted, const uint8
     if (input->which >= FIXED) free(whole.pixels);
 }
 
+/* An input, and what came of its image alone: `accepted`, `out`, `message`. */
+typedef struct { Input input; How how; int accepted; uint8_t *out; char message[200]; } Run;
+
+static void *make_again(void *data) {
+    Run *run = data;
+    repeat(&run->input, &run->how, run->accepted, run->out, run->message);
+    return NULL;
+}
+
+static void *make_alone(void *data) {
+    Run *run = data;
+    was_ours(); /* of the images before */
+    run->accepted = make_crops(run->input.kernels, &run->how, &run->input.image, 1, run->out, run->message) < 0;
+    judge(&run->input, &run->how, run->accepted, run->out, run->message);
+    return is_on_same_thread(&run->input) ? make_again(run) : NULL;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
-    size_t before = allocated_bytes();
-    Input input;
-    if (!read_input(data, bytes, &input)) return 0;
-    How how = how_of(&input);
-    char message[200];
-    uint8_t *memory = malloc(bytes_of(&how) + how.shift), *out = memory + how.shift;
+    Run run;
+    if (!read_input(data, bytes, &run.input)) return 0;
+    run.how = how_of(&run.input);
+    uint8_t *memory = malloc(bytes_of(&run.how) + run.how.shift);
     CHECK(memory, "no memory is left");
-    input.kernels->forget_tables();
-    int accepted = make_crops(input.kernels, &how, &input.image, 1, out, message) < 0;
-    judge(&input, &how, accepted, out, message);
-    if (input.bytes[3] & 1) input.kernels->forget_tables(); /* else the other comes after it too */
-    repeat(&input, &how, accepted, out, message);
+    run.out = memory + run.how.shift;
+    on_new_thread(make_alone, &run);
+    if (!is_on_same_thread(&run.input)) on_new_thread(make_again, &run);
     free(memory);
-    free_input(&input);
-    size_t after = allocated_bytes();
-    CHECK(before == after, "%zu bytes were allocated before, %zu after", before, after);
+    free_input(&run.input);
     return 0;
 }

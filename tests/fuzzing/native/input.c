@@ -44,6 +44,8 @@ int read_input(const uint8_t *data, size_t bytes, Input *input) {
     return 1;
 }
 
+int is_on_same_thread(const Input *input) { return input->bytes[3] & 1; }
+
 void free_input(Input *input) {
     free(input->image.data);
     if (input->which >= PIXELS) free(input->other.data);

@@ -25,6 +25,9 @@ typedef struct {
 int read_input(const uint8_t *data, size_t bytes, Input *input);
 void free_input(Input *input);
 
+/* Whether the other image comes on the same thread, after the image alone, or on a new one. */
+int is_on_same_thread(const Input *input);
+
 /* The images that are decoded between: read once, by `prepare_others`. */
 extern Pack others;
 void prepare_others(void);

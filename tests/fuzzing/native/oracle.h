@@ -19,4 +19,7 @@ int is_usual(const uint8_t *data, long bytes);
 /* The libjpeg that Pillow brings is opened, and its decoder replaced; ends the process where it may not be. */
 void prepare(void);
 
+/* Whether an image's rows were read, since the last call, with coefficients by a function that is not libjpeg's. */
+int was_ours(void);
+
 #endif

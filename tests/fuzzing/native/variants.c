@@ -3,10 +3,8 @@
 int newest_variant(void); /* cpu.c */
 
 #define DECLARE(variant) \
-    Crops crops_##variant; SquareOfPixels square_##variant; SquareOfJpeg jpeg_square_##variant; \
-    void forget_tables_##variant(void); \
-    int has_tables_##variant(void);
-#define LIST(variant) {crops_##variant, square_##variant, jpeg_square_##variant, forget_tables_##variant, has_tables_##variant}
+    Crops crops_##variant; SquareOfPixels square_##variant; SquareOfJpeg jpeg_square_##variant;
+#define LIST(variant) {crops_##variant, square_##variant, jpeg_square_##variant}
 
 DECLARE(plain)
 #ifdef __x86_64__

@@ -14,14 +14,7 @@ typedef int SquareOfJpeg(const uint8_t *data, long bytes, int eighths, int width
                          const int32_t *x_first, const int16_t *x_weights, int x_taps, int x_shift,
                          const int32_t *y_first, const int16_t *y_weights, int y_taps, int y_shift);
 
-/* `forget_tables`: as if the thread had decoded no image yet; `has_tables`: whether huffman.c decoded one since. */
-typedef struct {
-    Crops *crops;
-    SquareOfPixels *square;
-    SquareOfJpeg *jpeg_square;
-    void (*forget_tables)(void);
-    int (*has_tables)(void);
-} Kernels;
+typedef struct { Crops *crops; SquareOfPixels *square; SquareOfJpeg *jpeg_square; } Kernels;
 
 /* For choices 0 to 3: the newest that this processor runs twice, then v3 where it runs that, then plain. */
 const Kernels *kernels_of(int choice);
