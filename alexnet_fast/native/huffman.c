@@ -117,12 +117,13 @@ static int has_copy(Scratch *scratch, long bytes) {
     return scratch->copy != NULL;
 }
 
-/* Copies the next interval, which ends at a marker. Returns 0 where there is none. */
+/* Copies the next interval, which ends at a marker. Returns 0 where there is none, or where more bytes ff come before it: the
+   file may end among them, of which libjpeg warns. */
 static int next_interval(Scan *scan) {
     uint8_t *to = scan->copy;
     for (const uint8_t *from = scan->source, *stuffed;; from = stuffed + 2) {
         stuffed = memchr(from, 0xff, scan->source_end - from);
-        if (!stuffed || stuffed + 1 == scan->source_end) return 0;
+        if (!stuffed || stuffed + 1 == scan->source_end || stuffed[1] == 0xff) return 0;
         memcpy(to, from, stuffed + 1 - from);
         to += stuffed + 1 - from;
         if (stuffed[1]) { scan->source = stuffed; break; }
