@@ -155,6 +155,15 @@ KERNEL(int, square)(const uint8_t *image, int width, int height, int size, uint8
 /* What `jpeg_square` makes: of the image of `width` x `height` pixels, as it is decoded at `eighths` / 8. */
 typedef struct { const uint8_t *data; long bytes; int width, height, eighths; Square *to; } Shrink;
 
+/* After libjpeg's start: whether a progressive JPEG's scans leave bits of coefficients out. libjpeg smooths such an image,
+   and libjpeg-turbo since 3.0.1 otherwise than before. */
+static int lacks_detail(const Jpeg *jpeg) {
+    const int *missing = jpeg->progressive ? jpeg->coefficient_bits : NULL; /* of each component 64; -1: all */
+    for (int i = 0; missing && i < 64 * jpeg->components; i++)
+        if (missing[i]) return 1;
+    return 0;
+}
+
 /* Between `create_decoder` and `destroy_decoder`. `ours`: coefficients are decoded by huffman.c where it can. */
 static int decode_square(Decoder *decoder, const Shrink *shrink, int ours) {
     Jpeg *jpeg = &decoder->jpeg;
@@ -169,6 +178,7 @@ static int decode_square(Decoder *decoder, const Shrink *shrink, int ours) {
     libjpeg.start(jpeg);
     int taken = ours && replace_entropy_decoder(decoder);
     if (jpeg->out_width != (unsigned)shrink->width || jpeg->out_height != (unsigned)shrink->height) return 0;
+    if (lacks_detail(jpeg)) return 0; /* the same bytes, whichever libjpeg Pillow brings */
     int start = keep_columns(jpeg, to->x.first[0], to->x.first[to->size - 1] + to->x.taps);
     if (!has_rows(decoder->scratch, 3L * (jpeg->out_width + to->x.taps))) return 0;
     uint8_t **rows = decoder->scratch->rows;
@@ -187,7 +197,7 @@ static int decode_square(Decoder *decoder, const Shrink *shrink, int ours) {
 }
 
 /* Of a JPEG, decoded at `eighths` / 8, to which `width` and `height` refer. Returns 0 where it is of another size or kind,
-   or libjpeg warns of anything. */
+   lacks detail, or libjpeg warns of anything. */
 KERNEL(int, jpeg_square)(const uint8_t *data, long bytes, int eighths, int width, int height, int size, uint8_t *out,
                          const int32_t *x_first, const int16_t *x_weights, int x_taps, int x_shift,
                          const int32_t *y_first, const int16_t *y_weights, int y_taps, int y_shift) {

@@ -164,13 +164,17 @@ FORMS: dict[str, Callable[[Image.Image], bytes]] = {
     "first scan": lambda image: of_first_scans(image, 1),
     "first scans": lambda image: of_first_scans(image, 4),
 }
+SMOOTHED = ("first scan", "first scans")
 
 
 @pytest.fixture
-def in_one_pass(compiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What decodes a whole image is not called."""
+def in_one_pass(compiled: None, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What decodes a whole image is not called, but for what versions of libjpeg-turbo smooth differently."""
     if native.decoder() == "none":
         pytest.skip(f"needs the compiled code's libjpeg: {native.loaded().reason}")
+
+    if form in SMOOTHED:
+        return
 
     def whole(*_: object) -> NDArray[np.uint8]:
         raise AssertionError
@@ -198,6 +202,15 @@ def square_of_whole(data: bytes, size: int) -> NDArray[np.uint8]:
 def test_a_jpeg_row_by_row_is_the_whole_one_s(in_one_pass: None, form: str, width: int, height: int) -> None:
     data = FORMS[form](noisy(width, height))
     assert np.array_equal(to_square(data, SIZE), square_of_whole(data, SIZE))
+
+
+@pytest.mark.parametrize("form", ["progressive", *SMOOTHED])
+def test_what_libjpeg_smooths_is_left_to_simplejpeg(compiled: None, form: str) -> None:
+    """libjpeg-turbo smooths since 3.0.1 otherwise than before, and Pillow may bring either."""
+    if native.decoder() == "none":
+        pytest.skip(f"needs the compiled code's libjpeg: {native.loaded().reason}")
+    square = resize_kernel.jpeg_square(FORMS[form](noisy(150, 113)), 8, (113, 150), (64, 85), 64)
+    assert (square is None) == (form in SMOOTHED)
 
 
 @pytest.mark.parametrize("form", FORMS)

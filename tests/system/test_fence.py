@@ -107,26 +107,24 @@ PRIVATE = {
     "OTHER_SCAN": "its scan is not described where it should be",
     "MOVED_COMPONENT": "its components and codes are not where they should be",
     "MOVED_CODE": "its components and codes are not where they should be",
-    "OTHER_PIXELS": "huffman.c decodes the test image to other pixels",
 }
 
 
 @pytest.mark.parametrize("wrong", PRIVATE)
 def test_another_inside_decodes_by_itself(wrong: str, tmp_path: Path) -> None:
-    """As jpegli's drop-in, whose decoder of coefficients is elsewhere."""
-    decoder, reason, calls = used(shim(tmp_path, wrong), tmp_path, counts=True)
-    assert (decoder, reason) == ("libjpeg", PRIVATE[wrong])
-    assert (calls > 0) == (wrong == "OTHER_PIXELS")  # the one that counts them
+    assert used(shim(tmp_path, wrong), tmp_path)[:2] == ("libjpeg", PRIVATE[wrong])
 
 
 PUBLIC = {
     "NO_ROWS": "libjpeg does not decode the test image",
+    "OTHER_PIXELS": "libjpeg decodes the test image otherwise than libjpeg-turbo",
     "OTHER_VERSION": "Pillow's libjpeg is not used: its structures are not those of libjpeg's ABI 6.2",
 }
 
 
 @pytest.mark.parametrize("wrong", PUBLIC)
 def test_another_interface_is_not_used(wrong: str, tmp_path: Path) -> None:
+    """Nor one of other pixels, as jpegli's drop-in."""
     assert used(shim(tmp_path, wrong), tmp_path)[:2] == ("none", PUBLIC[wrong])
 
 
