@@ -23,6 +23,8 @@ from typing import Any
 import click
 
 THREADS, BATCH, SECONDS = 2, 256, 4.0
+FREED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+"""glibc keeps freed memory, as a training run makes it do."""
 LOADERS = [("jpeg", "uint8"), ("jpeg", "float32"), ("raw", "uint8"), ("raw", "float32")]
 
 
@@ -39,8 +41,7 @@ def load(shards: str, dtype: str) -> float:
     """Global shuffle, crops, mirror images; of float32 also mean and PCA colour."""
     import torch
 
-    from alexnet_fast.loading.loader import Loader
-    from alexnet_fast.shards.reader import ShardSet
+    from alexnet_fast import Loader, ShardSet
 
     split = ShardSet(shards).split("train")
 
@@ -57,10 +58,8 @@ def normalise(dtype: str) -> float:
     """LRN forward and backward of the first layer's maps."""
     import torch
 
-    from alexnet_fast.memory import keep_freed_memory
     from alexnet_fast.model.lrn import LocalResponseNorm
 
-    keep_freed_memory()
     torch.set_num_threads(THREADS)
     lrn = LocalResponseNorm(96, towers=2)
     x = torch.randn(32, 96, 55, 55, dtype=getattr(torch, dtype)).to(memory_format=torch.channels_last).requires_grad_()
@@ -95,7 +94,7 @@ def command(*line: str) -> dict[str, Any]:
 
 def measure(checkout: Path, name: str, arguments: list[str]) -> float:
     """In a process of its own, with the package of `checkout`."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
+    environment = {**os.environ, **FREED, "PYTHONPATH": str(checkout.resolve())}
     line = [sys.executable, str(Path(__file__).resolve()), "measure", name, *arguments]
     done = subprocess.run(line, env=environment, cwd=checkout, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.splitlines()[-1])

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from PIL import Image, _imaging
 
 from alexnet_fast import native
-from alexnet_fast.sharding import resize
+from alexnet_fast.sharding import decode
 
 SIDE, CROP = 256, 224
 MARGIN = SIDE - CROP
@@ -109,7 +109,7 @@ def all_squares(images: list[bytes]) -> list[str]:
     found = []
     for data in images:
         try:
-            found.append(hash_of(resize.to_square(data, SIDE).tobytes()))
+            found.append(hash_of(decode.to_square(data, SIDE).tobytes()))
         except ValueError as error:
             found.append(f"not decoded: {error}")
     return found

@@ -209,7 +209,7 @@ def test_what_libjpeg_smooths_is_left_to_simplejpeg(compiled: None, form: str) -
     """libjpeg-turbo smooths since 3.0.1 otherwise than before, and Pillow may bring either."""
     if native.decoder() == "none":
         pytest.skip(f"needs the compiled code's libjpeg: {native.loaded().reason}")
-    square = resize_kernel.jpeg_square(FORMS[form](noisy(150, 113)), 8, (113, 150), (64, 85), 64)
+    square = resize.jpeg_square(FORMS[form](noisy(150, 113)), 8, (113, 150), (64, 85), 64)
     assert (square is None) == (form in SMOOTHED)
 
 

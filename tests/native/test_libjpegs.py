@@ -13,7 +13,7 @@ from PIL import Image
 
 from alexnet_fast import native
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
