@@ -1,1 +1,1 @@
-"""Batches -> a run folder."""
+"""Training in a run folder: `start` makes a `trainer`, which calls `step` for each batch of `batches`."""

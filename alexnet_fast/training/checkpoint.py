@@ -19,12 +19,12 @@ VERSION = 3
 """Of the layout: what is under which key."""
 
 
-class DamagedError(InputError):
-    """A file whose bytes are not those that were written."""
+class CorruptError(InputError):
+    """A checkpoint's bytes are not those that were written."""
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """`path` is a whole checkpoint before and after, and stays one when the power fails.
+    """Writes a checkpoint. `path` is a whole one before and after, also when the power fails.
 
     Raises OSError, naming the size, when it cannot be written.
     """
@@ -37,7 +37,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 class _Sink(io.RawIOBase):
-    """Takes all that torch writes and keeps the first error, of which torch would make one of its own."""
+    """Passes on what torch writes and keeps the first error, of which torch would make one of its own."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.size = file, 0
@@ -54,9 +54,9 @@ class _Sink(io.RawIOBase):
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Raises InputError when `path` is missing or no checkpoint of this version; DamagedError when it is damaged.
+    """Returns a checkpoint's content, every byte compared with its checksum (torch does not).
 
-    Every byte that is read is compared with its checksum (torch does not).
+    Raises InputError when `path` is missing or no checkpoint of this version; CorruptError when it is corrupt.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist. Name a run folder, or a checkpoint (last.pt or best.pt) in it.")
@@ -66,9 +66,9 @@ def load(path: Path) -> dict[str, Any]:
                 raise zipfile.BadZipFile(member)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise DamagedError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except Exception as error:  # zipfile and torch raise many kinds on a damaged file
-        raise DamagedError(f"{path} cannot be read as a checkpoint: it is damaged or another program's.") from error
+        raise CorruptError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # zipfile and torch raise many kinds on a corrupt file
+        raise CorruptError(f"{path} cannot be read as a checkpoint: it is damaged or another program's.") from error
     if not isinstance(state, dict) or state.get("alexnet_fast") != VERSION:
         raise InputError(f"{path} is not a checkpoint of this version of alexnet-fast.")
     if "config" in state:
@@ -77,34 +77,36 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def kept_path(run: Path, step: int) -> Path:
+    """Returns the name that the checkpoint after `step` steps keeps when a later one becomes last.pt."""
     return run / f"step-{step:08d}.pt"
 
 
 def kept(run: Path) -> dict[int, Path]:
-    """The earlier checkpoints beside last.pt, by the run's step."""
+    """Returns the earlier checkpoints beside last.pt, by the run's step."""
     matches = [(re.fullmatch(r"step-(\d+)\.pt", path.name), path) for path in run.iterdir()]
     return {int(match[1]): path for match, path in matches if match}
 
 
 def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Path and content of last.pt; where it is damaged or not there, of the newest whole one kept; None without any.
+    """Returns path and content of last.pt; where it is corrupt or missing, of the newest intact one kept; None without
+    any.
 
-    Raises DamagedError when all are damaged, InputError when one is of another version.
+    Raises CorruptError when all are corrupt, InputError when one is of another version.
     """
-    damaged = None
+    corrupt = None
     for path in [run / "last.pt", *(path for _, path in sorted(kept(run).items(), reverse=True))]:
         try:
             if path.exists():
                 return path, load(path)
-        except DamagedError as error:
-            damaged = damaged or error
-    if damaged:
-        raise damaged
+        except CorruptError as error:
+            corrupt = corrupt or error
+    if corrupt:
+        raise corrupt
     return None
 
 
 def find(path: Path) -> Path:
-    """A run folder stands for its best checkpoint, or its last."""
+    """Returns the best checkpoint of a run folder, or its last where there is none; a file's path as it is."""
     if path.is_dir():
         return path / "best.pt" if (path / "best.pt").is_file() else path / "last.pt"
     return path
@@ -138,7 +140,7 @@ def start_from(model: AlexNet, path: Path, classes: list[dict[str, str]], *, con
 
 
 def build_model(state: dict[str, Any]) -> AlexNet:
-    """The network of a checkpoint, its weights loaded, in evaluation mode."""
+    """Returns the network of a checkpoint, its weights loaded, in evaluation mode."""
     model = build(len(state["classes"]), TrainConfig(**state["config"]))
     model.load_state_dict(state["model"])
     return model.eval()

@@ -77,7 +77,7 @@ class Lars(torch.optim.Optimizer):
 def set_learning_rates(
     optimizer: torch.optim.Optimizer, config: TrainConfig, progress: float, top1s: Sequence[float] = ()
 ) -> None:
-    """`progress`: epochs done, fractional; `top1s`: validation top-1 after each of them so far."""
+    """Sets each group's rate. `progress`: epochs done, fractional; `top1s`: validation top-1 after each of them so far."""
     done = progress / config.epochs
     conv1 = 0.0 if done >= config.conv1_freeze else CONV1_SLOW if done >= config.conv1_slow else 1.0
     for group in optimizer.param_groups:
@@ -86,7 +86,7 @@ def set_learning_rates(
 
 
 def learning_rate(config: TrainConfig, progress: float, top1s: Sequence[float] = (), *, biases: bool = False) -> float:
-    """The rate after `progress` epochs, whose validation top-1 were `top1s` (of the schedule plateau alone)."""
+    """Returns the rate after `progress` epochs, whose validation top-1 were `top1s` (of the schedule plateau alone)."""
     peak = config.lr * (config.bias_lr_factor if biases else 1.0)
     if progress < config.warmup_epochs:
         return peak * progress / config.warmup_epochs

@@ -53,7 +53,7 @@ def check_processes(config: TrainConfig, world: int) -> None:
 
 
 def place(model: AlexNet, optimizer: torch.optim.Optimizer, topology: Topology, config: TrainConfig) -> Placement:
-    """This process' part of `model` and of its optimizer's state; every process calls it with the same ones.
+    """Returns this process' part of `model` and of its optimizer's state; every process calls it with the same ones.
 
     `config` is as `settings.resolve` returns it. Raises InputError for what `check_processes` does and for fp16.
     """
@@ -87,7 +87,7 @@ def place(model: AlexNet, optimizer: torch.optim.Optimizer, topology: Topology, 
 
 
 def _pairs(whole: nn.Module, part: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-    """Each parameter of the whole network and this process' part of it: the same one where it is not split."""
+    """Yields each parameter of the whole network and this process' part of it: the same one where it is not split."""
     return zip(whole.parameters(), part.parameters(), strict=True)
 
 
@@ -98,7 +98,7 @@ def _copy_state(
     counterpart: Tensor,
     converted: Callable[[Tensor], Tensor],
 ) -> None:
-    """Of what `source` keeps for a parameter, tensors of its shape (momentum) are `converted` if it is split."""
+    """Copies what `source` keeps for a parameter; tensors of its shape (momentum) are `converted` if it is split."""
     if parameter in source.state:
         target.state[counterpart] = {
             key: converted(value)

@@ -65,8 +65,7 @@ def make_trainer(
     classes = shards.manifest.classes
     if config.order == "random":
         split.hold_all()
-    if val is None:
-        _check_schedule(config)
+    _check_schedule(config, val is not None)
     state = initial_state(config, len(classes), topology.device, steps_per_epoch(len(split), config.batch))
     origin = _load(state, config, shards, newest)
     if config.compile:
@@ -82,7 +81,17 @@ def make_trainer(
     log = Log(folder, state.position.steps_per_epoch, config.tensorboard, progress.print)
     if topology.first:
         log.cut(state.position)
+    saver = Saver(
+        folder=folder,
+        keep=config.keep,
+        first=topology.first,
+        about=_about(config, shards),
+        print_line=progress.print,
+        previous=done if newest and newest[0].name == "last.pt" else None,
+        best_top1=max(state.top1s, default=-1.0),
+    )
     loader = training_loader(split, config, state.position, placed.data, topology.device)
+    is_local = config.parallel == "data" or topology.world == 1
     return Trainer(
         topology=topology,
         config=config,
@@ -93,21 +102,11 @@ def make_trainer(
         state=state,
         placed=placed,
         loader=loader,
-        finite=FiniteCheck(
-            state.model, state.optimizer, config, is_local=config.parallel == "data" or topology.world == 1
-        ),
+        finite=FiniteCheck(state.model, state.optimizer, config, is_local=is_local),
         scales=LayerScales(state.model, state.optimizer, topology, config),
         meter=StepMeter(topology, loader, state.sums),
         log=log,
-        saver=Saver(
-            folder=folder,
-            keep=config.keep,
-            first=topology.first,
-            about=_about(config, shards),
-            print_line=progress.print,
-            previous=done if newest and newest[0].name == "last.pt" else None,
-            best_top1=max(state.top1s, default=-1.0),
-        ),
+        saver=saver,
         progress=progress,
     )
 
@@ -155,9 +154,9 @@ def _load(state: State, config: TrainConfig, shards: ShardSet, newest: tuple[Pat
     return ""
 
 
-def _check_schedule(config: TrainConfig) -> None:
-    """Raises InputError where the schedule needs the validation images that there are none of."""
-    if config.schedule == "plateau":
+def _check_schedule(config: TrainConfig, has_val: bool) -> None:
+    """Raises InputError where the schedule needs validation images and there are none."""
+    if config.schedule == "plateau" and not has_val:
         raise InputError(
             f"{config.shards} has no val split to tell when the top-1 stalls. "
             "Shard with --val-fraction 0.1, or give --set schedule=steps."

@@ -107,12 +107,12 @@ def test_damage_anywhere_is_found(whole: Path, tmp_path: Path) -> None:
         path.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
         try:
             assert same(checkpoint.load(path), expected), at
-        except checkpoint.DamagedError:
+        except checkpoint.CorruptError:
             found += 1
     assert found >= 15
     for end in [*edges, *random.integers(0, len(content), 4)]:
         path.write_bytes(content[:end])
-        with pytest.raises(checkpoint.DamagedError, match="it is damaged or another program's"):
+        with pytest.raises(checkpoint.CorruptError, match="it is damaged or another program's"):
             checkpoint.load(path)
 
 
