@@ -86,7 +86,7 @@ def set_learning_rates(
 
 
 def learning_rate(config: TrainConfig, progress: float, top1s: Sequence[float] = (), *, biases: bool = False) -> float:
-    """Returns the rate after `progress` epochs, whose validation top-1 were `top1s` (of the schedule plateau alone)."""
+    """Returns the rate after `progress` epochs; `top1s`: validation top-1 of each, for the schedule plateau alone."""
     peak = config.lr * (config.bias_lr_factor if biases else 1.0)
     if progress < config.warmup_epochs:
         return peak * progress / config.warmup_epochs
