@@ -77,7 +77,7 @@ class Lars(torch.optim.Optimizer):
 def set_learning_rates(
     optimizer: torch.optim.Optimizer, config: TrainConfig, progress: float, top1s: Sequence[float] = ()
 ) -> None:
-    """Sets each group's rate. `progress`: epochs done, fractional; `top1s`: validation top-1 after each of them so far."""
+    """Sets each group's rate. `progress`: epochs done, fractional; `top1s`: validation top-1 after each of them."""
     done = progress / config.epochs
     conv1 = 0.0 if done >= config.conv1_freeze else CONV1_SLOW if done >= config.conv1_slow else 1.0
     for group in optimizer.param_groups:
