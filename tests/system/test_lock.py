@@ -18,6 +18,7 @@ LOCK = """
 import fcntl, signal, sys
 with open(sys.argv[1], "ab", buffering=0) as file:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    file.truncate(0)
     file.write(b"process 7 on elsewhere")
     print("locked", flush=True)
     signal.pause()
@@ -33,9 +34,11 @@ def test_two_trainers_in_one_run_are_refused(
     with subprocess.Popen(lock, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(InputError, match=r"run is being trained already, by process 7 on elsewhere\. Stop that"):
-            start.train(Topology(0, 1, torch.device("cpu")), run, {}, resume=True)
-        other.kill()
+        try:
+            with pytest.raises(InputError, match=r"is being trained already, by process 7 on elsewhere\. Stop that"):
+                start.train(Topology(0, 1, torch.device("cpu")), run, {}, resume=True)
+        finally:
+            other.kill()
 
     def other_tries(self: Trainer) -> Result:
         done = subprocess.run(lock, capture_output=True, text=True, check=False)

@@ -30,6 +30,8 @@ MAX_BYTES = 6000
 """Of an input that libFuzzer makes."""
 SECONDS = 30
 """Of one input; native/replay.c has the same."""
+MEMORY_MB = 2048
+"""That a fuzzer may take."""
 MOST_FAILURES = 5
 """Of one fuzzer; then it stops."""
 
@@ -56,7 +58,8 @@ class Fuzzers:
 
     @property
     def environment(self) -> dict[str, str]:
-        options = {"ASAN_OPTIONS": f"detect_leaks={int(self.leaks)}", "UBSAN_OPTIONS": "print_stacktrace=1"}
+        asan = f"detect_leaks={int(self.leaks)}:hard_rss_limit_mb={MEMORY_MB}"
+        options = {"ASAN_OPTIONS": asan, "UBSAN_OPTIONS": "print_stacktrace=1"}
         return {**os.environ, **options}
 
 
@@ -121,6 +124,8 @@ def fuzz(
     outcome, started, left = Outcome(), time.monotonic(), seconds
     failures.mkdir(parents=True, exist_ok=True)
     command = [str(fuzzers.programs.fuzzer[name]), str(corpus), f"-max_len={MAX_BYTES}", f"-dict={HERE / 'jpeg.dict'}"]
+    # libFuzzer's own limit counts what the process that starts it had in memory: Linux passes that on.
+    command += ["-rss_limit_mb=0", f"-malloc_limit_mb={MEMORY_MB}"]
     command += ["-print_final_stats=1", f"-artifact_prefix={failures}/{name}-", f"-timeout={SECONDS}", f"-seed={seed}"]
     while runs or left > 0:
         counts, failed = _one_run([*command, f"-runs={runs}" if runs else f"-max_total_time={left}"], fuzzers)

@@ -1,4 +1,4 @@
-"""The images of all layouts."""
+"""The images of all layouts, for archives too."""
 
 from __future__ import annotations
 
