@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import pytest
@@ -35,7 +36,10 @@ def test_the_tool_says_which_agree(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.jpg").write_bytes(content)
     command = [sys.executable, *map(str, (ROOT / "tools/libjpegs.py", tmp_path, tmp_path))]
-    for name, interpreter in {"this": sys.executable, "none": f"env LIBJPEG=/etc/hostname {sys.executable}"}.items():
+    for name, interpreter in {
+        "this": quote(sys.executable),
+        "none": f"env LIBJPEG=/etc/hostname {quote(sys.executable)}",
+    }.items():
         command += ["--with", name, interpreter]
     said = subprocess.run([*command, "--with", "no Python", "false"], capture_output=True, text=True)
     _, _, this, none, failed = said.stdout.splitlines()
