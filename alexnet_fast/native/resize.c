@@ -164,8 +164,8 @@ static int lacks_detail(const Jpeg *jpeg) {
     return 0;
 }
 
-/* Between `create_decoder` and `destroy_decoder`. `ours`: coefficients are decoded by huffman.c where it can. */
-static int decode_square(Decoder *decoder, const Shrink *shrink, int ours) {
+/* Between `create_decoder` and `destroy_decoder`. */
+static int decode_square(Decoder *decoder, const Shrink *shrink) {
     Jpeg *jpeg = &decoder->jpeg;
     Square *to = shrink->to;
     if (setjmp(decoder->failed)) return 0;
@@ -176,7 +176,7 @@ static int decode_square(Decoder *decoder, const Shrink *shrink, int ours) {
     jpeg->scale_num = shrink->eighths;
     jpeg->scale_denom = 8;
     libjpeg.start(jpeg);
-    int taken = ours && replace_entropy_decoder(decoder);
+    int taken = replace_entropy_decoder(decoder);
     if (jpeg->out_width != (unsigned)shrink->width || jpeg->out_height != (unsigned)shrink->height) return 0;
     if (lacks_detail(jpeg)) return 0; /* the same bytes, whichever libjpeg Pillow brings */
     int start = keep_columns(jpeg, to->x.first[0], to->x.first[to->size - 1] + to->x.taps);
@@ -213,7 +213,7 @@ KERNEL(int, jpeg_square)(const uint8_t *data, long bytes, int eighths, int width
     Decoder decoder;
     int complete = 0;
     if (square.rows && create_decoder(&decoder, &scratch)) {
-        complete = decode_square(&decoder, &shrink, 1);
+        complete = decode_square(&decoder, &shrink);
         destroy_decoder(&decoder);
     }
     free_scratch(&scratch);
