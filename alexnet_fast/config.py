@@ -196,7 +196,7 @@ class TrainConfig:
 def config_from(values: Any, where: Path) -> TrainConfig:
     """The configuration that the file `where` holds. Raises InputError for what this version does not know."""
     if not isinstance(values, dict):
-        raise InputError(f"{where} is damaged: it holds no settings.")
+        raise InputError(f"{where} is corrupt: it holds no settings.")
     if unknown := values.keys() - {field.name for field in fields(TrainConfig)}:
         raise InputError(
             f"{where} has settings that this version of alexnet-fast does not know ({', '.join(sorted(unknown))}): "

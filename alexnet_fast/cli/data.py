@@ -82,7 +82,7 @@ def shard_command(
 ) -> None:
     """Resize images and write them as WebDataset tars with random access.
 
-    A run that was stopped is gone on with by the same command: finished tars are kept.
+    A run that was stopped is resumed by the same command: finished tars are kept.
     """
     with signals.nothing_begun():
         from alexnet_fast.sharding import pool
@@ -134,7 +134,7 @@ def _summary(summary: Summary, out: str) -> tuple[str, dict[str, Any]]:
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
 @json_option
 def verify_command(shards: str, quick: bool, workers: int | None, json_file: str | None) -> None:
-    """Read a shard set again and name every damaged file and sample."""
+    """Read a shard set again and name every corrupt file and sample."""
     from alexnet_fast.console import Progress
     from alexnet_fast.shards.reader import ShardSet
     from alexnet_fast.shards.verify import verify

@@ -32,10 +32,10 @@ class Ranks:
     """
 
     def __init__(self, topology: Topology) -> None:
-        self._rank, self._world = topology.rank, topology.world
-        self._followed = [r for r in range(self._world) if r != self._rank and 0 in (r, self._rank)]
+        self._rank, self._world_size = topology.rank, topology.world_size
+        self._followed = [r for r in range(self._world_size) if r != self._rank and 0 in (r, self._rank)]
         self._ended = Event()
-        self._store: Any = store_for_a_thread() if self._world > 1 else None
+        self._store: Any = store_for_a_thread() if self._world_size > 1 else None
         self._heard: dict[int, tuple[int, float]] = {}
         """Each process' last count, and when it came."""
         self._where: dict[int, str] = {}
@@ -115,7 +115,7 @@ class Ranks:
         return str(self._store.get("failed").decode()) if self._store.check(["failed"]) else ""
 
     def _counts(self) -> dict[int, int]:
-        return {rank: self._count(rank, 0) for rank in range(self._world) if rank != self._rank}
+        return {rank: self._count(rank, 0) for rank in range(self._world_size) if rank != self._rank}
 
     def _count(self, rank: int, more: int) -> int:
         return int(self._store.add(f"alive/{rank}", more))

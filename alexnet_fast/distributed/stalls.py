@@ -44,5 +44,5 @@ def watched(loader: Loader, topology: Topology) -> Iterator[Batch]:
 
 
 def _say(text: str, topology: Topology) -> None:
-    prefix = f"rank {topology.rank}: " * (topology.world > 1)
+    prefix = f"rank {topology.rank}: " * (topology.world_size > 1)
     print(f"{prefix}{text}", file=sys.stderr, flush=True)

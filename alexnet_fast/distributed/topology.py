@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Topology:
-    """This process among `world`: `rank` 0 prints and writes."""
+    """This process among `world_size`: `rank` 0 prints and writes."""
 
     rank: int
-    world: int
+    world_size: int
     device: torch.device
 
     @property
@@ -92,19 +92,19 @@ def _pass_on(number: int, _: Any) -> None:
         child.terminate()
 
 
-def _work(worker: Callable[..., Any], gpus: int, rank: int, world: int, args: tuple[Any, ...]) -> Any:
+def _work(worker: Callable[..., Any], gpus: int, rank: int, world_size: int, args: tuple[Any, ...]) -> Any:
     device = _device(gpus, int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         rank=rank,
-        world_size=world,
+        world_size=world_size,
         device_id=device if device.type == "cuda" else None,
     )
     lost = False
     try:
-        return worker(Topology(rank, world, device), *args)
+        return worker(Topology(rank, world_size, device), *args)
     except RuntimeError as error:
         lost = isinstance(error, LostProcessError) or is_of_peers(error)
         if lost and not isinstance(error, LostProcessError):
@@ -123,7 +123,7 @@ def average_gradients(model: nn.Module, topology: Topology, config: TrainConfig)
     Buckets come in the order in which the first step's gradients do. Batch norm's statistics stay each process' own:
     training does not read them, and `share_buffers` comes before what does.
     """
-    if topology.world == 1:
+    if topology.world_size == 1:
         return model
     wrapped = nn.parallel.DistributedDataParallel(
         model,
@@ -151,7 +151,7 @@ def from_first(call: Callable[[], T], topology: Topology) -> T:
             answer[0] = call()
         except (InputError, OSError) as error:
             answer[1] = error
-    if topology.world > 1:
+    if topology.world_size > 1:
         dist.broadcast_object_list(answer, 0)
     if answer[1] is not None:
         raise answer[1]
@@ -160,22 +160,22 @@ def from_first(call: Callable[[], T], topology: Topology) -> T:
 
 
 def sum_over_processes(values: Tensor, topology: Topology) -> Tensor:
-    if topology.world > 1:
+    if topology.world_size > 1:
         dist.all_reduce(values)
     return values
 
 
 def merged(mine: dict[int, str], topology: Topology) -> dict[int, str]:
     """The entries of all processes."""
-    each = [mine] * topology.world
-    if topology.world > 1:
+    each = [mine] * topology.world_size
+    if topology.world_size > 1:
         dist.all_gather_object(each, mine)
     return {key: value for one in each for key, value in one.items()}
 
 
 def any_stopped(stopped: bool, topology: Topology) -> bool:
     """Whether any process was told to stop. GPU processes are not asked here, so as not to wait: log steps ask them."""
-    if topology.world == 1:
+    if topology.world_size == 1:
         return stopped
     if topology.device.type == "cuda":
         return False
@@ -195,13 +195,13 @@ def is_of_peers(error: RuntimeError) -> bool:
 
 def share_buffers(model: nn.Module, topology: Topology) -> None:
     """Gives every process the first one's batch-norm statistics, so that all evaluate the same network."""
-    if topology.world > 1:
+    if topology.world_size > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
 
 
 def barrier(topology: Topology) -> None:
-    if topology.world > 1:
+    if topology.world_size > 1:
         dist.barrier()
 
 

@@ -19,13 +19,13 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Per cent of `images`; `views` averaged for each. `damaged` of the images could not be read: counted as wrong."""
+    """Per cent of `images`; `views` averaged for each. `corrupt` of the images could not be read: counted as wrong."""
 
     top1: float
     top5: float
     images: int
     views: int
-    damaged: int = 0
+    corrupt: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def evaluate(
     says so in one.
     """
     members = [Member(model, crop, pixels.mean) for model in models]
-    scores = Scores(members, split, topology, views=views, dtype=dtype, threads=threads)
+    scores = ScoringPass(members, split, topology, views=views, dtype=dtype, threads=threads)
     counts = torch.zeros(3, dtype=torch.int64, device=topology.device)
     done, stop = 0, False
     for batch, each in scores:
@@ -73,7 +73,7 @@ def evaluate(
         progress(done)
         if stop := stopped():
             break
-    others = torch.tensor([len(scores.damaged), int(stop)], device=topology.device)
+    others = torch.tensor([len(scores.corrupt), int(stop)], device=topology.device)
     top1, top5, images, unread, stops = sum_over_processes(torch.cat([counts, others]), topology).tolist()
     if stops and images < len(split):
         raise Stopped
@@ -82,11 +82,11 @@ def evaluate(
     return Accuracy(100 * top1 / images, 100 * top5 / images, images, views, unread)
 
 
-class Scores:
+class ScoringPass:
     """Iterates over batches and the softmax of each network, (networks, n, classes), its mean over the views.
 
     Every image of the split comes once over all processes, in stored order but for the order inside a batch.
-    Of a damaged image the batch shows a neighbour, under the label UNLABELLED; `damaged` names them by sample.
+    Of a damaged image the batch shows a neighbour, under the label UNLABELLED; `corrupt` names them by sample.
     Where the networks' crops differ, each takes its own from the same stored image. Raises InputError when a crop is
     larger than the stored images.
     """
@@ -112,7 +112,7 @@ class Scores:
             crop=side,
             mean=members[0].mean,
             rank=topology.rank,
-            world_size=topology.world,
+            world_size=topology.world_size,
             device=topology.device,
             dtype=dtype,
             threads=threads,
@@ -121,8 +121,8 @@ class Scores:
             member.model.eval()
 
     @property
-    def damaged(self) -> dict[int, str]:
-        return self._loader.damaged
+    def corrupt(self) -> dict[int, str]:
+        return self._loader.corrupt
 
     def __iter__(self) -> Iterator[tuple[Batch, Tensor]]:
         for batch in watched(self._loader, self._topology):
@@ -140,11 +140,11 @@ class Scores:
         return predict([member.model], views_of(images, member.crop, self._views))
 
 
-def damage_note(accuracy: Accuracy) -> str:
+def corruption_note(accuracy: Accuracy) -> str:
     """For the line that shows the accuracy; empty when every image could be read."""
-    if not accuracy.damaged:
+    if not accuracy.corrupt:
         return ""
-    return f"; {accuracy.damaged:,} damaged images counted as wrong (alexnet-fast verify names them)"
+    return f"; {accuracy.corrupt:,} corrupt images counted as wrong (alexnet-fast verify names them)"
 
 
 def predict(models: list[nn.Module], views: list[Tensor]) -> Tensor:

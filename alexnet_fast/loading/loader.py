@@ -52,7 +52,7 @@ class Batch:
 class Loader:
     """Batches on the training device. `training` and `evaluation` make one; it can be iterated over once.
 
-    `damaged`: the names of the corrupt samples met so far, by number.
+    `corrupt`: the names of the corrupt samples met so far, by number.
     `host_share`: of the JPEGs that train on a GPU, the share that the host's threads decode beside it. Measured when
     iterating begins; the two decoders' pixels differ by a few grey levels. With `strict` it is 0: an evaluation gives
     the same each time.
@@ -200,7 +200,7 @@ class Loader:
         )
 
     @property
-    def damaged(self) -> dict[int, str]:
+    def corrupt(self) -> dict[int, str]:
         return self._filter.found
 
     def waits_for(self) -> str:

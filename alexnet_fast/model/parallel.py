@@ -53,7 +53,7 @@ class HybridNet(AlexNet):
         super().__init__(nn.Sequential(features), nn.Sequential(classifier), original_dropout=model.original_dropout)
         self.peers = peers
         for p in self.classifier.parameters():
-            p.register_hook(lambda gradient: gradient / peers.world)
+            p.register_hook(lambda gradient: gradient / peers.world_size)
 
     def forward(self, x: Tensor) -> Tensor:
         images = self.peers.counts(len(x))
@@ -63,7 +63,7 @@ class HybridNet(AlexNet):
 
 
 class Gather(nn.Module):
-    """This process' maps (N, C / world, H, W) or units (N, U / world) -> those of all processes, `width` in all."""
+    """This process' share of maps (N, C, H, W) or units (N, U), along dimension 1 -> all `width` of them."""
 
     def __init__(self, peers: Peers, width: int, replicated: bool = False) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def _split(layers: nn.Sequential, peers: Peers, is_part: bool) -> OrderedDict[st
     width = 0
     for name, layer in layers.named_children():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            if is_part and not (isinstance(layer, nn.Conv2d) and layer.groups == peers.world):
+            if is_part and not (isinstance(layer, nn.Conv2d) and layer.groups == peers.world_size):
                 split[f"gather_{name}"] = Gather(peers, layer.weight.shape[1])
             split[name] = _own_kernels(layer, peers)
             width, is_part = len(layer.weight), True

@@ -20,7 +20,7 @@ from alexnet_fast.shards.format import MANIFEST, UNLABELLED, Manifest, Tar, inde
 from alexnet_fast.shards.members import Kind
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.shards.sidecars import side_files
-from alexnet_fast.shards.verify_tar import Finding, Job, check_tar
+from alexnet_fast.shards.verify_tar import Finding, TarCheck
 
 
 def verify(folder: Path, quick: bool, workers: int, progress: Callable[[int], None]) -> list[Finding]:
@@ -33,7 +33,7 @@ def verify(folder: Path, quick: bool, workers: int, progress: Callable[[int], No
     smallest = -(-7 * manifest.size // 8) if manifest.keep else manifest.size
     kind = Kind(manifest.encoding, smallest, manifest.size, len(manifest.classes))
     findings: list[Finding] = []
-    jobs: list[Job] = []
+    checks: list[TarCheck] = []
     for split, tars in manifest.splits.items():
         name = index_name(split)
         rows: list[NDArray[np.void]] | list[None] = [None] * len(tars)
@@ -46,11 +46,11 @@ def verify(folder: Path, quick: bool, workers: int, progress: Callable[[int], No
         else:
             findings += _check_index(split, index, manifest)
             rows = _rows_of_tars(index, tars)
-        jobs += [Job(folder, tar, name, shard, rows[shard], kind, quick) for shard, tar in enumerate(tars)]
+        checks += [TarCheck(folder, tar, name, shard, rows[shard], kind, quick) for shard, tar in enumerate(tars)]
     with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-        for job, found in zip(jobs, pool.map(check_tar, jobs), strict=True):
+        for check, found in zip(checks, pool.map(TarCheck.findings, checks), strict=True):
             findings += found
-            progress(job.tar.samples)
+            progress(check.tar.samples)
     return findings + list(_check_others(folder, manifest, any(one.file == MANIFEST for one in findings)))
 
 

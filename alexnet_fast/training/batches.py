@@ -32,7 +32,7 @@ def training_loader(
         colour_epochs=config.colour_off * config.epochs,
         window=config.window if config.order == "window" else None,
         rank=data.rank,
-        world_size=data.world,
+        world_size=data.world_size,
         device=device,
         dtype=DTYPES[config.precision],
         threads=config.threads,

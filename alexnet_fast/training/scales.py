@@ -42,7 +42,7 @@ class LayerScales:
         if not self._squares:
             return {}
         squares = torch.stack(self._squares)
-        if self._topology.world > 1 and any(self._is_split):
+        if self._topology.world_size > 1 and any(self._is_split):
             parts = torch.tensor(self._is_split, device=squares.device)
             squares = torch.where(parts, sum_over_processes(squares.clone(), self._topology), squares)
         gradient, weight, change = squares.sqrt()

@@ -28,7 +28,7 @@ def resolve(config: TrainConfig, stored_side: int, topology: Topology) -> TrainC
     if crop < 64:
         raise InputError(f"crop {crop} is too small for AlexNet, which needs 64 px. Shard with --size 74 or more.")
     precision = config.precision if config.precision != "auto" else best_precision(topology.device)
-    threads = config.threads or max(cores() // processes_here(topology.world), 1)
+    threads = config.threads or max(cores() // processes_here(topology.world_size), 1)
     return replace(config, crop=crop, precision=precision, threads=threads)
 
 
@@ -64,4 +64,4 @@ def uses_cuda_graphs(config: TrainConfig, topology: Topology) -> bool:
     refused (pytorch issue 169545), and with DDP they have crashed in the evaluation (128218). Without `compile` nothing
     is captured: steps differ by an image, which a captured one could not. None of it is measured: no GPU was at hand.
     """
-    return topology.device.type == "cuda" and topology.world == 1 and config.accumulate == 1
+    return topology.device.type == "cuda" and topology.world_size == 1 and config.accumulate == 1

@@ -64,7 +64,7 @@ def make_trainer(
     split, val = shards.split("train"), shards.split("val") if "val" in shards else None
     classes = shards.manifest.classes
     if config.order == "random":
-        split.hold_all()
+        split.check_room()
     _check_schedule(config, val is not None)
     state = initial_state(config, len(classes), topology.device, steps_per_epoch(len(split), config.batch))
     origin = _load(state, config, shards, newest)
@@ -72,7 +72,7 @@ def make_trainer(
         state.model.compile(mode="reduce-overhead" if uses_cuda_graphs(config, topology) else None)
     placed = place(state.model, state.optimizer, topology, config)
     state.model, state.optimizer = placed.model, placed.optimizer
-    _check_batch(config, len(split) // state.position.steps_per_epoch, placed.data.world)
+    _check_batch(config, len(split) // state.position.steps_per_epoch, placed.data.world_size)
 
     done = state.position.steps_done
     progress = (Progress if topology.first else Quiet)("training", config.epochs * state.position.steps_per_epoch, done)
@@ -91,7 +91,7 @@ def make_trainer(
         best_top1=max(state.top1s, default=-1.0),
     )
     loader = training_loader(split, config, state.position, placed.data, topology.device)
-    is_local = config.parallel == "data" or topology.world == 1
+    is_local = config.parallel == "data" or topology.world_size == 1
     return Trainer(
         topology=topology,
         config=config,
@@ -114,7 +114,7 @@ def make_trainer(
 def _read_settings(folder: Path, given: dict[str, Any], resume: bool, topology: Topology) -> tuple[TrainConfig, bool]:
     """Returns the settings and whether the run is new. Raises InputError for what this machine lacks."""
     config, is_new = run_folder.settings(folder, given, resume)
-    check_processes(config, topology.world)
+    check_processes(config, topology.world_size)
     check_tensorboard(config.tensorboard)
     if config.compile:
         devices.check_compiler(topology.device)
@@ -143,7 +143,7 @@ def _load(state: State, config: TrainConfig, shards: ShardSet, newest: tuple[Pat
             raise InputError(f"{config.shards} is not the shard set that {path} was trained on. Give that as --shards.")
         restore(state, saved, path)
         epoch, done = state.position.epoch, state.position.steps_done
-        why = "" if path.name == "last.pt" else f"; {path.with_name('last.pt')} is damaged or gone"
+        why = "" if path.name == "last.pt" else f"; {path.with_name('last.pt')} is corrupt or gone"
         where = f"epoch {epoch + 1}, {done:,} steps done" if epoch < config.epochs else "all epochs are done"
         return f"resuming from {path}: {where}{why}"
     if config.init:

@@ -15,8 +15,8 @@ from alexnet_fast.console import Progress
 from alexnet_fast.distributed.heartbeat import Ranks
 from alexnet_fast.distributed.stalls import watched
 from alexnet_fast.distributed.topology import Topology, any_stopped, barrier, share_buffers
-from alexnet_fast.evaluation.scoring import Accuracy, Stopped, damage_note, evaluate
-from alexnet_fast.loading.corruption import check_damage
+from alexnet_fast.evaluation.scoring import Accuracy, Stopped, corruption_note, evaluate
+from alexnet_fast.loading.corruption import check_corruption
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.model.alexnet import AlexNet
 from alexnet_fast.shards.reader import Split
@@ -105,7 +105,7 @@ class Trainer:
         set_learning_rates(state.optimizer, config, before.epochs_done, state.top1s)
         torch.manual_seed(random.dropout_seed(config.seed, before.steps_done, self.placed.dropout_rank))
         self.scales.begin(after.is_log_due(config.log_every))
-        share = len(batch.labels) * self.placed.data.world * before.steps_per_epoch / self.num_images
+        share = len(batch.labels) * self.placed.data.world_size * before.steps_per_epoch / self.num_images
         sums = train_step(self.placed.wrapped, state, batch, config, share)
         if self.placed.counts:
             self.meter.add(*sums, len(batch.labels))
@@ -119,10 +119,10 @@ class Trainer:
         position = self.state.position
         line, stop = self.meter.read(stopped)
         self.finite.check(batch)
-        for sample in sorted(self.meter.damaged.keys() - self._reported):
-            self.progress.print(f"damaged, so its neighbour is seen instead: {self.meter.damaged[sample]}")
-        self._reported.update(self.meter.damaged)
-        check_damage(self.meter.damaged, self.num_images)
+        for sample in sorted(self.meter.corrupt.keys() - self._reported):
+            self.progress.print(f"corrupt, so its neighbour is seen instead: {self.meter.corrupt[sample]}")
+        self._reported.update(self.meter.corrupt)
+        check_corruption(self.meter.corrupt, self.num_images)
         if position.steps_done >= STUCK_STEPS and line["loss"] > math.log(self.num_classes) - 0.01:
             self.progress.print(
                 f"step {position.steps_done}: the loss is still {line['loss']:.3f}, that of guessing "
@@ -174,13 +174,13 @@ class Trainer:
     def _report(self, accuracy: Accuracy) -> None:
         """Logs and prints an epoch's evaluation."""
         epoch, line = self.state.position.epoch + 1, self.meter.line
-        scores = {"val_top1": accuracy.top1, "val_top5": accuracy.top5, "val_damaged": accuracy.damaged}
+        scores = {"val_top1": accuracy.top1, "val_top5": accuracy.top5, "val_damaged": accuracy.corrupt}
         if self.topology.first:
             self.log.add({"epoch": epoch, **scores})
         self.progress.print(
             f"epoch {epoch:3d}  val top-1 {accuracy.top1:5.2f} %  top-5 {accuracy.top5:5.2f} %"
             + (f"  train loss {line['loss']:.3f}  {line['images_per_second']:,.0f} images/s" if line else "")
-            + damage_note(accuracy)
+            + corruption_note(accuracy)
         )
 
     def _result(self) -> Result:

@@ -133,7 +133,7 @@ def test_a_stalled_loader_is_named(
 ) -> None:
     """Its bytes do not come: of a tar that does not answer, as a pipe without a writer does not; or for no reason."""
     monkeypatch.setattr(stalls, "STALL", 0.3)
-    monkeypatch.setattr("alexnet_fast.shards.local.PATIENCE", 0.3)
+    monkeypatch.setattr("alexnet_fast.shards.local.READ_TIMEOUT", 0.3)
     come = Event()
 
     class Stalling(Split):

@@ -16,13 +16,13 @@ from alexnet_fast.cli.main import main
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.counts import per_class, wilson, worst_pairs
-from alexnet_fast.evaluation.scoring import Member, Scores, count_correct, evaluate, predict, ten_views
+from alexnet_fast.evaluation.scoring import Member, ScoringPass, count_correct, evaluate, predict, ten_views
 from alexnet_fast.inference.predictions import check_weights, search_weights
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.shards.reader import ShardSet
 from tests.conftest import CLASSES, SIZE, read_npz, save_network, write
-from tests.loading.test_damage import damaged_copy
+from tests.loading.test_corruption import corrupt_copy
 
 CPU = Topology(0, 1, torch.device("cpu"))
 
@@ -79,7 +79,7 @@ def test_networks_of_other_crops_and_means_each_see_their_own(raw_shards: Path) 
         centre = slice(edge, edge + member.crop)
         expected.append(stored[:, centre, centre].mean((1, 2)) - np.array(member.mean))
     found = np.zeros((2, len(split), 3))
-    for batch, each in Scores(members, split, CPU, views=1):
+    for batch, each in ScoringPass(members, split, CPU, views=1):
         found[:, batch.rows.samples] = each.numpy()
     np.testing.assert_allclose(found, torch.tensor(np.array(expected)).softmax(2).numpy(), atol=1e-4)
 
@@ -178,7 +178,7 @@ def test_damaged_images_are_wrong_and_have_equal_probabilities(
     before = read_npz(tmp_path / "whole.npz")
     right = np.flatnonzero(before["probabilities"].argmax(1) == before["labels"])
     bad = [int(right[0]), 17]
-    shards = damaged_copy(raw_shards, "val", bad, tmp_path / "set")
+    shards = corrupt_copy(raw_shards, "val", bad, tmp_path / "set")
     result, text = evaluation(networks[0], "--shards", shards, "--predictions", tmp_path / "p.npz", "--per-class")
     after = read_npz(tmp_path / "p.npz")["probabilities"]
     assert after[bad] == pytest.approx(np.full((2, 3), 1 / 3))
@@ -186,7 +186,7 @@ def test_damaged_images_are_wrong_and_have_equal_probabilities(
     np.testing.assert_allclose(after[sound], before["probabilities"][sound], atol=1e-5)
     assert result["top1"] == pytest.approx(whole["top1"] - 100 * len(set(bad) & set(right)) / 18)
     assert result["damaged"] == 2
-    assert "2 damaged images counted as wrong" in text
+    assert "2 corrupt images counted as wrong" in text
 
 
 @pytest.fixture(scope="module")

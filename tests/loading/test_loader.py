@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,6 @@ from alexnet_fast.loading.prefetch import PageRequests, Prefetcher
 from alexnet_fast.shards.format import Pixels
 from alexnet_fast.shards.local import map_tar, prefetch
 from alexnet_fast.shards.reader import ShardSet, Split
-from alexnet_fast.shards.tars import Lease
 from tests.conftest import turn_native_off
 
 CROP = 84
@@ -299,8 +299,10 @@ def test_leases_are_given_back(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatc
     split = ShardSet(jpeg_shards).split("train")
     given_back: list[list[int]] = []
 
-    def lease(samples: NDArray[np.int64]) -> Lease:
-        return Lease(lambda: given_back.append(samples.tolist()))
+    def lease(samples: NDArray[np.int64]) -> ExitStack:
+        lease = ExitStack()
+        lease.callback(given_back.append, samples.tolist())
+        return lease
 
     monkeypatch.setattr(split, "lease", lease)
     rows = [row.samples.tolist() for row in some_rows(split, batch=6)]

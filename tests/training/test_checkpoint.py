@@ -112,7 +112,7 @@ def test_damage_anywhere_is_found(whole: Path, tmp_path: Path) -> None:
     assert found >= 15
     for end in [*edges, *random.integers(0, len(content), 4)]:
         path.write_bytes(content[:end])
-        with pytest.raises(checkpoint.CorruptError, match="it is damaged or another program's"):
+        with pytest.raises(checkpoint.CorruptError, match="it is corrupt or another program's"):
             checkpoint.load(path)
 
 
@@ -126,7 +126,7 @@ def test_foreign_files_are_refused_and_never_executed(tmp_path: Path) -> None:
         lambda: path.write_text("no checkpoint"),
     ):
         write()
-        with pytest.raises(InputError, match=r"x\.pt cannot be read as a checkpoint: it is damaged or another"):
+        with pytest.raises(InputError, match=r"x\.pt cannot be read as a checkpoint: it is corrupt or another"):
             checkpoint.load(path)
     for foreign in ({"weight": torch.zeros(3)}, [1, 2], {"alexnet_fast": checkpoint.VERSION + 1}):
         torch.save(foreign, path)
@@ -151,7 +151,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
     (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:-1])
     assert resume(run).finished
     said = capsys.readouterr().err
-    assert f"resuming from {run / 'step-00000004.pt'}: epoch 2, 4 steps done; {run / 'last.pt'} is damaged" in said
+    assert f"resuming from {run / 'step-00000004.pt'}: epoch 2, 4 steps done; {run / 'last.pt'} is corrupt" in said
     assert_same(run, whole)
     for name in ("last.pt", "step-00000004.pt"):
         (run / name).write_bytes(b"")
@@ -330,7 +330,7 @@ def test_resuming_refuses_other_settings_and_sets(
     with pytest.raises(InputError, match=r"is not the shard set that .*last\.pt was trained on"):
         start.train(CPU, run, {"shards": str(jpeg_shards)}, resume=True)
     (run / "config.json").write_text('{"epochs": 2')
-    with pytest.raises(InputError, match=r"config\.json is damaged: it holds no settings"):
+    with pytest.raises(InputError, match=r"config\.json is corrupt: it holds no settings"):
         start.train(CPU, run, {}, resume=True)
 
 
