@@ -1,4 +1,4 @@
-"""Whether this machine can do what is asked, and what to do where it cannot: GPUs, driver, compiler."""
+"""Whether this machine has what is asked for, and what to do where it has not: GPUs, driver, compiler."""
 
 from __future__ import annotations
 

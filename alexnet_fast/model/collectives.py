@@ -34,7 +34,8 @@ class Peers:
 
     def own(self, length: int) -> slice:
         """This process' part of them."""
-        return slice(length * self.rank // self.world_size, length * (self.rank + 1) // self.world_size)
+        sizes = self.parts(length)
+        return slice(sum(sizes[: self.rank]), sum(sizes[: self.rank + 1]))
 
     def gather(self, own: Tensor, dim: int, sizes: list[int], replicated: bool = False) -> Tensor:
         """All processes' tensors, joined along `dim`; process i's is sizes[i] long there.
@@ -53,7 +54,7 @@ class Peers:
 
 class _Gather(torch.autograd.Function):
     """All-gather; its gradient is a reduce-scatter, as an all-to-all and a sum: that sends no more than a ring's
-    reduce-scatter, adds in float32, and exists for gloo and NCCL alike. Parts of unequal size are padded to the largest.
+    reduce-scatter, adds in float32, and exists for gloo and NCCL alike. Unequal parts are padded to the largest.
     """
 
     @staticmethod
@@ -79,8 +80,6 @@ class _Gather(torch.autograd.Function):
 
 def _lengthened(x: Tensor, dim: int, length: int) -> Tensor:
     """With zeros at the end of `dim`."""
-    if x.shape[dim] == length:
-        return x
     shape = list(x.shape)
     shape[dim] = length - x.shape[dim]
-    return torch.cat([x, x.new_zeros(shape)], dim)
+    return torch.cat([x, x.new_zeros(shape)], dim) if shape[dim] else x

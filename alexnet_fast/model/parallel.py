@@ -6,9 +6,8 @@
              own images, the linear layers the features of all.
 
 Only where a layer reads what others hold is anything sent: a gather before it, and its gradient. What each process
-computes is what one process would, so losses agree to the rounding of sums. With dropout too, for the same images in
-the same order; the loader puts a process' mirrored images last, so of hybrid training with mirroring and dropout the
-masks fall on other images than one process', and losses agree only on average, as those of any two seeds do.
+computes is what one process would, so losses agree to the rounding of sums; with dropout too, where images come in the
+same order: the loader puts a process' mirrored images last, so hybrid's masks then fall on other images.
 
 torch's tensor parallelism (DTensor) is not used: it wants equal shares of every batch, where an epoch's steps differ by
 an image, and it does not draw dropout on a CPU as one process does.
@@ -41,9 +40,8 @@ def tower(model: AlexNet, peers: Peers) -> AlexNet:
 class HybridNet(AlexNet):
     """All convolutions and this process' units of the linear layers; own images in, their logits (n, classes) out.
 
-    `features` are the model's own, wrapped so that their gradients are averaged over the processes.
-    Those of the linear layers, which hold the sum over all images, are divided to be averages too. Processes may
-    have different numbers of images.
+    `features` are the model's own, wrapped so that their gradients are averaged over the processes. Those of the linear
+    layers, sums over all images, are divided to be averages too. Processes may have different numbers of images.
     """
 
     def __init__(self, model: AlexNet, features: nn.Module, peers: Peers) -> None:

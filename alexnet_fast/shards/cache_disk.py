@@ -1,7 +1,5 @@
-"""The files of one remote set on this machine's disk, which several processes may share.
-
-A tar on its way is as long as the whole tar from the start: so its room is taken. Who fetches it has it locked.
-"""
+"""The files of one remote set on this machine's disk, which several processes may share. A tar on its way has its whole
+length from the start, so that its room is taken; the process that fetches it has it locked."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ from alexnet_fast.shards.local import map_tar
 
 
 class Room(NamedTuple):
-    """What `CacheDisk.make_room` did. `taken`: whether there is room now; `deleted`: files that it deleted; `kept`: the
-    other files of tars on the disk."""
+    """What `CacheDisk.make_room` did. `taken`: whether there is room now; `deleted`, `kept`: files of tars."""
 
     taken: bool
     deleted: Set[str]
@@ -102,7 +99,7 @@ class CacheDisk:
             return Room(True, set(chosen), own.keys() - set(chosen))
 
     def explained(self, error: Exception) -> Exception:
-        """The InputError that tells the user of an OSError here; other errors as they are."""
+        """The InputError for an OSError here; other errors as they are."""
         if not isinstance(error, OSError):
             return error
         return InputError(

@@ -53,11 +53,11 @@ class Remote:
         self._answered = False
 
     def blocks(self, name: str, total: int | None = None, most: int = MOST_MANIFEST_BYTES) -> Bytes:
-        """The bytes of a file, in order. After a failure it continues from there.
+        """The bytes of a file, in order, continued after each failure.
 
         `total`: bytes to read; None: to its end, and `most` bytes at the most. Raises InputError when the file is not
-        there, may not be read, is shorter than `total` or longer than `most`, when nothing has come for
-        OUTAGE_SECONDS, and when there is no such host from the start.
+        there, may not be read, is shorter than `total` or longer than `most`, when nothing has come for OUTAGE_SECONDS,
+        and when there is no such host from the start.
         """
         start, size, pause, since = 0, BLOCK, FIRST_PAUSE, time.monotonic()
         limit = most if total is None else total
@@ -95,11 +95,8 @@ class Remote:
                 return
 
     def _range(self, path: str, start: int, end: int) -> Bytes:
-        """The bytes [start, end) in one piece; from a server without ranges the file from `start` on, in several.
-
-        Of such a web server no more than a piece is held. Other stores' libraries return an answer whole: they take
-        ranges, and one that did not would be held in memory.
-        """
+        """The bytes [start, end) in one piece; from a web server without ranges the file from `start` on, in several.
+        Other stores' libraries return an answer whole."""
         if self._is_web:
             yield from read_range(self._files, path, start, end, STALL_SECONDS)
             return

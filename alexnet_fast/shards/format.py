@@ -138,7 +138,7 @@ def _check(manifest: Manifest) -> None:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether JSON's `value` is of the type `kind`: a corrupt number, say, may still be JSON."""
+    """Whether JSON's `value` is of the type `kind`."""
     arguments = get_args(kind)
     if is_dataclass(kind):
         kinds = get_type_hints(kind)

@@ -15,9 +15,8 @@ def read_range(files: Any, url: str, start: int, end: int, seconds: float) -> Ge
     """The bytes [start, end) in one piece; fewer where the file ends. No more of an answer is read, however long it is.
 
     A server without ranges sends the whole file: then these are its bytes from `start` to its end, in pieces of
-    `end - start` and a last one, with empty ones for what comes before `start`. Closing the iterator hangs up.
-
-    `files`: fsspec's file system. Raises what aiohttp raises, FileNotFoundError where there is no such file, and
+    `end - start`, with empty ones for what comes before `start`. Closing the iterator closes the connection. `files`:
+    fsspec's file system. Raises what aiohttp raises, FileNotFoundError where there is no such file, and
     asyncio.TimeoutError where a piece takes longer than `seconds`.
     """
     from fsspec.asyn import sync

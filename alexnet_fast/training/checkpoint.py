@@ -24,10 +24,7 @@ class CorruptError(InputError):
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes a checkpoint. `path` is a whole one before and after, also when the power fails.
-
-    Raises OSError, naming the size, when it cannot be written.
-    """
+    """Writes a checkpoint, whole or not at all. Raises OSError, naming the size, when it cannot be written."""
     with written(path) as temporary, temporary.open("wb") as file:
         sink = _Sink(file)
         torch.save({"alexnet_fast": VERSION, **state}, cast(IO[bytes], sink))
@@ -37,7 +34,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 class _Sink(io.RawIOBase):
-    """Passes on what torch writes and keeps the first error, of which torch would make one of its own."""
+    """Passes on what torch writes and keeps the first error, in whose place torch would raise one of its own."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.size = file, 0
@@ -76,11 +73,6 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def kept_path(run: Path, step: int) -> Path:
-    """Returns the name that the checkpoint after `step` steps keeps when a later one becomes last.pt."""
-    return run / f"step-{step:08d}.pt"
-
-
 def kept(run: Path) -> dict[int, Path]:
     """Returns the earlier checkpoints beside last.pt, by the run's step."""
     matches = [(re.fullmatch(r"step-(\d+)\.pt", path.name), path) for path in run.iterdir()]
@@ -89,10 +81,7 @@ def kept(run: Path) -> dict[int, Path]:
 
 def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
     """Returns path and content of last.pt; where it is corrupt or missing, of the newest intact one kept; None without
-    any.
-
-    Raises CorruptError when all are corrupt, InputError when one is of another version.
-    """
+    any. Raises CorruptError when all are corrupt, InputError when one is of another version."""
     corrupt = None
     for path in [run / "last.pt", *(path for _, path in sorted(kept(run).items(), reverse=True))]:
         try:
@@ -107,18 +96,15 @@ def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def find(path: Path) -> Path:
     """Returns the best checkpoint of a run folder, or its last where there is none; a file's path as it is."""
-    if path.is_dir():
-        return path / "best.pt" if (path / "best.pt").is_file() else path / "last.pt"
-    return path
+    if not path.is_dir():
+        return path
+    return path / "best.pt" if (path / "best.pt").is_file() else path / "last.pt"
 
 
 def start_from(model: AlexNet, path: Path, classes: list[dict[str, str]], *, conv_only: bool = False) -> list[str]:
     """Copies a checkpoint's parameters into those of `model` that have their name and shape; returns the layers whose
-    weights these are, by the paper's names.
-
-    The last layer is taken only where the classes are the same. `conv_only`: convolutions alone, as the original's
-    nets for the whole releases began. Raises InputError when nothing fits.
-    """
+    weights these are, by the paper's names. The last layer is taken only where the classes are the same. `conv_only`:
+    convolutions alone, as the original's nets for the whole releases began. Raises InputError when nothing fits."""
     saved = load(find(path))
     layers = model.layers()
     last = list(layers.values())[-1]

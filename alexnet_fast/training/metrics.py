@@ -14,18 +14,9 @@ from alexnet_fast.distributed.topology import Topology, merged, sum_over_process
 from alexnet_fast.loading.loader import Loader
 
 
-def peak_gib(device: torch.device) -> float:
-    """Returns the most memory taken so far, GiB: of the GPU by torch, or of the host by this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 class StepMeter:
     """Sums loss and correct images over the steps since the last log line, on the device, and time over the whole run.
-
-    `sums`: what `pending` returned when the run was saved.
-    """
+    `sums`: what `pending` returned when the run was saved."""
 
     def __init__(self, topology: Topology, loader: Loader, sums: list[float]) -> None:
         self.corrupt: dict[int, str] = {}
@@ -75,20 +66,19 @@ class StepMeter:
         assert self._started is not None
         seconds = perf_counter() - self._started
         waited = self._loader.wait_seconds - self._waited_before
-        self._images, self._seconds, self._waited = (
-            self._images + new_images,
-            self._seconds + seconds,
-            self._waited + waited,
-        )
+        self._images += new_images
+        self._seconds += seconds
+        self._waited += waited
         self._sums, self._old_images, self._new_images = torch.zeros_like(self._sums), 0.0, 0
         self._started, self._waited_before = perf_counter(), self._loader.wait_seconds
-        images = old_images + new_images
+        images, device = old_images + new_images, self._topology.device
+        on_gpu, on_host = device.type == "cuda", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         self.line = {
             "loss": loss / images,
             "top1": 100 * correct / images,
             "images_per_second": new_images / seconds,
             "data_wait": waited / seconds,
-            "peak_gib": peak_gib(self._topology.device),
+            "peak_gib": torch.cuda.max_memory_allocated(device) / 2**30 if on_gpu else on_host,
             "damaged": len(self.corrupt),
         }
         return self.line, stops > 0

@@ -55,9 +55,7 @@ def check_processes(config: TrainConfig, world_size: int) -> None:
 
 def place(model: AlexNet, optimizer: torch.optim.Optimizer, topology: Topology, config: TrainConfig) -> Placement:
     """Returns this process' part of `model` and of its optimizer's state; every process calls it with the same ones.
-
-    `config` is as `settings.resolve` returns it. Raises InputError for what `check_processes` does and for fp16.
-    """
+    `config`: from `settings.resolve`. Raises InputError as `check_processes` does."""
     check_processes(config, topology.world_size)
     if config.parallel == "data" or topology.world_size == 1:
         wrapped = average_gradients(model, topology, config)

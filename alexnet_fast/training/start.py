@@ -6,17 +6,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from alexnet_fast.config import TrainConfig, config_from
-from alexnet_fast.console import Progress, Quiet
+from alexnet_fast.console import Progress
 from alexnet_fast.distributed import devices
 from alexnet_fast.distributed.topology import Topology, from_first
 from alexnet_fast.errors import InputError
-from alexnet_fast.loading.loader import check_dali, needs_dali
+from alexnet_fast.loading.loader import Loader, check_dali, needs_dali
 from alexnet_fast.loading.plan import steps_per_epoch
 from alexnet_fast.recipes import fitted
-from alexnet_fast.shards.reader import ShardSet
+from alexnet_fast.shards.reader import ShardSet, Split
 from alexnet_fast.training import checkpoint, run_folder
-from alexnet_fast.training.batches import training_loader
 from alexnet_fast.training.finite import FiniteCheck
 from alexnet_fast.training.log import Log, check_tensorboard
 from alexnet_fast.training.metrics import StepMeter
@@ -24,16 +25,17 @@ from alexnet_fast.training.placement import check_processes, place
 from alexnet_fast.training.saver import Saver
 from alexnet_fast.training.scales import LayerScales
 from alexnet_fast.training.settings import as_before, resolve, uses_cuda_graphs
-from alexnet_fast.training.state import State, initial_state, restore
+from alexnet_fast.training.state import Position, State, initial_state, restore
+from alexnet_fast.training.step import DTYPES
 from alexnet_fast.training.trainer import Result, Trainer
 
 
 def train(topology: Topology, folder: Path, given: dict[str, Any], resume: bool) -> Result:
     """Trains in the run folder `folder` with the settings `given`, by name; every process calls it.
 
-    `resume`: from the newest checkpoint of the run that is there; where there is none, begins it. The same command
-    does both, so that a launcher may start it again and again. Raises InputError, also for settings that are not the
-    run's and while another process trains in it; TrainingError as `Trainer.run` does.
+    `resume`: from the newest checkpoint of the run that is there; where there is none, begins it, so that a launcher
+    may start the same command again and again. Raises InputError, also for settings that are not the run's and while
+    another process trains in it; TrainingError as `Trainer.run` does.
     """
     config, is_new = from_first(lambda: _read_settings(folder, given, resume, topology), topology)
     if is_new:
@@ -65,17 +67,18 @@ def make_trainer(
     classes = shards.manifest.classes
     if config.order == "random":
         split.check_room()
-    _check_schedule(config, val is not None)
     state = initial_state(config, len(classes), topology.device, steps_per_epoch(len(split), config.batch))
     origin = _load(state, config, shards, newest)
     if config.compile:
         state.model.compile(mode="reduce-overhead" if uses_cuda_graphs(config, topology) else None)
     placed = place(state.model, state.optimizer, topology, config)
     state.model, state.optimizer = placed.model, placed.optimizer
-    _check_batch(config, len(split) // state.position.steps_per_epoch, placed.data.world_size)
+    smallest_step = len(split) // state.position.steps_per_epoch
+    _check_fit(config, val is not None, smallest_step, placed.data.world_size)
 
     done = state.position.steps_done
-    progress = (Progress if topology.first else Quiet)("training", config.epochs * state.position.steps_per_epoch, done)
+    total_steps = config.epochs * state.position.steps_per_epoch
+    progress = Progress("training", total_steps, done, quiet=not topology.first)
     if origin:
         progress.print(origin)
     log = Log(folder, state.position.steps_per_epoch, config.tensorboard, progress.print)
@@ -85,12 +88,12 @@ def make_trainer(
         folder=folder,
         keep=config.keep,
         first=topology.first,
-        about=_about(config, shards),
+        about={"config": config.as_dict(), **_about(shards)},
         print_line=progress.print,
         previous=done if newest and newest[0].name == "last.pt" else None,
         best_top1=max(state.top1s, default=-1.0),
     )
-    loader = training_loader(split, config, state.position, placed.data, topology.device)
+    loader = _make_loader(split, config, state.position, placed.data, topology.device)
     is_local = config.parallel == "data" or topology.world_size == 1
     return Trainer(
         topology=topology,
@@ -134,12 +137,19 @@ def _begin(
     return config
 
 
+def _about(shards: ShardSet) -> dict[str, Any]:
+    """Returns what each checkpoint holds of its shard set; `tars`: the sums by which it is known wherever it lies."""
+    manifest = shards.manifest
+    sums = [tar.sha256 for tar in manifest.splits["train"]]
+    return {"classes": manifest.classes, "pixels": vars(manifest.pixels), "size": manifest.size, "tars": sums}
+
+
 def _load(state: State, config: TrainConfig, shards: ShardSet, newest: tuple[Path, dict[str, Any]] | None) -> str:
     """Loads the checkpoint to resume from, or the weights to begin with; returns a line that says which, or nothing."""
     classes = shards.manifest.classes
     if newest:
         path, saved = newest
-        if saved.get("tars") != _tars(shards):
+        if saved.get("tars") != _about(shards)["tars"]:
             raise InputError(f"{config.shards} is not the shard set that {path} was trained on. Give that as --shards.")
         restore(state, saved, path)
         epoch, done = state.position.epoch, state.position.steps_done
@@ -154,18 +164,14 @@ def _load(state: State, config: TrainConfig, shards: ShardSet, newest: tuple[Pat
     return ""
 
 
-def _check_schedule(config: TrainConfig, has_val: bool) -> None:
-    """Raises InputError where the schedule needs validation images and there are none."""
+def _check_fit(config: TrainConfig, has_val: bool, smallest_step: int, num_parts: int) -> None:
+    """Raises InputError where the schedule lacks validation images, or a step of `smallest_step` images has fewer than
+    one for each of `accumulate`'s parts in each of `num_parts` processes."""
     if config.schedule == "plateau" and not has_val:
         raise InputError(
-            f"{config.shards} has no val split to tell when the top-1 stalls. "
+            f"{config.shards} has no val split, by which the schedule plateau sees that the top-1 stalls. "
             "Shard with --val-fraction 0.1, or give --set schedule=steps."
         )
-
-
-def _check_batch(config: TrainConfig, smallest_step: int, num_parts: int) -> None:
-    """Raises InputError where a step of so many images cannot be shared by so many processes, in the parts of
-    `accumulate`."""
     if smallest_step < num_parts * config.accumulate:
         parts = f" of {config.accumulate} parts" * (config.accumulate > 1)
         raise InputError(
@@ -174,18 +180,24 @@ def _check_batch(config: TrainConfig, smallest_step: int, num_parts: int) -> Non
         )
 
 
-def _about(config: TrainConfig, shards: ShardSet) -> dict[str, Any]:
-    """Returns what each checkpoint holds beside the state."""
-    manifest = shards.manifest
-    return {
-        "config": config.as_dict(),
-        "classes": manifest.classes,
-        "pixels": vars(manifest.pixels),
-        "size": manifest.size,
-        "tars": _tars(shards),
-    }
-
-
-def _tars(shards: ShardSet) -> list[str]:
-    """Returns the sha256 of each training tar, by which a shard set is known wherever it lies."""
-    return [tar.sha256 for tar in shards.manifest.splits["train"]]
+def _make_loader(split: Split, config: TrainConfig, position: Position, data: Topology, device: torch.device) -> Loader:
+    """Returns the loader of every step from `position` on: of a process' share of its images, which is that of `data`,
+    made on `device`."""
+    return Loader.training(
+        split,
+        batch=config.batch,
+        epoch=position.epoch,
+        num_epochs=config.epochs - position.epoch,
+        first_step=position.step,
+        crop=config.crop,
+        crops=config.crops,
+        seed=config.seed,
+        colour_std=config.colour_std,
+        colour_epochs=config.colour_off * config.epochs,
+        window=config.window if config.order == "window" else None,
+        rank=data.rank,
+        world_size=data.world_size,
+        device=device,
+        dtype=DTYPES[config.precision],
+        threads=config.threads,
+    )

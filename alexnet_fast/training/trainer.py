@@ -15,7 +15,7 @@ from alexnet_fast.console import Progress
 from alexnet_fast.distributed.heartbeat import Ranks
 from alexnet_fast.distributed.stalls import watched
 from alexnet_fast.distributed.topology import Topology, any_stopped, barrier, share_buffers
-from alexnet_fast.evaluation.scoring import Accuracy, Stopped, corruption_note, evaluate
+from alexnet_fast.evaluation.scoring import Accuracy, Member, Stopped, corruption_note, evaluate
 from alexnet_fast.loading.corruption import check_corruption
 from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.model.alexnet import AlexNet
@@ -55,7 +55,7 @@ class Trainer:
 
     topology: Topology
     config: TrainConfig
-    """As `settings.resolve` returns it."""
+    """From `settings.resolve`."""
     folder: Path
     num_images: int
     """Of the training split."""
@@ -102,7 +102,7 @@ class Trainer:
         """Trains on the next batch. Nothing here waits for the device."""
         config, state, before = self.config, self.state, self.state.position
         after = before.next_step()
-        set_learning_rates(state.optimizer, config, before.epochs_done, state.top1s)
+        set_learning_rates(state.optimizer, config, before.steps_done / before.steps_per_epoch, state.top1s)
         torch.manual_seed(random.dropout_seed(config.seed, before.steps_done, self.placed.dropout_rank))
         self.scales.begin(after.is_log_due(config.log_every))
         share = len(batch.labels) * self.placed.data.world_size * before.steps_per_epoch / self.num_images
@@ -114,8 +114,8 @@ class Trainer:
         self.progress.advance(after.steps_done)
 
     def _log(self, batch: Batch, stopped: bool) -> bool:
-        """Reads the numbers since the last line, for which the device is waited for, and writes them; returns whether
-        any process was stopped. `batch`: the last one."""
+        """Logs the steps since the last line, for which the device is waited for; returns whether any process was
+        stopped. `batch`: the last one."""
         position = self.state.position
         line, stop = self.meter.read(stopped)
         self.finite.check(batch)
@@ -125,19 +125,23 @@ class Trainer:
         check_corruption(self.meter.corrupt, self.num_images)
         if position.steps_done >= STUCK_STEPS and line["loss"] > math.log(self.num_classes) - 0.01:
             self.progress.print(
-                f"step {position.steps_done}: the loss is still {line['loss']:.3f}, that of guessing "
+                f"step {position.steps_done}: the loss is still {line['loss']:.3f}, that of chance "
                 f"(ln {self.num_classes}). Likely causes: a learning rate too low or too high, or an unlucky start "
                 "(try --seed 1); --arch bn starts reliably."
             )
         scales = self.scales.read()
         if self.topology.first:
             self.log.add({"step": position.steps_done, "epoch": position.epoch, **line, **scales})
-        self.progress.update(position.steps_done, _describe(line, position.epoch, self.config.epochs))
+        text = (
+            f"epoch {position.epoch + 1}/{self.config.epochs}  loss {line['loss']:.3f}  top-1 {line['top1']:.1f} %  "
+            f"{line['images_per_second']:,.0f} images/s  data wait {100 * line['data_wait']:.1f} %  "
+            f"{line['peak_gib']:.1f} GiB"
+        )
+        self.progress.update(position.steps_done, text)
         return stop
 
     def _evaluate_and_save(self, stopped: Callable[[], bool]) -> bool:
-        """Saves, at an epoch's end after evaluating; returns False where the evaluation was stopped, and is still to
-        come."""
+        """Saves, at an epoch's end after evaluating; returns False where the evaluation was stopped."""
         network, optimizer = self.placed.whole()  # once: a network split over processes is sent for it
         is_done = self._end_epoch(network, stopped) if self.state.position.is_epoch_end else True
         self.state.sums = self.meter.pending()
@@ -154,25 +158,22 @@ class Trainer:
         share_buffers(network, self.topology)
         try:
             accuracy = evaluate(
-                [network],
+                Member(network, self.config.crop, self.val.pixels.mean),
                 self.val,
-                self.val.pixels,
                 self.topology,
-                crop=self.config.crop,
                 dtype=DTYPES[self.config.precision],
                 threads=self.config.threads,
                 stopped=stopped,
             )
         except Stopped:
             return False
-        self._report(accuracy)
+        self._log_evaluation(accuracy)
         state.top1s.append(accuracy.top1)
         state.position = state.position.next_epoch()
         self.saver.save_best(network, state.position.epoch, accuracy.top1)
         return True
 
-    def _report(self, accuracy: Accuracy) -> None:
-        """Logs and prints an epoch's evaluation."""
+    def _log_evaluation(self, accuracy: Accuracy) -> None:
         epoch, line = self.state.position.epoch + 1, self.meter.line
         scores = {"val_top1": accuracy.top1, "val_top5": accuracy.top5, "val_damaged": accuracy.corrupt}
         if self.topology.first:
@@ -187,12 +188,3 @@ class Trainer:
         top1s, epochs = self.state.top1s, self.state.position.epoch
         best, last = max(top1s, default=None), top1s[-1] if top1s else None
         return Result(str(self.folder), epochs, best, last, *self.meter.totals(), finished=epochs == self.config.epochs)
-
-
-def _describe(line: dict[str, float], epoch: int, epochs: int) -> str:
-    """Returns the text of the live line."""
-    return (
-        f"epoch {epoch + 1}/{epochs}  loss {line['loss']:.3f}  top-1 {line['top1']:.1f} %  "
-        f"{line['images_per_second']:,.0f} images/s  data wait {100 * line['data_wait']:.1f} %  "
-        f"{line['peak_gib']:.1f} GiB"
-    )

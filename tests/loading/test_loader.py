@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_fast import native
-from alexnet_fast.loading import cpu, host_share, loader
-from alexnet_fast.loading.handover import arranged
+from alexnet_fast.loading import cpu, loader
+from alexnet_fast.loading.handover import arranged, centre
 from alexnet_fast.loading.loader import Batch, Loader
-from alexnet_fast.loading.pixels import centre
 from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
 from alexnet_fast.loading.prefetch import PageRequests, Prefetcher
 from alexnet_fast.shards.format import Pixels
@@ -118,6 +117,8 @@ def test_the_host_decodes_its_share(
 
 @pytest.mark.usefixtures("beside_dali")
 def test_the_share_is_that_of_the_speeds(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alexnet_fast.loading import dali
+
     split = ShardSet(jpeg_shards).split("train")
     seconds = {"on_device": 3.0, "on_host": 1.0}
 
@@ -125,7 +126,7 @@ def test_the_share_is_that_of_the_speeds(jpeg_shards: Path, monkeypatch: pytest.
         work()
         return seconds[work.__name__]
 
-    monkeypatch.setattr(host_share, "seconds_of_second", clocked)
+    monkeypatch.setattr(dali, "seconds_of_second", clocked)
     rows = some_rows(split)
     batches = Loader(split, rows, max_batch=16, crop=CROP, device=torch.device("cpu"))
     assert len(list(batches)) == len(rows)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet_fast.config import TrainConfig
+from alexnet_fast.config import CHOICES, TrainConfig
 from alexnet_fast.errors import InputError
-from alexnet_fast.model.alexnet import ARCHITECTURES, AlexNet, bn, build, onetower, paper
+from alexnet_fast.model.alexnet import AlexNet, bn, build, onetower, paper
 from alexnet_fast.model.conv1 import Conv1
 from alexnet_fast.model.lrn import WithinMapNorm
 
@@ -175,10 +175,10 @@ def test_onetower_has_torchvision_s_names_and_shapes() -> None:
     assert (conv1.stride, conv1.padding) == ((4, 4), (2, 2))
 
 
-@pytest.mark.parametrize("arch", list(ARCHITECTURES))
+@pytest.mark.parametrize("arch", CHOICES["arch"])
 @pytest.mark.parametrize("side", [64, 112, 224])
 def test_smaller_inputs_work_and_reach_every_weight(arch: str, side: int) -> None:
-    model: AlexNet = ARCHITECTURES[arch](7, TrainConfig(hidden=64))
+    model: AlexNet = build(7, TrainConfig(arch=arch, hidden=64))
     logits = model(torch.randn(2, 3, side, side) * 50)
     assert logits.shape == (2, 7)
     nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()

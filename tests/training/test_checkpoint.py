@@ -281,7 +281,7 @@ def test_the_last_ones_are_kept(
     monkeypatch.setattr(trainer, "train_step", interrupted(train_step, 7))
     begin(settings(raw_shards, save_every=1, keep=2), run)
     assert checkpoint.kept(run).keys() == {5, 6}
-    assert [checkpoint.load(checkpoint.kept_path(run, at))["step"] for at in (5, 6)] == [1, 2]
+    assert [checkpoint.load(run / f"step-{at:08d}.pt")["step"] for at in (5, 6)] == [1, 2]
     resume(run, keep=0)
     assert not checkpoint.kept(run)
     assert_same(run, whole)
@@ -293,7 +293,7 @@ def test_from_any_saved_step_a_run_goes_on_exactly(at: int, whole: Path, raw_sha
     run = tmp_path / "run"
     begin(settings(raw_shards, save_every=1, keep=100), run)
     assert_same(run, whole)
-    os.replace(checkpoint.kept_path(run, at), run / "last.pt")
+    os.replace(run / f"step-{at:08d}.pt", run / "last.pt")
     for path in checkpoint.kept(run).values():
         path.unlink()
     assert resume(run, save_every=0).finished
@@ -337,24 +337,24 @@ def test_resuming_refuses_other_settings_and_sets(
 # --- stopping
 
 
-def test_a_stop_in_the_evaluation_is_gone_on_with_exactly(
+def test_a_stop_in_the_evaluation_is_resumed_exactly(
     whole: Path, raw_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By SIGTERM, twice, as batch systems send it. The evaluation comes first thing when the run goes on."""
+    """By SIGTERM, twice, as batch systems send it. The evaluation comes first thing when the run is resumed."""
     run = tmp_path / "run"
     evaluate = evaluation.evaluate
     monkeypatch.setattr("alexnet_fast.evaluation.scoring.BATCH", 6)
 
-    def told_to_stop(*args: Any, **options: Any) -> Any:
+    def asked_to_stop(*args: Any, **options: Any) -> Any:
         def stopped() -> bool:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
-            told: bool = options["stopped"]()
-            return told
+            result: bool = options["stopped"]()
+            return result
 
         return evaluate(*args, **{**options, "stopped": stopped})
 
-    monkeypatch.setattr(trainer, "evaluate", told_to_stop)
+    monkeypatch.setattr(trainer, "evaluate", asked_to_stop)
     assert not begin(settings(raw_shards), run).finished
     assert not resume(run).finished  # in the same evaluation
     saved = checkpoint.load(run / "last.pt")
