@@ -32,10 +32,8 @@ PAPER_NETS_ONLY = ("lrn", "within_map_norm", "pool", "activation", "without", "b
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The settings of a run. The defaults are the original's values; recipes.py names the source of each.
-
-    Raises InputError for values that cannot be, alone or together.
-    """
+    """The settings of a run. The defaults are the original's values; recipes.py names the source of each. Raises
+    InputError for values that cannot be, alone or together."""
 
     recipe: str = "paper"
     """Where the other values came from."""

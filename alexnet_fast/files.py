@@ -51,9 +51,7 @@ class Taken(Exception):
 @contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds the lock of `path` as `file_lock` does, and writes into the file which process it is, for Taken's text.
-
-    Where the file system has no locks, the block runs without one.
-    """
+    Where the file system has no locks, the block runs without one."""
     with file_lock(path, wait=wait, required=False) as file:
         with suppress(OSError):  # a full disk: only that text would be missing
             os.ftruncate(file.fileno(), 0)

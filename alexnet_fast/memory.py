@@ -43,10 +43,8 @@ def keep_freed_memory() -> None:
 
 
 class Buffers:
-    """CPU tensors for batches, in the memory of earlier ones that are no longer referenced.
-
-    glibc's aligned blocks are often a few bytes too short for the next of their own size, so it would take new pages.
-    """
+    """CPU tensors for batches, in the memory of earlier ones that are no longer referenced. glibc's aligned blocks are
+    often a few bytes too short for the next of their own size, so it would take new pages."""
 
     MOST = 8
     """More than a loader and its user hold at a time; further tensors get memory of their own."""

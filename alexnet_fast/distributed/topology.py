@@ -46,9 +46,7 @@ def run(worker: Callable[..., Any], gpus: int, *args: Any) -> Any:
         return worker(Topology(0, 1, _device(gpus, 0)), *args)
     import torch.multiprocessing as mp
 
-    with socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(probe.getsockname()[1]))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     context = mp.get_context("spawn")
     results = context.SimpleQueue()
     try:
@@ -63,6 +61,12 @@ def run(worker: Callable[..., Any], gpus: int, *args: Any) -> Any:
     if isinstance(result, BaseException):
         raise result
     return result
+
+
+def free_port() -> int:
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _spawned(rank: int, worker: Callable[..., Any], gpus: int, args: tuple[Any, ...], results: Any) -> None:

@@ -57,10 +57,8 @@ class JpegDecoder:
         self._surplus = 0
 
     def result(self) -> torch.Tensor:
-        """The oldest batch submitted, (n, crop, crop, 3) uint8; shared with DALI, not copied.
-
-        Raises RuntimeError when one of its images does not decode.
-        """
+        """The oldest batch submitted, (n, crop, crop, 3) uint8; shared with DALI, not copied. Raises RuntimeError when
+        one of its images does not decode."""
         # On the stream that will use them: their memory is then not reused before it has.
         gpu = self._pipeline.device_id
         (images,) = self._pipeline.outputs(None if gpu is None else torch.cuda.current_stream(gpu))

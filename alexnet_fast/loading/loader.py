@@ -38,10 +38,8 @@ PREFETCH = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` (n, 3, crop, crop) in channels-last memory, RGB 0-255 minus the mean; `labels` (n,) int64.
-
-    The order inside a batch is the loader's: `rows` says which sample each image is.
-    """
+    """`images` (n, 3, crop, crop) in channels-last memory, RGB 0-255 minus the mean; `labels` (n,) int64. The order
+    inside a batch is the loader's: `rows` says which sample each image is."""
 
     images: torch.Tensor
     labels: torch.Tensor

@@ -54,8 +54,7 @@ class Peers:
 
 class _Gather(torch.autograd.Function):
     """All-gather; its gradient is a reduce-scatter, as an all-to-all and a sum: that sends no more than a ring's
-    reduce-scatter, adds in float32, and exists for gloo and NCCL alike. Unequal parts are padded to the largest.
-    """
+    reduce-scatter, adds in float32, and exists for gloo and NCCL alike. Unequal parts are padded to the largest."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, dim: int, sizes: list[int], rank: int, replicated: bool) -> Tensor:

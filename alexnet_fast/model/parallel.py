@@ -27,9 +27,7 @@ from alexnet_fast.model.lrn import LocalResponseNorm
 
 def tower(model: AlexNet, peers: Peers) -> AlexNet:
     """This process' half of a two-tower `model`; (N, 3, S, S) -> all classes' logits (N, classes) on both processes.
-
-    Parameters come in the model's order under its names, the first dimension of each halved.
-    """
+    Parameters come in the model's order under its names, the first dimension of each halved."""
     classifier = _split(model.classifier, peers, is_part=True)
     last = len(list(model.layers().values())[-1].weight)
     classifier["gather_logits"] = Gather(peers, last, replicated=True)
@@ -87,9 +85,7 @@ class PartDropout(nn.Dropout):
 
 def _split(layers: nn.Sequential, peers: Peers, is_part: bool) -> OrderedDict[str, nn.Module]:
     """This process' part of `layers`, under their names, with a gather before each that reads what others hold.
-
-    `is_part`: the input is this process' part of the maps or units, not all of them.
-    """
+    `is_part`: the input is this process' part of the maps or units, not all of them."""
     split: OrderedDict[str, nn.Module] = OrderedDict()
     width = 0
     for name, layer in layers.named_children():

@@ -114,10 +114,8 @@ def loaded() -> Native:
 
 
 def load(file: Path, linked: Path, wanted: str = "huffman", variant: str | None = None) -> Native:
-    """Loads the library `file`, with the libjpeg that `linked` is linked with or is.
-
-    `wanted`: the most that may be used of DECODERS; `variant`: of the kernels, by default this processor's newest.
-    """
+    """Loads the library `file`, with the libjpeg that `linked` is linked with or is. `wanted`: the most that may be
+    used of DECODERS; `variant`: of the kernels, by default this processor's newest."""
     try:
         library = ctypes.CDLL(str(file))
         for name in ("open_libjpeg", "libjpeg_file", "replace_decoder"):

@@ -24,7 +24,6 @@ from alexnet_fast.shards.format import (
     is_raw,
     load_index,
     parse_manifest,
-    rows_fit,
 )
 from alexnet_fast.shards.local import ByteRanges, LocalTars, allow_open_files
 
@@ -72,11 +71,18 @@ class Split:
         return self.index["label"].astype(np.int64)
 
     def _fits(self, tars: list[Tar], classes: int) -> bool:
+        """Whether all rows are of images inside their tars, with labels of a class or UNLABELLED."""
         tar_bytes = np.array([tar.bytes for tar in tars], np.uint64)
-        return all(
-            rows_fit(self.index[first : first + ROWS], self.raw[first : first + ROWS], self.size, tar_bytes, classes)
-            for first in range(0, len(self), ROWS)
-        )
+        for first in range(0, len(self), ROWS):
+            rows, raw = self.index[first : first + ROWS], self.raw[first : first + ROWS]
+            shard, size, label = rows["shard"], rows["size"], rows["label"]
+            if int(shard.max()) >= len(tar_bytes) or (label < UNLABELLED).any() or (label >= classes).any():
+                return False
+            end = tar_bytes[shard]
+            inside = (size >= np.where(raw, 3 * self.size**2, 1)) & (size <= end)
+            if not (inside & (rows["offset"] <= end - np.minimum(size, end))).all():
+                return False
+        return True
 
     def read(self, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
         """Zero-copy views of the stored images: JPEG bytes (n,), or raw pixels (size, size, 3), a sample each."""
@@ -119,16 +125,15 @@ class Split:
 
     def keys(self) -> list[str]:
         """Every sample's name, in stored order, from the tars' own headers: `<class id>/<file>`."""
-        numbers = np.arange(len(self))  # few tars at a time: the cache of a remote set may hold no more
-        return [key for part in np.split(numbers, numbers[::1000][1:]) for key in self._keys(part)]
+        keys = []
+        for first in range(0, len(self), 1000):  # few tars at a time: the cache of a remote set may hold no more
+            shards, offsets, _ = self._ranges(slice(first, first + 1000))
+            headers = ByteRanges(shards, [offset - BLOCKSIZE for offset in offsets], [NAME_BYTES] * len(offsets))
+            names = [header.tobytes().partition(b"\0")[0] for header in self._tars.read(headers)]
+            keys += [name.partition(b".")[0].decode("ascii", "replace") for name in names]
+        return keys
 
-    def _keys(self, samples: NDArray[np.int64]) -> list[str]:
-        shards, offsets, _ = self._ranges(samples)
-        headers = ByteRanges(shards, [offset - BLOCKSIZE for offset in offsets], [NAME_BYTES] * len(offsets))
-        names = [header.tobytes().partition(b"\0")[0] for header in self._tars.read(headers)]
-        return [name.partition(b".")[0].decode("ascii", "replace") for name in names]
-
-    def _ranges(self, samples: NDArray[np.int64]) -> ByteRanges:
+    def _ranges(self, samples: NDArray[np.int64] | slice) -> ByteRanges:
         rows = self.index[samples]
         return ByteRanges(rows["shard"].tolist(), rows["offset"].tolist(), rows["size"].tolist())
 
@@ -161,7 +166,7 @@ class ShardSet:
         if not path.is_file():
             raise InputError(
                 f"{self.folder} is not a shard set: it has no {MANIFEST}. "
-                "Make one with: alexnet-fast shard --src IMAGES --out " + str(self.folder)
+                f"Make one with: alexnet-fast shard --src IMAGES --out {self.folder}"
             )
         try:
             data = path.read_bytes()
@@ -182,11 +187,11 @@ class ShardSet:
         if name not in self:
             has = ", ".join(self.manifest.splits)
             raise InputError(f"{self.location} has no split named {name}; it has: {has}.")
-        if self._cache is None:
-            split = Split(self.folder, name, self.manifest)
-        else:
+        tars = None
+        if self._cache:
             self._cache.index(name)
-            split = Split(self.folder, name, self.manifest, RemoteTars(self._cache, name))
+            tars = RemoteTars(self._cache, name)
+        split = Split(self.folder, name, self.manifest, tars)
         if labelled and (split.index["label"] == UNLABELLED).any():
             raise InputError(
                 f"the split {name} of {self.location} has no labels, so a network can be neither trained nor evaluated "

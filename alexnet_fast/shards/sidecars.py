@@ -13,10 +13,8 @@ SUMS = "SHA256SUMS"
 
 
 def side_files(manifest: Manifest) -> dict[str, bytes]:
-    """File name -> content: `_info.json` for timm, an index a split for wids, and `SHA256SUMS` for sha256sum.
-
-    wids' md5 sums are optional and left out. `SHA256SUMS` is of the manifest, the other side files and the tars.
-    """
+    """File name -> content: `_info.json` for timm, an index a split for wids, and `SHA256SUMS` for sha256sum. wids' md5
+    sums are optional and left out. `SHA256SUMS` is of the manifest, the other side files and the tars."""
     files = {TIMM: _json(_timm(manifest))}
     for split, tars in manifest.splits.items():
         shards = [{"url": tar.file, "nsamples": tar.samples, "filesize": tar.bytes} for tar in tars]

@@ -51,10 +51,8 @@ class _Sink(io.RawIOBase):
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Returns a checkpoint's content, every byte compared with its checksum (torch does not).
-
-    Raises InputError when `path` is missing or no checkpoint of this version; CorruptError when it is corrupt.
-    """
+    """Returns a checkpoint's content, every byte compared with its checksum (torch does not). Raises InputError when
+    `path` is missing or no checkpoint of this version; CorruptError when it is corrupt."""
     if not path.is_file():
         raise InputError(f"{path} does not exist. Name a run folder, or a checkpoint (last.pt or best.pt) in it.")
     try:

@@ -20,9 +20,7 @@ FILLED_IN = {"crop": 0, "precision": "auto"}
 
 def resolve(config: TrainConfig, stored_side: int, topology: Topology) -> TrainConfig:
     """Returns `config` with crop, precision and threads filled in. Raises InputError for a crop that does not fit.
-
-    `stored_side`: of the shard set's images, pixels.
-    """
+    `stored_side`: of the shard set's images, pixels."""
     crop = config.crop or stored_side * 7 // 8
     check_crop(crop, stored_side)
     if crop < 64:

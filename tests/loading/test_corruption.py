@@ -15,7 +15,7 @@ from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import TrainingError
 from alexnet_fast.evaluation.scoring import Member, evaluate
 from alexnet_fast.loading import corruption
-from alexnet_fast.model.alexnet import bn
+from alexnet_fast.model.alexnet import build
 
 CROP = 84
 CPU = torch.device("cpu")
@@ -90,7 +90,7 @@ def test_evaluation_counts_it_as_wrong(jpeg_shards: Path, tmp_path: Path) -> Non
     assert (labels == -1).sum() == 2
     assert np.array_equal(labels[labels >= 0], split.labels[samples[labels >= 0]])
     torch.manual_seed(0)
-    network = Member(bn(3, TrainConfig(hidden=64)), CROP, shards.manifest.pixels.mean)
+    network = Member(build(3, TrainConfig(arch="bn", hidden=64)), CROP, shards.manifest.pixels.mean)
     accuracy = evaluate(network, split, Topology(0, 1, CPU))
     assert (accuracy.images, accuracy.corrupt) == (18, 2)
     assert accuracy.top5 == pytest.approx(100 * 16 / 18)  # three classes: all but the damaged are among the best five

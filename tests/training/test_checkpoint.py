@@ -92,7 +92,7 @@ def assert_same(run: Path, other: Path) -> None:
     assert log(run) == log(other)
 
 
-# --- damaged and foreign files
+# --- corrupt and foreign files
 
 
 def test_damage_anywhere_is_found(whole: Path, tmp_path: Path) -> None:
@@ -144,14 +144,14 @@ def test_settings_of_a_newer_version_are_named(whole: Path, tmp_path: Path) -> N
         checkpoint.load(tmp_path / "a.pt")
 
 
-def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
+def test_a_corrupt_last_checkpoint_gives_way_to_the_one_before(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = shutil.copytree(whole, tmp_path / "run")
     (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:-1])
     assert resume(run).finished
-    said = capsys.readouterr().err
-    assert f"resuming from {run / 'step-00000004.pt'}: epoch 2, 4 steps done; {run / 'last.pt'} is corrupt" in said
+    printed = capsys.readouterr().err
+    assert f"resuming from {run / 'step-00000004.pt'}: epoch 2, 4 steps done; {run / 'last.pt'} is corrupt" in printed
     assert_same(run, whole)
     for name in ("last.pt", "step-00000004.pt"):
         (run / name).write_bytes(b"")
@@ -188,17 +188,17 @@ def test_a_full_disk_keeps_the_previous_checkpoint(small_disk: Path) -> None:
 
 
 def test_a_full_disk_holds_back_log_lines(small_disk: Path) -> None:
-    said: list[str] = []
+    printed: list[str] = []
     (small_disk / "filler").write_bytes(bytes(4 * 2**20 - 4096))
-    written = Log(small_disk, 1, False, said.append)
+    written = Log(small_disk, 1, False, printed.append)
     for step in range(100):
         written.add({"step": step, "note": "x" * 100})
     text = (small_disk / "log.jsonl").read_text()
     lines = text.splitlines()
     assert 10 < len(lines) < 100
     assert text.endswith("}\n")
-    assert len(said) == 1
-    assert "log.jsonl cannot be written: No space left on device" in said[0]
+    assert len(printed) == 1
+    assert "log.jsonl cannot be written: No space left on device" in printed[0]
     (small_disk / "filler").unlink()
     written.add({"step": 100})
     steps = [json.loads(line)["step"] for line in (small_disk / "log.jsonl").read_text().splitlines()]
@@ -225,9 +225,9 @@ def test_training_survives_a_full_disk(
     config = settings(raw_shards, save_every=1, keep=100)
     monkeypatch.setattr(checkpoint, "save", failing(2, 4))
     assert begin(config, tmp_path / "run").finished
-    said = capsys.readouterr().err
-    assert said.count("last.pt could not be saved: No space left on device. What was saved before is kept") == 1
-    assert said.count("last.pt is saved again.") == 1
+    printed = capsys.readouterr().err
+    assert printed.count("last.pt could not be saved: No space left on device. What was saved before is kept") == 1
+    assert printed.count("last.pt is saved again.") == 1
     assert_same(tmp_path / "run", whole)
 
 
@@ -288,7 +288,7 @@ def test_the_last_ones_are_kept(
 
 
 @pytest.mark.parametrize("at", [1, 4, 6])
-def test_from_any_saved_step_a_run_goes_on_exactly(at: int, whole: Path, raw_shards: Path, tmp_path: Path) -> None:
+def test_from_any_saved_step_a_run_is_resumed_exactly(at: int, whole: Path, raw_shards: Path, tmp_path: Path) -> None:
     """As after kill -9: the log has gone further. In mid-epoch and at its end, between two lines of the log."""
     run = tmp_path / "run"
     begin(settings(raw_shards, save_every=1, keep=100), run)
