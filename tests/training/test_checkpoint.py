@@ -257,7 +257,7 @@ def test_a_network_is_gathered_once_for_all_that_looks_at_it(
 
         return replace(placed, whole=gathered)
 
-    monkeypatch.setattr(start, "place", counting)
+    monkeypatch.setattr(trainer, "place", counting)
     begin(settings(raw_shards), tmp_path / "run")
     assert calls == 2  # epochs
     assert_same(tmp_path / "run", whole)
