@@ -165,7 +165,7 @@ def test_shard_takes_classes_and_splits_them(image_folder: Path, tmp_path: Path)
     assert manifest["counts"] == {"train": [10, 10], "val": [10, 10]}
 
 
-def test_verify_says_what_is_damaged(jpeg_shards: Path, tmp_path: Path) -> None:
+def test_verify_names_what_is_corrupt(jpeg_shards: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(jpeg_shards, tmp_path / "copy")
     code, output = run("verify", copy, "--workers", "1")
     assert (code, output.splitlines()[-1]) == (0, f"78 samples are whole: {copy}")

@@ -1,4 +1,4 @@
-"""Samples whose bytes are not those that were written: training goes on without them, evaluation counts them."""
+"""Samples whose bytes are not those that were written: training continues without them, evaluation counts them."""
 
 import shutil
 from pathlib import Path

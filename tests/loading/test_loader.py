@@ -250,7 +250,7 @@ def test_centre_by_hand(upright: int, dtype: torch.dtype) -> None:
 def test_the_next_batch_is_begun_before_this_one_is_waited_for(
     raw_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for the first, which waits for no other; and it goes on while this one is used."""
+    """But for the first, which waits for no other; and it is decoded while this one is used."""
     split = ShardSet(raw_shards).split("train")
     begun: list[cpu.Cut] = []
     events: list[tuple[str, int]] = []

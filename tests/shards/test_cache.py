@@ -52,7 +52,7 @@ def test_a_small_cache_makes_room_and_touches_nothing_else(
         assert refusal(call).startswith(needs)
 
 
-def test_a_damaged_tar_of_the_cache_is_named(
+def test_a_corrupt_tar_of_the_cache_is_named(
     serve: Callable[[Path], Server], jpeg_shards: Path, tmp_path: Path
 ) -> None:
     """Deleted, as the line says, it comes whole again."""

@@ -34,7 +34,7 @@ def train_in(topology: Topology, shards: str, out: str) -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_training_goes_on_and_counts(world: int, jpeg_shards: Path, tmp_path: Path) -> None:
+def test_training_continues_and_counts(world: int, jpeg_shards: Path, tmp_path: Path) -> None:
     """Once each over all processes, of which both meet one in the first epoch; together they stop at too many."""
     order = epoch_rows(0, 0, 60, margin=0, colour_std=0).samples
     bad = sorted([int(order[0]), int(order[29])])  # the first of rank 0's first step and the last of rank 1's second
