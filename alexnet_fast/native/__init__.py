@@ -29,6 +29,8 @@ from numpy.typing import NDArray
 from alexnet_fast.console import print_notice
 from alexnet_fast.errors import InputError
 
+__all__ = ["Kernels", "Native", "can_be_read", "decoder", "description", "find_openmp", "kernels", "load", "loaded"]
+
 VARIABLE = "ALEXNET_FAST_NATIVE"
 DECODERS = ("huffman", "libjpeg", "none")
 FILE = Path(__file__).with_name("_native.abi3.so")
