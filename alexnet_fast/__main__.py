@@ -10,11 +10,9 @@ from alexnet_fast import signals
 
 
 def run() -> None:
-    """The command line, and the end of the process with its exit code.
-
-    Python and the C++ libraries are not taken down: threads that are ending meanwhile have made processes whose work
-    was done die of a signal ("terminate called without an active exception").
-    """
+    """Runs the command line and ends the process with its exit code, without Python's and the C++ libraries' clean-up:
+    threads that are ending meanwhile have made finished processes die of a signal ("terminate called without an active
+    exception")."""
     code: int | None = None
     try:
         try:
@@ -26,7 +24,7 @@ def run() -> None:
         atexit._run_exitfuncs()
         sys.stdout.flush()
     except OSError as error:  # of standard output: what was printed is lost
-        if not code:  # else it has been told
+        if not code:  # else its message was printed
             os.write(2, f"Error: {error}\n".encode())
         code = code or 2
     os._exit(code or 0)

@@ -8,16 +8,6 @@ from typing import Any
 
 from alexnet_fast.errors import InputError
 
-
-def _check(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise InputError(f"{name} is {value}; it must be {expected}.")
-
-
-def _any_of(choices: tuple[object, ...]) -> str:
-    return f"{', '.join(str(choice) for choice in choices[:-1])} or {choices[-1]}"
-
-
 CHOICES: dict[str, tuple[Any, ...]] = {
     "arch": ("paper", "half", "sixconv", "caffe", "onetower", "bn"),
     "lrn": ("towers", "all", "none"),
@@ -31,17 +21,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "parallel": ("data", "towers", "hybrid"),
 }
 RESUMABLE = (
-    "shards",
-    "threads",
-    "cache",
-    "cache_bytes",
-    "parallel",
-    "accumulate",
-    "save_every",
-    "keep",
-    "log_every",
-    "tensorboard",
-    "layer_scales",
+    *("shards", "threads", "cache", "cache_bytes", "parallel", "accumulate"),
+    *("save_every", "keep", "log_every", "tensorboard", "layer_scales"),
 )
 """Settings that may differ when a run is resumed: they change no result (`accumulate` dropout's masks and batch
 norm's statistics, which are each part's own)."""
@@ -51,10 +32,8 @@ PAPER_NETS_ONLY = ("lrn", "within_map_norm", "pool", "activation", "without", "b
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The settings of a run. The defaults are the original's values; recipes.py names the source of each.
-
-    Raises InputError for values that cannot be, alone or together.
-    """
+    """The settings of a run. The defaults are the original's values; recipes.py names the source of each. Raises
+    InputError for values that cannot be, alone or together."""
 
     recipe: str = "paper"
     """Where the other values came from."""
@@ -149,54 +128,49 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
-            _check(getattr(self, name) in choices, name, getattr(self, name), _any_of(choices))
+            self._check(name, getattr(self, name) in choices, _any_of(choices))
         for layer in self.without.split():
-            _check(layer in REMOVABLE, "without", layer, _any_of(REMOVABLE))
+            if layer not in REMOVABLE:
+                raise InputError(f"without is {layer}; it must be {_any_of(REMOVABLE)}.")
         if self.arch in ("caffe", "onetower", "bn"):
             for name in PAPER_NETS_ONLY:
                 default = type(self).__dataclass_fields__[name].default
-                _check(getattr(self, name) == default, name, getattr(self, name), f"{default!r} with arch {self.arch}")
+                self._check(name, getattr(self, name) == default, f"{default!r} with arch {self.arch}")
         if self.parallel == "towers":
-            _check(self.arch in ("paper", "sixconv"), "arch", self.arch, "paper or sixconv with parallel towers")
-            _check(self.lrn != "all", "lrn", self.lrn, "towers or none with parallel towers")
+            self._check("arch", self.arch in ("paper", "sixconv"), "paper or sixconv with parallel towers")
+            self._check("lrn", self.lrn != "all", "towers or none with parallel towers")
         if self.parallel != "data":
-            _check(self.optimizer != "lars", "optimizer", self.optimizer, f"sgd with parallel {self.parallel}")
-            _check(not self.compile, "compile", self.compile, f"off with parallel {self.parallel}")
+            self._check("optimizer", self.optimizer != "lars", f"sgd with parallel {self.parallel}")
+            self._check("compile", not self.compile, f"off with parallel {self.parallel}")
             # with fp16 each process would scale its own part of the gradients by itself
-            _check(self.precision != "fp16", "precision", self.precision, f"bf16 or fp32 with parallel {self.parallel}")
+            self._check("precision", self.precision != "fp16", f"bf16 or fp32 with parallel {self.parallel}")
         for name in ("epochs", "batch", "accumulate", "patience", "log_every", "hidden", "window"):
-            _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in (
-            "lr",
-            "bias_lr_factor",
-            "momentum",
-            "weight_decay",
-            "warmup_epochs",
-            "colour_std",
-            "seed",
-            "crop",
-            "threads",
-            "cache_bytes",
-            "bottleneck",
-            "trust",
-            "save_every",
-            "keep",
-        ):
-            _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        _check(self.seed < 2**32, "seed", self.seed, "below 4294967296")
+            self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("label_smoothing", "dropout"):
-            _check(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+            self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         for name in ("colour_off", "conv1_slow", "conv1_freeze"):
-            _check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
+            self._check(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
+        for field in fields(self):
+            if not isinstance(field.default, str):
+                self._check(field.name, getattr(self, field.name) >= 0, "0 or more")
+        self._check("seed", self.seed < 2**32, "below 4294967296")
+
+    def _check(self, name: str, is_right: bool, expected: str) -> None:
+        if not is_right:
+            raise InputError(f"{name} is {getattr(self, name)}; it must be {expected}.")
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
+def _any_of(choices: tuple[object, ...]) -> str:
+    return f"{', '.join(str(choice) for choice in choices[:-1])} or {choices[-1]}"
+
+
 def config_from(values: Any, where: Path) -> TrainConfig:
     """The configuration that the file `where` holds. Raises InputError for what this version does not know."""
     if not isinstance(values, dict):
-        raise InputError(f"{where} is damaged: it holds no settings.")
+        raise InputError(f"{where} is corrupt: it holds no settings.")
     if unknown := values.keys() - {field.name for field in fields(TrainConfig)}:
         raise InputError(
             f"{where} has settings that this version of alexnet-fast does not know ({', '.join(sorted(unknown))}): "

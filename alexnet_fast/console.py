@@ -23,20 +23,21 @@ REDRAW_SECONDS = 0.25
 
 
 class Progress:
-    """A line with a bar, a text and the time left.
+    """A line with a bar, a text and the time left; `quiet`: prints nothing, for all processes but the first.
 
     `with Progress("sharding", total) as progress: progress.update(done, "610 images/s")`
     """
 
-    def __init__(self, title: str, total: int, done: int = 0) -> None:
+    def __init__(self, title: str, total: int, done: int = 0, *, quiet: bool = False) -> None:
         self._title, self._total, self._first = title, max(total, 1), done
         self._started = self._printed = time.monotonic()
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, quiet=quiet)
+        self._is_live = self._console.is_terminal and not quiet
         self._live = Live(console=self._console, transient=True, auto_refresh=False)
         self._text, self._drawn = "starting", 0.0
 
     def __enter__(self) -> Progress:
-        if self._console.is_terminal:
+        if self._is_live:
             self._live.start()
             self._draw(self._first)
         return self
@@ -47,7 +48,7 @@ class Progress:
     def update(self, done: int, text: str) -> None:
         """Shows that `done` things are done, and a text; where there is no terminal, every PLAIN_SECONDS."""
         self._text = text
-        if self._console.is_terminal:
+        if self._is_live:
             self._draw(done)
         elif time.monotonic() - self._printed >= PLAIN_SECONDS or done >= self._total:
             self._printed = time.monotonic()
@@ -55,20 +56,17 @@ class Progress:
 
     def advance(self, done: int) -> None:
         """Shows that `done` things are done, beside the last text; cheap enough for every step."""
-        if self._console.is_terminal and time.monotonic() - self._drawn >= REDRAW_SECONDS:
+        if self._is_live and time.monotonic() - self._drawn >= REDRAW_SECONDS:
             self._draw(done)
 
     def _draw(self, done: int) -> None:
         """Draws one line where it fits, else the text below the bar."""
         self._drawn = time.monotonic()
-        bar = Table.grid(padding=(0, 1))
-        what, left = ProgressBar(self._total, done, width=20), self._left(done)
-        if len(f"{self._title} {self._text} {left} ") + 20 <= self._console.width:
-            bar.add_row(self._title, what, self._text, left)
-            self._live.update(bar, refresh=True)
-        else:
-            bar.add_row(self._title, what, left)
-            self._live.update(Group(bar, Text(self._text)), refresh=True)
+        line = Table.grid(padding=(0, 1))
+        bar, left = ProgressBar(self._total, done, width=20), self._left(done)
+        fits = len(f"{self._title} {self._text} {left} ") + 20 <= self._console.width
+        line.add_row(self._title, bar, *[self._text] * fits, left)
+        self._live.update(line if fits else Group(line, Text(self._text)), refresh=True)
 
     def _left(self, done: int) -> str:
         """Returns the time left, as text; empty where it is not known."""
@@ -94,22 +92,6 @@ class Progress:
     def print(self, text: str) -> None:
         """Prints a line that stays, above the live one."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-class Quiet(Progress):
-    """Prints nothing: for all processes but the first."""
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def update(self, done: int, text: str) -> None:
-        pass
-
-    def advance(self, done: int) -> None:
-        pass
-
-    def print(self, text: str) -> None:
-        pass
 
 
 def draw_table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:

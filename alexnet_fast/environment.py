@@ -1,7 +1,4 @@
-"""Finds what a result depends on besides its settings: versions, commit, native code, driver, GPUs, processor.
-
-Runs record it, and `alexnet-fast --version --verbose` prints it.
-"""
+"""What a result depends on besides its settings: versions, commit, native code, driver, GPUs, processor."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ class Driver:
 
 
 def environment() -> dict[str, Any]:
-    """Returns all of it, ready for JSON. Imports torch, for its GPUs: that takes seconds."""
+    """Returns all of it, ready for JSON. Imports torch, which takes seconds."""
     import torch
 
     found = driver()
@@ -68,24 +65,18 @@ def commit() -> str | None:
     if (root / ".git").exists():
         # safe.directory: a mounted checkout may belong to another user; we only look.
         git = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(root)]
+        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         try:
-            described = subprocess.run(
-                [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
+            return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             return None
-        return described.stdout.strip()
     if from_image := os.environ.get(COMMIT_VARIABLE):
         return from_image
     try:
         origin = json.loads(importlib.metadata.distribution("alexnet-fast").read_text("direct_url.json") or "{}")
     except importlib.metadata.PackageNotFoundError:
         return None
-    commit_id: str | None = origin.get("vcs_info", {}).get("commit_id")
-    return commit_id
+    return origin.get("vcs_info", {}).get("commit_id")  # type: ignore[no-any-return]
 
 
 def driver() -> Driver | None:
@@ -106,16 +97,13 @@ def driver() -> Driver | None:
 
 def cores(root: Path = Path("/")) -> int:
     """Returns the number of processors this process may use: those it may run on, at most its container's quota.
-
-    `root`: where /proc and /sys are.
-    """
+    `root`: where /proc and /sys are."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(math.ceil(min(allowed, _quota(root))), 1)
 
 
 def limit_threads(root: Path = Path("/")) -> None:
-    """Keeps OpenMP, which counts processors, to `cores` where a container has less of their time. To be called before
-    torch is imported."""
+    """Keeps OpenMP to `cores` where a container has a quota. To be called before torch is imported."""
     if _quota(root) < math.inf:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores(root)))
 
@@ -142,11 +130,9 @@ def _quota(root: Path) -> float:
 
 def _quota_of(folder: Path) -> float:
     """Returns the quota of one group, in processors: version 2 has one file, version 1 two; -1 and `max`: no limit."""
+    names = ["cpu.max"] if (folder / "cpu.max").exists() else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
     try:
-        if (folder / "cpu.max").exists():
-            quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
-        else:
-            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        quota, period = " ".join((folder / name).read_text(encoding="utf-8") for name in names).split()
     except OSError:
         return math.inf
     return math.inf if quota in ("max", "-1") else int(quota) / int(period)

@@ -2,11 +2,8 @@
 
 
 class InputError(ValueError):
-    """The command line, a path or a file is wrong.
-
-    The message says what is wrong, where, and what to do next; the command line shows it without a traceback
-    and exits with 2.
-    """
+    """The command line, a path or a file is wrong. The message says what is wrong, where, and what to do next; the
+    command line shows it without a traceback and exits with 2."""
 
 
 class TrainingError(RuntimeError):

@@ -27,12 +27,6 @@ def written(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, body: dict[str, Any]) -> None:
-    """Writes a JSON file, whole or not at all."""
-    with written(path) as temporary:
-        temporary.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-
-
 def publish(temporary: Path, path: Path) -> None:
     """Renames a file of the same file system to `path`; bytes and name are on the disk then, safe from a power cut."""
     flush(temporary)
@@ -51,15 +45,13 @@ def flush(path: Path) -> None:
 
 
 class Taken(Exception):
-    """Another holder has the lock; the text is what the lock's file says of it."""
+    """Another holder has the lock; the text, from the lock's file, names it."""
 
 
 @contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds the lock of `path` as `file_lock` does, and writes into the file which process it is, for Taken's text.
-
-    Where the file system has no locks, the block runs without one.
-    """
+    Where the file system has no locks, the block runs without one."""
     with file_lock(path, wait=wait, required=False) as file:
         with suppress(OSError):  # a full disk: only that text would be missing
             os.ftruncate(file.fileno(), 0)
@@ -73,10 +65,9 @@ def file_lock(
 ) -> Iterator[IO[bytes]]:
     """Holds a lock on the file `path`; yields it open for reading and writing, created empty where there was none.
 
-    The lock excludes other threads and other processes, also on other machines (Linux locks the file on the server for
-    flock, too, on NFS). It ends with the block or the process, however that ends; the file stays. `shared`: excludes
-    only those that do not share. Raises Taken while another has it, unless `wait`; OSError where the file system has no
-    locks, if one is `required`. `mode`: permissions of a new file, before the umask.
+    The lock excludes other threads and processes, also on other machines (over NFS too), until the block or the process
+    ends; the file stays. `shared`: excludes only those that do not share. Raises Taken while another has it, unless
+    `wait`; OSError where the file system has no locks, if one is `required`. `mode`: a new file's permissions.
     """
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, mode), "r+b") as file:
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX  # on NFS one needs a file that can be read, one written to
@@ -108,6 +99,12 @@ def check_target(path: Path | None, option: str, suffixes: tuple[str, ...]) -> N
         raise InputError(f"{option} {path} must end in {' or '.join(suffixes)}.")
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise InputError(f"{option} {path} must be a file in a folder that is there.")
+
+
+def write_json(path: Path, body: dict[str, Any]) -> None:
+    """Writes a JSON file, whole or not at all."""
+    with written(path) as temporary:
+        temporary.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
 
 def save_npz(path: Path, **arrays: Any) -> None:

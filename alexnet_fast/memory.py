@@ -1,7 +1,5 @@
-"""Memory: whether there is enough, and buffers that are used again.
-
-Reuse decides a third of the speed on a CPU, as the kernel clears every page that is new.
-"""
+"""Memory: whether there is enough, and buffers that are used again. Reuse decides a third of the speed on a CPU, as
+the kernel clears every page that is new."""
 
 from __future__ import annotations
 
@@ -24,10 +22,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def check_memory(needed: float, what: str, instead: str) -> None:
-    """Raises InputError when `needed` bytes are more than the free memory, where the system reports it.
-
-    `what` takes them; `instead`: a sentence on what to do.
-    """
+    """Raises InputError when `needed` bytes are more than the free memory, where the system reports it. `what` takes
+    them; `instead`: a sentence on what to do."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -38,11 +34,8 @@ def check_memory(needed: float, what: str, instead: str) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc keep freed memory for the next use, in the whole process.
-
-    By default it gives large blocks, each batch and each step's gradients, back to the kernel, which then clears
-    every page anew. Does nothing where the C library has no mallopt.
-    """
+    """Makes glibc keep freed memory for the next use, in the whole process: by default it gives large blocks, such as
+    batches and gradients, back to the kernel. Does nothing where the C library has no mallopt."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         mallopt(M_MMAP_MAX, 0)
@@ -50,10 +43,8 @@ def keep_freed_memory() -> None:
 
 
 class Buffers:
-    """CPU tensors for batches, in the memory of earlier ones that are no longer referenced.
-
-    glibc's aligned blocks are often a few bytes too short for the next of their own size, so it would take new pages.
-    """
+    """CPU tensors for batches, in the memory of earlier ones that are no longer referenced. glibc's aligned blocks are
+    often a few bytes too short for the next of their own size, so it would take new pages."""
 
     MOST = 8
     """More than a loader and its user hold at a time; further tensors get memory of their own."""
@@ -73,14 +64,12 @@ class Buffers:
         place = next(free, len(self._buffers))
         if place == self.MOST:
             return torch.empty(shape, dtype=dtype)
-        memory = self._buffers[place][0] if place < len(self._buffers) else _aligned(size, self.ALIGNED)
+        if place < len(self._buffers):
+            memory = self._buffers[place][0]
+        else:
+            memory = np.empty(size + self.ALIGNED, np.uint8)
+            start = -memory.ctypes.data % self.ALIGNED
+            memory = memory[start : start + size]
         view = memory[:size].reshape(*shape[:-1], -1)
         self._buffers[place : place + 1] = [(memory, ref(view))]
         return torch.from_numpy(view).view(dtype)
-
-
-def _aligned(size: int, to: int) -> NDArray[np.uint8]:
-    """Returns `size` new bytes whose address is a multiple of `to`."""
-    memory = np.empty(size + to, np.uint8)
-    start = -memory.ctypes.data % to
-    return memory[start : start + size]

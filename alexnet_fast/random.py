@@ -1,8 +1,8 @@
 """Every random stream, by name: a function returns its generator or seed, from all that the numbers depend on.
 
-Two runs with the same arguments draw the same numbers, on any machine. Most streams are Philox, whose key and counter
-are set directly: so a stream can be had without those before it, and none is seeded by another. Changing a key changes
-which images are in which tar, or what every past run has seen: shard sets and checkpoints could not be continued.
+Most streams are Philox, whose key and counter are set directly: so a stream can be had without those before it, and
+none is seeded by another. Changing a key changes which images are in which tar, or what every past run has seen: shard
+sets and checkpoints could not be continued.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ _VAL_SPLIT, _BUDGET_SAMPLE = 1 << 32, 2 << 32
 
 def epoch_order(seed: int, epoch: int) -> Generator:
     """In which order the samples of an epoch come."""
-    return _of_epoch(seed, epoch, _ORDER)
+    return _philox(seed, epoch, _ORDER)
 
 
 def epoch_crops(seed: int, epoch: int) -> Generator:
     """Where each sample of an epoch is cropped."""
-    return _of_epoch(seed, epoch, _CROP)
+    return _philox(seed, epoch, _CROP)
 
 
 def epoch_mirrors(seed: int, epoch: int) -> Generator:
     """Which samples of an epoch are flipped."""
-    return _of_epoch(seed, epoch, _MIRROR)
+    return _philox(seed, epoch, _MIRROR)
 
 
 def epoch_colours(seed: int, epoch: int) -> Generator:
     """The colour jitter of an epoch's samples."""
-    return _of_epoch(seed, epoch, _COLOUR)
+    return _philox(seed, epoch, _COLOUR)
 
 
 def weights_seed(seed: int) -> int:
@@ -42,10 +42,8 @@ def weights_seed(seed: int) -> int:
 
 
 def dropout_seed(seed: int, step: int, rank: int) -> int:
-    """For torch's generator, before a step: the same dropout in a run that was never interrupted and in a resumed one.
-
-    `step` counts from the beginning of the run; `rank`: processes that hold the same images of a step share one.
-    """
+    """For torch's generator, before a step: so a resumed run draws what an uninterrupted one does. `step`: of the whole
+    run; `rank`: processes that hold the same images of a step share one."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
@@ -65,7 +63,7 @@ def budget_sample(seed: int) -> Generator:
 
 
 def report_sample() -> Generator:
-    """Which images a report or a table looks at, where it does not look at all: the same in every report."""
+    """Which images a report or a table looks at where it does not look at all of them: the same in every report."""
     return np.random.default_rng(0)
 
 
@@ -74,11 +72,7 @@ def drawn_image(seed: int, split: int, label: int, number: int) -> Generator:
     return np.random.default_rng((seed, split, label, number))
 
 
-def _of_epoch(seed: int, epoch: int, stream: int) -> Generator:
-    """(seed, epoch) is the key, and each stream has counters of its own."""
-    return _philox(seed, epoch, stream)
-
-
 def _philox(seed: int, second: int, stream: int = 0) -> Generator:
+    """(seed, second) is the key, and each stream has counters of its own."""
     key, counter = np.array([seed, second], np.uint64), np.array([0, 0, 0, stream], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))

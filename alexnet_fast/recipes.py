@@ -60,22 +60,16 @@ ENOUGH_STEPS, SMALLEST_BATCH = 20, 32
 
 
 def batch_for(images: int, batch: int) -> int:
-    """A recipe's `batch`, halved while an epoch of so many images has fewer than 20 steps of it; 32 at least.
-
-    Recipes are for a million images. Of a few hundred, `fast`'s 1024 would make one step an epoch, of fewer images
-    than its learning rate is for, which diverges.
-    """
+    """Returns a recipe's `batch`, halved while an epoch of so many images has fewer than 20 steps of it; 32 at least:
+    of a few hundred images `fast`'s 1024 would make one step an epoch, which diverges at its learning rate."""
     while batch > SMALLEST_BATCH and images < ENOUGH_STEPS * batch:
         batch = max(batch // 2, SMALLEST_BATCH)
     return batch
 
 
 def make_config(recipe: str, **overrides: Any) -> TrainConfig:
-    """The recipe with every override that is not None.
-
-    A batch without a learning rate scales the recipe's rate with it (arXiv 1404.5997 does so, as the original
-    code's notes do). Raises InputError naming the setting that is wrong.
-    """
+    """Returns the recipe with every override that is not None. A batch without a learning rate scales the recipe's rate
+    with it (arXiv 1404.5997, and the original code's notes). Raises InputError naming the setting that is wrong."""
     base = RECIPES[recipe]
     given = {name: value for name, value in overrides.items() if value is not None}
     unknown = set(given) - {field.name for field in fields(TrainConfig)}

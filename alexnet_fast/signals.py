@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import active_children
 from typing import Any
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
@@ -22,21 +23,16 @@ def nothing_begun() -> Iterator[None]:
 
 @contextmanager
 def start_up() -> Iterator[None]:
-    """Ends the process on either signal, with a line and exit code 0, until `stop_signals` takes over.
-
-    At once, since the modules whose import it interrupts may turn an exception into other errors.
-    """
+    """Ends the process at once on either signal, with a line and exit code 0, until `stop_signals` takes over."""
     with _handled(_quit):
         yield
 
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Yields a function that returns whether a signal came; a second Ctrl-C raises KeyboardInterrupt.
-
-    A second SIGTERM does not: batch systems send it to a launcher and its processes, and the launcher passes it on.
-    Afterwards `start_up`'s handler, whose line would be wrong then, is not put back.
-    """
+    """Yields a function that returns whether a signal came; a second Ctrl-C raises KeyboardInterrupt, a second SIGTERM
+    does not: batch systems send it to a launcher and its processes, and the launcher passes it on. Afterwards
+    `start_up`'s handler, whose line would be wrong then, is not put back."""
     came = False
 
     def note(number: int, _: Any) -> None:
@@ -53,7 +49,21 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _handled(handler: Callable[[int, Any], None], numbers: tuple[signal.Signals, ...] = BOTH) -> Iterator[None]:
+def passed_on() -> Iterator[None]:
+    """Passes SIGTERM on to the child processes, which stop by themselves; the terminal's Ctrl-C reaches them anyway."""
+
+    def terminate(number: int, _: Any) -> None:
+        for child in active_children():
+            child.terminate()
+
+    with _handled(signal.SIG_IGN, (signal.SIGINT,)), _handled(terminate, (signal.SIGTERM,)):
+        yield
+
+
+@contextmanager
+def _handled(
+    handler: Callable[[int, Any], None] | signal.Handlers, numbers: tuple[signal.Signals, ...] = BOTH
+) -> Iterator[None]:
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield

@@ -45,7 +45,7 @@ TESTS = Path(__file__).resolve().parent
 LONGEST = [
     *("system/test_image", "training/test_training", "system/test_paper", "system/test_parallel"),
     *("training/test_checkpoint", "system/test_elastic", "system/test_fuzz", "system/test_crash", "system/test_demo"),
-    *("system/test_damage", "system/test_lost_process", "system/test_training", "system/test_stream"),
+    *("system/test_corruption", "system/test_lost_process", "system/test_training", "system/test_stream"),
 ]
 """Files begun first, so that the processes of tools/test end together."""
 

@@ -111,7 +111,7 @@ def test_every_module_and_its_docstring_have_a_page(tmp_path: Path) -> None:
         page = tmp_path / (module.parent if module.name == "__init__.py" else module).with_suffix(".html")
         assert page.exists(), module
     assert "done, both counted from 0" in " ".join(
-        (tmp_path / "alexnet_fast" / "training" / "position.html").read_text().split()
+        (tmp_path / "alexnet_fast" / "training" / "state.html").read_text().split()
     )
 
 

@@ -207,7 +207,7 @@ def test_fewer_gpus_than_processes_of_torchrun(monkeypatch: pytest.MonkeyPatch) 
     assert processes_here(8) == 2
 
 
-def test_train_takes_all_gpus_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_takes_all_gpus_unless_given_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     give_gpus(monkeypatch, 2)
 
     def start(*_: Any, nprocs: int, **__: Any) -> None:

@@ -14,6 +14,7 @@ from alexnet_fast.loading.loader import Batch, Loader
 from alexnet_fast.recipes import make_config
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import start
+from alexnet_fast.training.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
 
@@ -70,7 +71,7 @@ def steps_without_waiting(topology: topology.Topology, shards: str, folder: str,
         "layer_scales": True,
     }
     config = make_config(**{**settings, **common, "shards": shards, "log_every": 1})
-    trainer = start.make_trainer(topology, config, ShardSet.of(config), Path(folder), None)
+    trainer = Trainer(topology, config, ShardSet.of(config), Path(folder), None)
     batch = next(iter(trainer.loader))
     try:
         for step in range(1, 6):

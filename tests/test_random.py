@@ -28,7 +28,3 @@ def test_each_stream_is_as_it_was(stream: np.random.Generator, first: list[int])
 
 def test_seeds_for_torch_are_as_they_were() -> None:
     assert (random.weights_seed(7), random.dropout_seed(7, 100, 1)) == (7, 3885908496)
-
-
-def test_streams_differ() -> None:
-    assert len({tuple(first) for _, first in FIRST}) == len(FIRST)

@@ -80,7 +80,7 @@ def steps_of(config: TrainConfig, classes: int, topology: Topology) -> Callable[
     state = initial_state(config, classes, topology.device)
     placed = placement.place(state.model, state.optimizer, topology, config)
     state.model, state.optimizer = placed.model, placed.optimizer
-    share = replace(config, batch=config.batch // placed.data.world)
+    share = replace(config, batch=config.batch // placed.data.world_size)
     batch = next(synthetic(share, classes, DTYPES[config.precision], topology.device))
     return lambda: train_step(placed.wrapped, state, batch, config, 1.0)
 
@@ -108,14 +108,14 @@ def measure(topology: Topology, config: TrainConfig, classes: int, turns: int) -
             result["silent_seconds"].append(silent_seconds)
     net = net_of(config, classes, config.crop)
     activation = 2 if config.precision == "bf16" else 4
-    expected = sent(net, config.parallel, topology.world, config.batch, (4, activation))  # gloo: fp32 gradients
+    expected = sent(net, config.parallel, topology.world_size, config.batch, (4, activation))  # gloo: fp32 gradients
     return {**result, "predicted_bytes": expected.bytes, "predicted_gradient_bytes": expected.gradients}
 
 
 def bandwidths(topology: Topology, turns: int = 7) -> dict[str, float]:
     """Bytes a second that a process sends in all-reduces of a DDP bucket (25 MiB) and all-gathers of 2 MiB alone."""
     bucket, maps = torch.zeros(25 * 2**18), torch.zeros(2**19)
-    parts = [torch.empty_like(maps) for _ in range(topology.world)]
+    parts = [torch.empty_like(maps) for _ in range(topology.world_size)]
     rates = {}
     collectives: dict[str, Callable[[], object]] = {
         "all_reduce": lambda: dist.all_reduce(bucket),
@@ -153,7 +153,7 @@ def everything(topology: Topology, turns: int, batch: int, precisions: list[str]
     results: dict[str, Any] = {}
     for precision in precisions:
         for parallel in ("data", "towers", "hybrid"):
-            if parallel == "towers" and topology.world != 2:
+            if parallel == "towers" and topology.world_size != 2:
                 continue
             config = make_config("paper", parallel=parallel, batch=batch, precision=precision, crop=224)
             results[f"{parallel}, {precision}"] = one = measure(topology, config, 1000, turns)
@@ -164,7 +164,12 @@ def everything(topology: Topology, turns: int, batch: int, precisions: list[str]
         print("\n".join([*lines, f"bytes/s alone: {rates}"]))
         if out:
             out.mkdir(parents=True)
-            about = {"processes": topology.world, "threads": torch.get_num_threads(), "batch": batch, "turns": turns}
+            about = {
+                "processes": topology.world_size,
+                "threads": torch.get_num_threads(),
+                "batch": batch,
+                "turns": turns,
+            }
             body = {**about, "bytes_per_second": rates, "steps": results, **environment()}
             (out / "numbers.json").write_text(json.dumps(body, indent=1) + "\n")
             (out / "README.md").write_text("\n".join(["# Bytes and time of --parallel", "", *lines]) + "\n")

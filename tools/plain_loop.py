@@ -21,9 +21,10 @@ import click
 import torch
 from torch import nn
 
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.environment import environment
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.model.alexnet import bn
+from alexnet_fast.model.alexnet import build
 from alexnet_fast.recipes import make_config
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training.optim import make_optimizer
@@ -43,7 +44,7 @@ def precision() -> torch.dtype:
 def plain(shards: Path, batch: int) -> Step:
     manifest = ShardSet(shards).manifest
     crop, classes, dtype = manifest.size * 7 // 8, len(manifest.classes), precision()
-    model = bn(classes).on(CPU)
+    model = build(classes, TrainConfig(arch="bn")).on(CPU)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     images = torch.randint(0, 256, (batch, 3, crop, crop)).float().contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, classes, (batch,))
@@ -64,7 +65,7 @@ def ours(shards: Path, batch: int) -> Step:
     split = shard_set.split("train")
     crop = split.size * 7 // 8
     config = make_config("fast", batch=batch, precision=best_precision(CPU))
-    model = bn(len(shard_set.manifest.classes)).on(CPU)
+    model = build(len(shard_set.manifest.classes), TrainConfig(arch="bn")).on(CPU)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     state = State(model, make_optimizer(model, config), scaler)
     loader = Loader.training(split, batch=batch, num_epochs=10**6, crop=crop, dtype=precision(), threads=2)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from alexnet_fast.environment import environment
 from alexnet_fast.memory import keep_freed_memory
 from alexnet_fast.model import lrn_kernel
-from alexnet_fast.model.alexnet import paper
+from alexnet_fast.model.alexnet import build
 from alexnet_fast.model.conv1 import Conv1
 from alexnet_fast.model.lrn import LocalResponseNorm
 from alexnet_fast.recipes import make_config
@@ -84,7 +84,7 @@ def conv1(x: Tensor) -> Forms:
 
 def network(x: Tensor) -> Forms:
     """The paper's net, forward and backward; torch's form has the same layers but torch's LRN and plain conv1."""
-    ours, theirs = (paper(1000).on(torch.device("cpu")) for _ in range(2))
+    ours, theirs = (build(1000).on(torch.device("cpu")) for _ in range(2))
     for i, layer in enumerate(theirs.features):
         if isinstance(layer, LocalResponseNorm):
             theirs.features[i] = TorchNorm()
@@ -96,7 +96,7 @@ def network(x: Tensor) -> Forms:
 
 def optimizers() -> Forms:
     """One step of the paper net's parameters; ours is what `make_optimizer` chooses."""
-    model = paper(1000).on(torch.device("cpu"))
+    model = build(1000).on(torch.device("cpu"))
     for p in model.parameters():
         p.grad = torch.randn_like(p)
     ours = make_optimizer(model, make_config("paper", precision="bf16"))

@@ -82,7 +82,7 @@ def shard_command(
 ) -> None:
     """Resize images and write them as WebDataset tars with random access.
 
-    A run that was stopped is gone on with by the same command: finished tars are kept.
+    A run that was stopped is resumed by the same command: finished tars are kept.
     """
     with signals.nothing_begun():
         from alexnet_fast.sharding import pool
@@ -101,7 +101,7 @@ def shard_command(
         try:
             summary = run.shard(src, list(outs), workers=workers, scheduler=scheduler, part=part, **making)
         except KeyboardInterrupt:
-            click.echo("\nStopped; finished tars are kept. Go on with the same command.", err=True)
+            click.echo("\nStopped; finished tars are kept. Resume with the same command.", err=True)
             sys.exit(signals.INTERRUPTED)
     if not summary.complete:
         click.echo(f"{summary.shards:,} tars are there; other parts are to come: {outs[0]}", err=json_file == "-")
@@ -134,7 +134,7 @@ def _summary(summary: Summary, out: str) -> tuple[str, dict[str, Any]]:
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
 @json_option
 def verify_command(shards: str, quick: bool, workers: int | None, json_file: str | None) -> None:
-    """Read a shard set again and name every damaged file and sample."""
+    """Read a shard set again and name every corrupt file and sample."""
     from alexnet_fast.console import Progress
     from alexnet_fast.shards.reader import ShardSet
     from alexnet_fast.shards.verify import verify
@@ -144,11 +144,11 @@ def verify_command(shards: str, quick: bool, workers: int | None, json_file: str
     manifest = ShardSet(shards).manifest
     total = sum(map(manifest.images, manifest.splits))
     with Progress("verifying", total) as progress:
-        damaged = verify(Path(shards), quick, workers or cores(), progress.counter("images"))
-    lines = [f"{damage.file}: {damage.sample + ': ' * bool(damage.sample)}{damage.problem}" for damage in damaged]
+        found = verify(Path(shards), quick, workers or cores(), progress.counter("images"))
+    lines = [f"{one.file}: {one.sample + ': ' * bool(one.sample)}{one.problem}" for one in found]
     checked = "sizes and indexes of " if quick else ""
     text = f"{len(lines):,} problems: {shards}" if lines else f"{checked}{total:,} samples are whole: {shards}"
-    show("\n".join([*lines, text]), {"ok": not lines, "damaged": [asdict(d) for d in damaged]}, json_file)
+    show("\n".join([*lines, text]), {"ok": not lines, "damaged": [asdict(one) for one in found]}, json_file)
     if lines:
         sys.exit(1)
 

@@ -48,7 +48,12 @@ def main(ctx: click.Context, version: bool, verbose: bool, debug: bool) -> None:
     if version:
         click.echo(f"alexnet-fast, version {__version__}")
         if verbose:
-            click.echo(_environment_text())
+            facts = environment()
+            packages, facts["gpus"] = facts.pop("packages"), ", ".join(facts["gpus"])
+            for name, value in facts.items():
+                if name not in ("alexnet_fast", "command"):
+                    click.echo(f"{name}: {value or 'none'}")
+            click.echo("\n".join(["packages:", *(f"  {name}=={number}" for name, number in packages.items())]))
         ctx.exit()
     if verbose:
         raise click.UsageError("--verbose goes with --version.")
@@ -65,12 +70,3 @@ def main(ctx: click.Context, version: bool, verbose: bool, debug: bool) -> None:
 
 for command in (*data.COMMANDS, *train.COMMANDS, *results.COMMANDS, *paper.COMMANDS):
     main.add_command(command)
-
-
-def _environment_text() -> str:
-    """Returns `environment()` as lines."""
-    body = environment()
-    versions = [f"  {name}=={version}" for name, version in body.pop("packages").items()]
-    body["gpus"] = ", ".join(body["gpus"])
-    facts = [f"{name}: {value or 'none'}" for name, value in body.items() if name not in ("alexnet_fast", "command")]
-    return "\n".join([*facts, "packages:", *versions])

@@ -128,7 +128,7 @@ def _origin(weights: str, split: str) -> str:
 
 
 def _accuracy_lines(guesses: Guesses, result: dict[str, Any]) -> list[str]:
-    from alexnet_fast.evaluation.scoring import damage_note
+    from alexnet_fast.evaluation.scoring import corruption_note
 
     accuracy = guesses.accuracy()
     seen = f"{len(guesses.labels):,} images, {guesses.views} view{'s' * (guesses.views > 1)}"
@@ -137,7 +137,7 @@ def _accuracy_lines(guesses: Guesses, result: dict[str, Any]) -> list[str]:
         return [f"no accuracy: not every image has a label ({seen}{damaged})"]
     ends = {name: " to ".join(f"{end:.2f}" for end in result[f"{name}_interval"]) for name in ("top1", "top5")}
     return [
-        f"top-1 {accuracy.top1:.2f} %  top-5 {accuracy.top5:.2f} %  ({seen}{damage_note(accuracy)})",
+        f"top-1 {accuracy.top1:.2f} %  top-5 {accuracy.top5:.2f} %  ({seen}{corruption_note(accuracy)})",
         f"error {100 - accuracy.top1:.2f} %        {100 - accuracy.top5:.2f} %",
         f"95 % intervals (Wilson): top-1 {ends['top1']} %, top-5 {ends['top5']} %",
     ]

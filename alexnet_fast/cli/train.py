@@ -67,7 +67,9 @@ def train_command(
 ) -> None:
     """Train a network and leave a run folder."""
     if "help" in settings:
-        click.echo(_settings_help(recipe or "paper"))
+        for name, value in RECIPES[recipe or "paper"].as_dict().items():
+            if name != "recipe":
+                click.echo(f"{name}={value}")
         return
     if resume and run is None:
         raise InputError("--resume needs --run: the folder of the run to resume.")
@@ -100,20 +102,11 @@ def _result_text(result: Result, gpus: int, folder: Path) -> str:
         f"{result.images_per_second:,.0f} images/s, data wait {100 * result.data_wait:.2f} %, {result.seconds:,.0f} s"
     )
     text = f"{score}{rate if result.seconds else 'no step was left to do'}: {folder}"
-    if not result.finished:
-        text = f"Stopped in epoch {result.epochs + 1}; saved. Resume with:\n" + _resume_line(gpus, folder) + "\n" + text
-    return text
-
-
-def _settings_help(recipe: str) -> str:
-    """Returns a line a setting, with its value in the recipe."""
-    return "\n".join(f"{name}={value}" for name, value in RECIPES[recipe].as_dict().items() if name != "recipe")
-
-
-def _resume_line(gpus: int, folder: Path) -> str:
-    """Returns the command that resumes the run."""
-    command = "torchrun, as before, with: " if "TORCHELASTIC_RUN_ID" in os.environ else "alexnet-fast "
-    return f"  {command}train --gpus {gpus} --run {quote(str(folder))} --resume"
+    if result.finished:
+        return text
+    program = "torchrun, as before, with: " if "TORCHELASTIC_RUN_ID" in os.environ else "alexnet-fast "
+    command = f"{program}train --gpus {gpus} --run {quote(str(folder))} --resume"
+    return f"Stopped in epoch {result.epochs + 1}; saved. Resume with:\n  {command}\n{text}"
 
 
 def _is_first() -> bool:

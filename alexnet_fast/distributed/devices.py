@@ -1,4 +1,4 @@
-"""Whether this machine can do what is asked, and what to do where it cannot: GPUs, driver, compiler."""
+"""Whether this machine has what is asked for, and what to do where it has not: GPUs, driver, compiler."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def started_by_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def processes_here(world: int) -> int:
-    """How many of the `world` processes run on this machine."""
-    return int(os.environ["LOCAL_WORLD_SIZE"]) if started_by_torchrun() else world
+def processes_here(world_size: int) -> int:
+    """How many of the `world_size` processes run on this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if started_by_torchrun() else world_size
 
 
 def usable_gpus() -> int:

@@ -1,4 +1,4 @@
-"""Says what a loader waits for when no batch comes."""
+"""Prints what a loader waits for when no batch comes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ STALL = 30.0
 
 
 def watched(loader: Loader, topology: Topology) -> Iterator[Batch]:
-    """The loader's batches. A thread beside it says, once a stall, what is waited for; and how long it took."""
+    """The loader's batches. A thread beside it prints, once a stall, what is waited for; and how long it took."""
     asked: float | None = None
-    told = False
+    is_reported = False
     ended = Event()
 
     def watch() -> None:
-        nonlocal told
+        nonlocal is_reported
         while not ended.wait(STALL / 10):
-            if asked is not None and not told and monotonic() - asked > STALL:
-                told = True
-                _say(f"no batch for {STALL:.0f} s: {loader.waits_for()}", topology)
+            if asked is not None and not is_reported and monotonic() - asked > STALL:
+                is_reported = True
+                _print(f"no batch for {STALL:.0f} s: {loader.waits_for()}", topology)
 
     Thread(target=watch, daemon=True).start()
     batches = iter(loader)
@@ -33,9 +33,9 @@ def watched(loader: Loader, topology: Topology) -> Iterator[Batch]:
         while True:
             asked = monotonic()
             batch = next(batches, None)
-            if told:
-                _say(f"a batch came after {monotonic() - asked:.0f} s", topology)
-            asked, told = None, False
+            if is_reported:
+                _print(f"a batch came after {monotonic() - asked:.0f} s", topology)
+            asked, is_reported = None, False
             if batch is None:
                 return
             yield batch
@@ -43,6 +43,6 @@ def watched(loader: Loader, topology: Topology) -> Iterator[Batch]:
         ended.set()
 
 
-def _say(text: str, topology: Topology) -> None:
-    prefix = f"rank {topology.rank}: " * (topology.world > 1)
+def _print(text: str, topology: Topology) -> None:
+    prefix = f"rank {topology.rank}: " * (topology.world_size > 1)
     print(f"{prefix}{text}", file=sys.stderr, flush=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from multiprocessing import active_children
+from socket import socket
 from typing import Any, TypeVar
 
 import torch
@@ -26,10 +25,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Topology:
-    """This process among `world`: `rank` 0 prints and writes."""
+    """This process among `world_size`: `rank` 0 prints and writes."""
 
     rank: int
-    world: int
+    world_size: int
     device: torch.device
 
     @property
@@ -39,9 +38,7 @@ class Topology:
 
 def run(worker: Callable[..., Any], gpus: int, *args: Any) -> Any:
     """Calls `worker(topology, *args)` in one process a GPU (one in all for the CPU); returns the first one's result.
-
-    Under torchrun this process is already one of them. Otherwise several are started here, and Ctrl-C reaches each.
-    """
+    Under torchrun this process is already one of them. Otherwise several are started here, and Ctrl-C reaches each."""
     check_gpus(gpus)
     if started_by_torchrun():
         return _work(worker, gpus, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), args)
@@ -49,30 +46,27 @@ def run(worker: Callable[..., Any], gpus: int, *args: Any) -> Any:
         return worker(Topology(0, 1, _device(gpus, 0)), *args)
     import torch.multiprocessing as mp
 
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     context = mp.get_context("spawn")
     results = context.SimpleQueue()
-    # The workers stop by themselves, together: the terminal's Ctrl-C reaches them, SIGTERM is passed on.
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, _pass_on),
-    }
     try:
-        mp.start_processes(_spawned, (worker, gpus, args, results), nprocs=gpus, start_method="spawn")
+        with signals.passed_on():
+            mp.start_processes(_spawned, (worker, gpus, args, results), nprocs=gpus, start_method="spawn")
     except mp.ProcessExitedException as error:
         if results.empty():
-            raise TrainingError(
-                f"{error}; what it said is above. A kill may be the system's, out of memory."
-            ) from error
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if results.empty():  # told to stop before training began, which the first one has said
+            raise TrainingError(f"{error}; its message is above. A kill may be the system's, out of memory.") from error
+    if results.empty():  # stopped before training began, which the first one has printed
         sys.exit(0)
     result = results.get()
     if isinstance(result, BaseException):
         raise result
     return result
+
+
+def free_port() -> int:
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _spawned(rank: int, worker: Callable[..., Any], gpus: int, args: tuple[Any, ...], results: Any) -> None:
@@ -87,43 +81,33 @@ def _spawned(rank: int, worker: Callable[..., Any], gpus: int, args: tuple[Any, 
         results.put(result)
 
 
-def _pass_on(number: int, _: Any) -> None:
-    for child in active_children():
-        child.terminate()
-
-
-def _work(worker: Callable[..., Any], gpus: int, rank: int, world: int, args: tuple[Any, ...]) -> Any:
+def _work(worker: Callable[..., Any], gpus: int, rank: int, world_size: int, args: tuple[Any, ...]) -> Any:
     device = _device(gpus, int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        rank=rank,
-        world_size=world,
-        device_id=device if device.type == "cuda" else None,
-    )
+    backend, device_id = ("nccl", device) if device.type == "cuda" else ("gloo", None)
+    dist.init_process_group(backend, rank=rank, world_size=world_size, device_id=device_id)
     lost = False
     try:
-        return worker(Topology(rank, world, device), *args)
-    except RuntimeError as error:
-        lost = isinstance(error, LostProcessError) or is_of_peers(error)
-        if lost and not isinstance(error, LostProcessError):
-            reason = str(error).splitlines()[0]
-            raise LostProcessError(f"another process, or its machine, has ended: {reason}") from error
+        return worker(Topology(rank, world_size, device), *args)
+    except LostProcessError:
+        lost = True
         raise
+    except RuntimeError as error:
+        if not is_of_peers(error):
+            raise
+        lost, reason = True, str(error).splitlines()[0]
+        raise LostProcessError(f"another process, or its machine, has ended: {reason}") from error
     finally:
         if not lost:  # else it would wait for work that the lost one was to take part in
             dist.destroy_process_group()
 
 
 def average_gradients(model: nn.Module, topology: Topology, config: TrainConfig) -> nn.Module:
-    """The model whose gradients are averaged over all processes while they are computed.
-
-    On GPUs that train in bf16 they travel in it; torch has no such hook for gloo.
-    Buckets come in the order in which the first step's gradients do. Batch norm's statistics stay each process' own:
-    training does not read them, and `share_buffers` comes before what does.
-    """
-    if topology.world == 1:
+    """The model whose gradients are averaged over all processes while they are computed; on GPUs that train in bf16,
+    they travel in it. Batch norm's statistics stay each process' own: training does not read them, and `share_buffers`
+    comes before what does."""
+    if topology.world_size == 1:
         return model
     wrapped = nn.parallel.DistributedDataParallel(
         model,
@@ -151,7 +135,7 @@ def from_first(call: Callable[[], T], topology: Topology) -> T:
             answer[0] = call()
         except (InputError, OSError) as error:
             answer[1] = error
-    if topology.world > 1:
+    if topology.world_size > 1:
         dist.broadcast_object_list(answer, 0)
     if answer[1] is not None:
         raise answer[1]
@@ -160,22 +144,22 @@ def from_first(call: Callable[[], T], topology: Topology) -> T:
 
 
 def sum_over_processes(values: Tensor, topology: Topology) -> Tensor:
-    if topology.world > 1:
+    if topology.world_size > 1:
         dist.all_reduce(values)
     return values
 
 
 def merged(mine: dict[int, str], topology: Topology) -> dict[int, str]:
     """The entries of all processes."""
-    each = [mine] * topology.world
-    if topology.world > 1:
+    each = [mine] * topology.world_size
+    if topology.world_size > 1:
         dist.all_gather_object(each, mine)
     return {key: value for one in each for key, value in one.items()}
 
 
 def any_stopped(stopped: bool, topology: Topology) -> bool:
-    """Whether any process was told to stop. GPU processes are not asked here, so as not to wait: log steps ask them."""
-    if topology.world == 1:
+    """Whether any process was stopped; on GPUs False, since asking the others would wait: log steps do it."""
+    if topology.world_size == 1:
         return stopped
     if topology.device.type == "cuda":
         return False
@@ -195,23 +179,15 @@ def is_of_peers(error: RuntimeError) -> bool:
 
 def share_buffers(model: nn.Module, topology: Topology) -> None:
     """Gives every process the first one's batch-norm statistics, so that all evaluate the same network."""
-    if topology.world > 1:
+    if topology.world_size > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
 
 
 def barrier(topology: Topology) -> None:
-    if topology.world > 1:
+    if topology.world_size > 1:
         dist.barrier()
 
 
 def _device(gpus: int, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank) if gpus else torch.device("cpu")
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""What follows from guesses and labels: intervals, each class' accuracy, the pairs of classes most often confused."""
+"""What follows from predictions and labels: intervals, each class' accuracy, the classes most often confused."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ Z95 = 1.959964
 
 
 def wilson(share: float, of: int) -> list[float]:
-    """The 95 % interval [low, high] of a share seen in `of` trials; all three in per cent (Wilson 1927).
-
-    The same images always give the same share: the interval is that of other images drawn alike.
-    """
+    """The 95 % interval [low, high] of a share seen in `of` trials; all three in per cent (Wilson 1927). The same
+    images always give the same share: the interval is that of other images drawn alike."""
     p, z2 = share / 100, Z95**2
     middle = (p + z2 / (2 * of)) / (1 + z2 / of)
     half = Z95 * (p * (1 - p) / of + z2 / (4 * of**2)) ** 0.5 / (1 + z2 / of)
@@ -23,13 +21,11 @@ def wilson(share: float, of: int) -> list[float]:
 
 
 def per_class(
-    guesses: NDArray[np.int64], labels: NDArray[np.int64], classes: list[dict[str, str]]
+    predictions: NDArray[np.int64], labels: NDArray[np.int64], classes: list[dict[str, str]]
 ) -> list[dict[str, Any]]:
     """By class index: id, name, images, top1 and top5 in per cent and their 95 % intervals (None without images).
-
-    `guesses` (n, up to 5): class indexes, the best first; `labels` (n,).
-    """
-    right = guesses == labels[:, None]
+    `predictions` (n, up to 5): class indexes, the best first; `labels` (n,)."""
+    right = predictions == labels[:, None]
     images, top1, top5 = (
         np.bincount(labels, weights, minlength=len(classes)) for weights in (None, right[:, 0], right.any(1))
     )
@@ -44,23 +40,25 @@ def per_class(
     return rows
 
 
-def confused(labels: NDArray[np.int64], guesses: NDArray[np.int64], count: int) -> list[tuple[int, int, int, float]]:
-    """(label, guess, images, share of the label's images): the `count` most frequent mistakes, the worst first, then by
-    class index. `labels` and `guesses`: (n,) class indexes."""
-    wrong = labels != guesses
-    pairs, images = np.unique(np.stack([labels[wrong], guesses[wrong]], 1), axis=0, return_counts=True)
+def confused(
+    labels: NDArray[np.int64], predictions: NDArray[np.int64], count: int
+) -> list[tuple[int, int, int, float]]:
+    """The `count` most frequent mistakes, the worst first, then by class index: label, prediction, images, share of the
+    label's images. `labels` and `predictions`: (n,) class indexes."""
+    wrong = labels != predictions
+    pairs, images = np.unique(np.stack([labels[wrong], predictions[wrong]], 1), axis=0, return_counts=True)
     order = np.argsort(-images, kind="stable")[:count]
     return [
-        (int(label), int(guess), int(n), float(n / (labels == label).sum()))
-        for (label, guess), n in zip(pairs[order], images[order], strict=True)
+        (int(label), int(prediction), int(n), float(n / (labels == label).sum()))
+        for (label, prediction), n in zip(pairs[order], images[order], strict=True)
     ]
 
 
 def worst_pairs(
-    guesses: NDArray[np.int64], labels: NDArray[np.int64], classes: list[dict[str, str]], count: int = 20
+    predictions: NDArray[np.int64], labels: NDArray[np.int64], classes: list[dict[str, str]], count: int = 20
 ) -> list[dict[str, Any]]:
-    """`confused` of the first of `guesses` (n, up to 5), for JSON: label and guess are ids, the share per cent."""
+    """`confused` of the first of `predictions` (n, up to 5), for JSON: both classes by id, the share in per cent."""
     return [
-        {"label": classes[label]["id"], "guess": classes[guess]["id"], "images": images, "share": 100 * share}
-        for label, guess, images, share in confused(labels, guesses[:, 0], count)
+        {"label": classes[label]["id"], "guess": classes[prediction]["id"], "images": images, "share": 100 * share}
+        for label, prediction, images, share in confused(labels, predictions[:, 0], count)
     ]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alexnet_fast.distributed.stalls import watched
 from alexnet_fast.distributed.topology import Topology, sum_over_processes
 from alexnet_fast.loading.loader import Batch, Loader, check_crop
-from alexnet_fast.shards.format import Pixels
 from alexnet_fast.shards.reader import Split
 
 BATCH = 256
@@ -19,13 +20,13 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Per cent of `images`; `views` averaged for each. `damaged` of the images could not be read: counted as wrong."""
+    """Per cent of `images`; `views` averaged for each. `corrupt` of the images could not be read: counted as wrong."""
 
     top1: float
     top5: float
     images: int
     views: int
-    damaged: int = 0
+    corrupt: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,53 +43,41 @@ class Stopped(Exception):
 
 
 def evaluate(
-    models: list[nn.Module],
+    member: Member,
     split: Split,
-    pixels: Pixels,
     topology: Topology,
     *,
-    crop: int,
     views: int = 1,
     dtype: torch.dtype = torch.float32,
     threads: int = 2,
-    progress: Callable[[int], None] = lambda images: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Accuracy:
-    """Counts every image once, whatever the number of processes: nothing is padded or dropped.
-
-    `models`: their softmax is averaged, as the paper does for 5 and 7 networks.
-
-    `views`: 1, the central crop; 10, corners and centre and their mirror images, softmax averaged (the paper's
-    section 4.1). `dtype`: what the network computes in. `crop`: side of the network's input, pixels.
-    `progress` is told the number of images this process has done; raises Stopped, in all processes, when `stopped`
-    says so in one.
-    """
-    members = [Member(model, crop, pixels.mean) for model in models]
-    scores = Scores(members, split, topology, views=views, dtype=dtype, threads=threads)
+    """Returns the accuracy of a network on a split, each image counted once over all processes. The arguments are
+    those of `ScoringPass`. Raises Stopped, in all processes, when `stopped` returns true in one."""
+    scores = ScoringPass([member], split, topology, views=views, dtype=dtype, threads=threads)
     counts = torch.zeros(3, dtype=torch.int64, device=topology.device)
-    done, stop = 0, False
+    stop = False
     for batch, each in scores:
-        counts += count_correct(each.mean(0), batch.labels)
-        done += len(batch.labels)
-        progress(done)
+        counts += count_correct(each[0], batch.labels)
         if stop := stopped():
             break
-    others = torch.tensor([len(scores.damaged), int(stop)], device=topology.device)
-    top1, top5, images, unread, stops = sum_over_processes(torch.cat([counts, others]), topology).tolist()
+    others = torch.tensor([len(scores.corrupt), int(stop)], device=topology.device)
+    top1, top5, images, corrupt, stops = sum_over_processes(torch.cat([counts, others]), topology).tolist()
     if stops and images < len(split):
         raise Stopped
     if images != len(split):
         raise AssertionError(f"evaluated {images} of {len(split)} images")
-    return Accuracy(100 * top1 / images, 100 * top5 / images, images, views, unread)
+    return Accuracy(100 * top1 / images, 100 * top5 / images, images, views, corrupt)
 
 
-class Scores:
+class ScoringPass:
     """Iterates over batches and the softmax of each network, (networks, n, classes), its mean over the views.
 
-    Every image of the split comes once over all processes, in stored order but for the order inside a batch.
-    Of a damaged image the batch shows a neighbour, under the label UNLABELLED; `damaged` names them by sample.
-    Where the networks' crops differ, each takes its own from the same stored image. Raises InputError when a crop is
-    larger than the stored images.
+    Every image of the split, or of its `samples`, comes once over all processes, in that order but for the order inside
+    a batch. Of a corrupt image the batch shows a neighbour, under the label UNLABELLED; `corrupt` names them by sample.
+    `views`: 1, the central crop; 10, corners and centre and their mirror images (the paper's section 4.1). Where the
+    networks' crops differ, each takes its own from the same stored image. `dtype`: what the networks compute in.
+    Raises InputError when a crop is larger than the stored images.
     """
 
     def __init__(
@@ -97,22 +86,22 @@ class Scores:
         split: Split,
         topology: Topology,
         *,
-        views: int,
+        views: int = 1,
+        samples: NDArray[np.int64] | None = None,
         dtype: torch.dtype = torch.float32,
         threads: int = 2,
     ) -> None:
         crops = {member.crop for member in members}
-        check_crop(max(crops), split.size, f"the split {split.name}")
-        side = crops.pop() if views == 1 and len(crops) == 1 else split.size
+        check_crop(max(crops), split.size)
         self._members, self._views, self._dtype, self._topology = members, views, dtype, topology
-        self._device = topology.device
         self._loader = Loader.evaluation(
             split,
             batch=BATCH if views == 1 else BATCH // 8,
-            crop=side,
+            samples=samples,
+            crop=crops.pop() if views == 1 and len(crops) == 1 else split.size,
             mean=members[0].mean,
             rank=topology.rank,
-            world_size=topology.world,
+            world_size=topology.world_size,
             device=topology.device,
             dtype=dtype,
             threads=threads,
@@ -121,15 +110,13 @@ class Scores:
             member.model.eval()
 
     @property
-    def damaged(self) -> dict[int, str]:
-        return self._loader.damaged
+    def corrupt(self) -> dict[int, str]:
+        return self._loader.corrupt
 
     def __iter__(self) -> Iterator[tuple[Batch, Tensor]]:
         for batch in watched(self._loader, self._topology):
-            with (
-                torch.inference_mode(),
-                torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
-            ):
+            device = self._topology.device.type
+            with torch.inference_mode(), torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
                 each = torch.stack([self._softmax(member, batch.images) for member in self._members])
             yield batch, each
 
@@ -140,11 +127,10 @@ class Scores:
         return predict([member.model], views_of(images, member.crop, self._views))
 
 
-def damage_note(accuracy: Accuracy) -> str:
+def corruption_note(accuracy: Accuracy) -> str:
     """For the line that shows the accuracy; empty when every image could be read."""
-    if not accuracy.damaged:
-        return ""
-    return f"; {accuracy.damaged:,} damaged images counted as wrong (alexnet-fast verify names them)"
+    note = f"; {accuracy.corrupt:,} corrupt images counted as wrong (alexnet-fast verify names them)"
+    return note if accuracy.corrupt else ""
 
 
 def predict(models: list[nn.Module], views: list[Tensor]) -> Tensor:
@@ -153,19 +139,12 @@ def predict(models: list[nn.Module], views: list[Tensor]) -> Tensor:
 
 
 def views_of(images: Tensor, crop: int, views: int) -> list[Tensor]:
-    """The central crop of (N, 3, S, S), or all ten of `ten_views`."""
-    if views == 10:
-        return ten_views(images, crop)
-    edge = (images.shape[-1] - crop) // 2
-    return [images[:, :, edge : edge + crop, edge : edge + crop]]
-
-
-def ten_views(images: Tensor, crop: int) -> list[Tensor]:
-    """Four corners and the centre of (N, 3, S, S), then the five mirrored."""
+    """The central crop of (N, 3, S, S); with 10 views four corners and the centre, then the five mirrored."""
     margin = images.shape[-1] - crop
-    corners = [(0, 0), (0, margin), (margin, 0), (margin, margin), (margin // 2, margin // 2)]
-    crops = [images[:, :, top : top + crop, left : left + crop] for top, left in corners]
-    return crops + [view.flip(3) for view in crops]
+    corners = [(0, 0), (0, margin), (margin, 0), (margin, margin)] if views == 10 else []
+    places = [*corners, (margin // 2, margin // 2)]
+    crops = [images[:, :, top : top + crop, left : left + crop] for top, left in places]
+    return crops + [view.flip(3) for view in crops] if views == 10 else crops
 
 
 def count_correct(scores: Tensor, labels: Tensor) -> Tensor:

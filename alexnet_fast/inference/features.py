@@ -78,11 +78,11 @@ def of_split(network: Network, split: Split, layer: str) -> Features:
         for batch in loader:
             network.model(batch.images)
             features[batch.rows.samples] = output().cpu().numpy()
-    intact = np.setdiff1d(np.arange(len(split)), list(loader.damaged))
+    intact = np.setdiff1d(np.arange(len(split)), list(loader.corrupt))
     names = split.keys()
     if len(intact) < len(split):
         features = features[intact]
-    unread = {names[sample]: name for sample, name in loader.damaged.items()}
+    unread = {names[sample]: name for sample, name in loader.corrupt.items()}
     return Features([names[sample] for sample in intact], features, split.labels[intact], unread)
 
 

@@ -15,7 +15,7 @@ from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.counts import wilson
-from alexnet_fast.evaluation.scoring import Accuracy, Member, Scores
+from alexnet_fast.evaluation.scoring import Accuracy, Member, ScoringPass
 from alexnet_fast.inference.networks import Network, check_classes, open_networks
 from alexnet_fast.memory import check_memory
 from alexnet_fast.shards.format import UNLABELLED
@@ -104,7 +104,7 @@ def guess_split(
                 kept[batch.rows.samples] = mean.cpu()
             count(len(mean))
     # A damaged image was seen as its neighbour and written under the neighbour's number: its own row is as it was.
-    return Guesses(images, classes, best, images.labels, views, weights, sorted(scores.damaged), kept)
+    return Guesses(images, classes, best, images.labels, views, weights, sorted(scores.corrupt), kept)
 
 
 def guess_checkpoints(paths: list[Path], gpus: int | None = None, **how: Any) -> Guesses:
@@ -164,7 +164,7 @@ def _likelihoods(networks: list[Network], split: Split, views: int) -> NDArray[n
     return np.concatenate(parts)
 
 
-def _scores(networks: list[Network], split: Split, views: int) -> Scores:
+def _scores(networks: list[Network], split: Split, views: int) -> ScoringPass:
     members = [Member(network.model, network.crop, network.pixels.mean) for network in networks]
     threads = cores()
-    return Scores(members, split, Topology(0, 1, networks[0].device), views=views, threads=threads)
+    return ScoringPass(members, split, Topology(0, 1, networks[0].device), views=views, threads=threads)

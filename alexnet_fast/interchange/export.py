@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.files import written
 from alexnet_fast.inference.networks import Network
-from alexnet_fast.model.alexnet import AlexNet, onetower
+from alexnet_fast.model.alexnet import AlexNet, build
 
 
 def export(network: Network, out: Path) -> str:
@@ -75,7 +75,7 @@ def torchvision_layout(network: Network) -> AlexNet:
             f"torchvision's AlexNet has 4096 units in fc6 and fc7, {network.path} has {hidden}. Export it as .onnx or "
             ".safetensors."
         )
-    model = onetower(len(network.classes), replace(network.config, arch="onetower"))
+    model = build(len(network.classes), replace(network.config, arch="onetower"))
     for own, folded in zip(folded_layers(network.model), model.layers().values(), strict=True):
         folded.load_state_dict(own.state_dict())
     return model.eval()

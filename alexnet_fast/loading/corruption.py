@@ -40,18 +40,18 @@ class CorruptionFilter:
             self._substitute[sample] = self._next_intact(sample)
         self._checked[fresh] = True
         if not self._strict:
-            check_damage(self.found, len(self._split))
-        corrupt = (
-            [i for i, sample in enumerate(rows.samples.tolist()) if sample in self._substitute] if self.found else []
-        )
-        if not corrupt:
-            return rows, self._split.labels_of(rows.samples)
-        samples = rows.samples.copy()
-        samples[corrupt] = [self._substitute[sample] for sample in samples[corrupt].tolist()]
-        labels = self._split.labels_of(samples)
+            check_corruption(self.found, len(self._split))
+        samples, corrupt = rows.samples, []
+        if self.found:
+            corrupt = [i for i, sample in enumerate(samples.tolist()) if sample in self._substitute]
+        if corrupt:
+            samples = samples.copy()
+            samples[corrupt] = [self._substitute[sample] for sample in samples[corrupt].tolist()]
+            rows = replace(rows, samples=samples)
+        labels = self._split.index["label"][samples].astype(np.int64)
         if self._strict:
             labels[corrupt] = UNLABELLED
-        return replace(rows, samples=samples), labels
+        return rows, labels
 
     def _next_intact(self, sample: int) -> int:
         for step in range(1, len(self._split)):
@@ -61,10 +61,10 @@ class CorruptionFilter:
         raise TrainingError(f"no sample of the split {self._split.name} is intact. Copy the shard set again.")
 
 
-def check_damage(found: Mapping[int, str], samples: int) -> None:
+def check_corruption(found: Mapping[int, str], samples: int) -> None:
     """Raises TrainingError when the corrupt samples `found` are too many of a split's `samples`."""
     if len(found) > LIMIT * samples:
         raise TrainingError(
-            f"{len(found):,} damaged samples so far, more than {LIMIT:.1%} of {samples:,}, the last "
+            f"{len(found):,} corrupt samples so far, more than {LIMIT:.1%} of {samples:,}, the last "
             f"{list(found.values())[-1]}. alexnet-fast verify names them all; copy the shard set again."
         )

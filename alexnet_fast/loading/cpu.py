@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet_fast import native
-from alexnet_fast.loading.pixels import CHUNK, centre
+from alexnet_fast.loading.handover import CHUNK, centre
 from alexnet_fast.memory import Buffers
 
 TASK = 16

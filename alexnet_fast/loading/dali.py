@@ -1,8 +1,11 @@
-"""JPEGs: (bytes, crop) -> uint8 pixels on the device, by DALI. The only file that imports it."""
+"""JPEGs: (bytes, crop) -> uint8 pixels on the device, by DALI, and how much of them the host's threads should decode
+beside it. The only file that imports DALI."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -10,10 +13,15 @@ import torch
 from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 
+from alexnet_fast.loading.cpu import CropReader
+from alexnet_fast.loading.handover import copied
+
+PARTS = 8
+"""The host's share is rounded to so many parts."""
+
 
 class JpegDecoder:
-    """Decodes JPEGs on `threads` of the CPU, or with `gpu` given on that GPU; no more of each than its crop needs. What
-    part of a batch a GPU's JPEG hardware takes is DALI's default (hw_decoder_load): no other was measured yet.
+    """Decodes JPEGs on `threads` of the CPU, or with `gpu` given on that GPU; no more of each than its crop needs.
 
     `max_batch`: the most images one `submit` takes. Up to `prefetch` batches may be submitted before the first is
     taken by `result`; they come in order.
@@ -49,11 +57,41 @@ class JpegDecoder:
         self._surplus = 0
 
     def result(self) -> torch.Tensor:
-        """The oldest batch submitted, (n, crop, crop, 3) uint8; shared with DALI, not copied.
-
-        Raises RuntimeError when one of its images does not decode.
-        """
+        """The oldest batch submitted, (n, crop, crop, 3) uint8; shared with DALI, not copied. Raises RuntimeError when
+        one of its images does not decode."""
         # On the stream that will use them: their memory is then not reused before it has.
         gpu = self._pipeline.device_id
         (images,) = self._pipeline.outputs(None if gpu is None else torch.cuda.current_stream(gpu))
         return torch.from_dlpack(images.as_tensor())
+
+    def host_share(self, jpegs: list[NDArray[np.uint8]], reader: CropReader, device: torch.device) -> float:
+        """The share of the JPEGs, 0 to 1, with which `reader` on the host and this decoder end together, by the time
+        that each takes for all of `jpegs`. Raises RuntimeError or ValueError when one does not decode."""
+        n = len(jpegs)
+        if not n:
+            return 0.0
+
+        def finish() -> None:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        def on_device() -> None:
+            self.submit(jpegs, np.zeros((n, 2), np.float32))
+            self.result()
+            finish()
+
+        def on_host() -> None:
+            cut = reader.submit(jpegs, np.zeros((n, 2), np.uint16), n, torch.zeros(n, 3), torch.uint8)
+            copied(cut.result(), device)
+            finish()
+
+        device_seconds, host_seconds = seconds_of_second(on_device), seconds_of_second(on_host)
+        return round(PARTS * device_seconds / (device_seconds + host_seconds)) / PARTS
+
+
+def seconds_of_second(work: Callable[[], None]) -> float:
+    """Seconds that `work` takes the second time: the first prepares what is used again."""
+    work()
+    started = perf_counter()
+    work()
+    return perf_counter() - started

@@ -1,15 +1,55 @@
-"""Decoded crops to the batch on the training device."""
+"""Decoded crops to the batch on the training device: mirror, colour and mean."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet_fast.loading.pixels import centre, one_thread
 from alexnet_fast.loading.plan import Rows
+
+CHUNK = 4
+"""Images the CPU converts at a time: few enough to stay in its cache."""
+
+
+def centre(pixels: torch.Tensor, upright: int, offset: torch.Tensor, out: torch.Tensor) -> None:
+    """uint8 `pixels` (n, h, w, 3) -> `out`, the same shape of any dtype: pixel minus the image's RGB `offset` (n, 3).
+    The first `upright` images stay, the others are mirrored left to right, in place. Where `out` is uint8, which may be
+    `pixels` itself, nothing is subtracted."""
+    n, height, width, _ = pixels.shape
+    chunk = CHUNK if pixels.device.type == "cpu" else n
+    for start in range(upright, n, chunk):
+        block = pixels[start : start + chunk]
+        block.copy_(block.flip(2))
+    if out.dtype == torch.uint8:
+        if out.data_ptr() != pixels.data_ptr():
+            out.copy_(pixels)
+        return
+    # A whole image row of the offset: the subtraction then runs along contiguous memory, not along 3 channels.
+    offset_rows = offset.to(pixels.device, non_blocking=True).repeat(1, width)[:, None]
+    rows, results = pixels.view(n, height, width * 3), out.view(n, height, width * 3)
+    for start in range(0, n, chunk):
+        part = slice(start, start + chunk)
+        block = results[part] if out.dtype == torch.float32 else torch.empty_like(rows[part], dtype=torch.float32)
+        block.copy_(rows[part]).sub_(offset_rows[part])
+        if out.dtype != torch.float32:
+            results[part] = block
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch's CPU operations inside: after many short ones, waiting for the others costs more than they
+    save. Setting the number makes torch forget the convolutions it has prepared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def arranged(rows: Rows, decoded: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -23,7 +23,6 @@ from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.loading.corruption import CorruptionFilter
 from alexnet_fast.loading.cpu import KINDS, CropReader, Cut
 from alexnet_fast.loading.handover import arranged, copied, joined
-from alexnet_fast.loading.host_share import host_share
 from alexnet_fast.loading.plan import Rows, ShuffleWindow, evaluation_rows, training_rows
 from alexnet_fast.loading.prefetch import Prefetcher
 from alexnet_fast.memory import keep_freed_memory
@@ -39,10 +38,8 @@ PREFETCH = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` (n, 3, crop, crop) in channels-last memory, RGB 0-255 minus the mean; `labels` (n,) int64.
-
-    The order inside a batch is the loader's: `rows` says which sample each image is.
-    """
+    """`images` (n, 3, crop, crop) in channels-last memory, RGB 0-255 minus the mean; `labels` (n,) int64. The order
+    inside a batch is the loader's: `rows` says which sample each image is."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -52,9 +49,9 @@ class Batch:
 class Loader:
     """Batches on the training device. `training` and `evaluation` make one; it can be iterated over once.
 
-    `damaged`: the names of the corrupt samples met so far, by number.
-    `host_share`: of the JPEGs that train on a GPU, the share that the host's threads decode beside it. Measured when
-    iterating begins; the two decoders' pixels differ by a few grey levels. With `strict` it is 0: an evaluation gives
+    `corrupt`: the names of the corrupt samples met so far, by number.
+    `host_share`: of the JPEGs that train on a GPU, the share that the host's threads decode beside it, measured when
+    iterating begins. The two decoders' pixels differ by a few grey levels: it is 0 in an evaluation, which is to give
     the same each time.
     `wait_seconds`: the time that the consumer has spent waiting in this iterator.
 
@@ -76,10 +73,10 @@ class Loader:
         strict: bool = False,
         whole_tars: bool = False,
     ) -> None:
-        """For the two constructors. `rows`: of at most `max_batch` samples each. `strict`: a corrupt sample keeps its
-        place with the label UNLABELLED, so that no prediction is right; otherwise a neighbour takes its place.
-        `whole_tars`: the rows are in a shuffle window's order, so each tar is read from end to end when its first
-        sample comes up. The others are those of `training` and `evaluation`."""
+        """For the two constructors, of which the other arguments are. `rows`: of at most `max_batch` samples each.
+        `strict`: a corrupt sample keeps its place with the label UNLABELLED; otherwise a neighbour takes its place.
+        `whole_tars`: the rows are in a shuffle window's order, so tars are prefetched from end to end."""
+        check_crop(crop, split.size)
         self.wait_seconds = 0.0
         self.host_share = 0.0
         self._split = split
@@ -130,12 +127,8 @@ class Loader:
         `crops=False` all of them are central and none is mirrored. `colour_std`: that of the PCA colour in the epochs
         before number `colour_epochs`, 0.1 in the paper. `window`: tars open at a time, for disks that want sequential
         reads; None: a global shuffle. `dtype`: of the images; uint8 leaves out the mean and the colour. `threads`: that
-        decode on the CPU.
-
-        Raises InputError when the crop is larger than the stored images.
+        decode on the CPU. Raises InputError when the crop is larger than the stored images.
         """
-        if crop > split.size:
-            raise InputError(f"crop {crop} is larger than the stored images ({split.size} px). Give a smaller crop.")
         tars = split.index["shard"]
         rows = training_rows(
             len(split) if samples is None else len(samples),
@@ -180,11 +173,8 @@ class Loader:
         """Every image once in stored order, or those of `samples` in their order: its central crop.
 
         `batch`: the most images of one rank's step. `mean`: RGB, 0-255, which is subtracted; None: that of the split's
-        own set. A corrupt image has the label -1. The others are those of `training`.
-
-        Raises InputError when the crop is larger than the stored images.
+        own set. A corrupt image has the label UNLABELLED. The other arguments and errors are those of `training`.
         """
-        check_crop(crop, split.size, f"the split {split.name}")
         count = len(split) if samples is None else len(samples)
         rows = evaluation_rows(count, batch, margin=split.size - crop, rank=rank, world_size=world_size)
         return cls(
@@ -200,7 +190,7 @@ class Loader:
         )
 
     @property
-    def damaged(self) -> dict[int, str]:
+    def corrupt(self) -> dict[int, str]:
         return self._filter.found
 
     def waits_for(self) -> str:
@@ -266,7 +256,7 @@ class Loader:
         intact, _ = self._filter.apply(rows)
         jpegs = [stored for stored in self._split.read(intact.samples) if stored.ndim == 1]
         with self._decoding():
-            return host_share(jpegs, decoder, reader, self._device)
+            return decoder.host_share(jpegs, reader, self._device)
 
     def _submit(self, rows: Rows, decoder: JpegDecoder | None, reader: CropReader) -> _UnderWay:
         self._at = "reading", rows.samples
@@ -333,12 +323,12 @@ def check_dali() -> None:
         )
 
 
-def check_crop(crop: int, size: int, images: str) -> None:
-    """Raises InputError when a network's crop is larger than the stored `images`, `size` pixels a side."""
+def check_crop(crop: int, size: int) -> None:
+    """Raises InputError when a network's crop is larger than the stored images, `size` pixels a side."""
     if crop > size:
         raise InputError(
-            f"the network takes {crop} px, the images of {images} have {size}. "
-            f"Shard them with --size {-(-crop * 8 // 7)}."
+            f"crop {crop} is larger than the stored images ({size} px). "
+            f"Shard with --size {-(-crop * 8 // 7)} or more, or take a smaller crop."
         )
 
 

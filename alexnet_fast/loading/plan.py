@@ -25,18 +25,12 @@ _PLACE = 2**32
 
 @dataclass(frozen=True)
 class ShuffleWindow:
-    """An order for sequential reads: few tars are open at a time, and each is opened once an epoch.
+    """An order for sequential reads: few tars are open at a time, each from its first sample to its last.
 
     The tars stand in a line, shuffled anew every epoch. Each sample gets a place, uniform in a window `open` tars
     wide that is centred on its tar; what falls off an end of the line is mirrored back. The samples come by place.
-
-    A tar is open from its first sample to its last. Never are more than `open` of them, whatever their sizes. With
-    tars of equal size one enters and one leaves about every tar's worth of samples, each stays for `open` times
-    that, and all open ones contribute alike; at the two ends of an epoch about half as many are open. With no more
-    than `open` tars in all, the order is the global shuffle.
-
-    Inside a tar the order is random: the run to read is the whole tar, when its first sample comes up. It is not
-    needed again after its last.
+    Never are more than `open` tars open, whatever their sizes; at the two ends of an epoch it is about half as many.
+    With no more than `open` tars in all, the order is the global shuffle.
 
     Measured for ImageNet's 1,281,167 in tars of 1,000, batches of 256, 16 open: a batch mixes as well as one of
     15.6 tars in equal parts (exp of the entropy; 7.9 at the ends; a global shuffle: 224), and two images of a batch
@@ -59,22 +53,6 @@ class ShuffleWindow:
         np.maximum(place, ~place, out=place)  # -1 becomes 0, -2 becomes 1, ...
         np.minimum(place, 2 * count * _PLACE + ~place, out=place)
         return np.argsort(place, kind="stable")  # stable: ties too are the same on every machine
-
-
-class _Colours:
-    """Column `colour` of an epoch's rows, a part at a time: of ImageNet it is half of the plan's memory and a third of
-    its time, and only the rows of the next steps are needed. Each normal number takes one draw or more, so a part
-    cannot be had without those before it."""
-
-    def __init__(self, seed: int, epoch: int, std: float) -> None:
-        self._random = random.epoch_colours(seed, epoch)
-        self._std = np.float32(std)
-
-    def next(self, rows: int) -> NDArray[np.float32]:
-        """(rows, 3)."""
-        if not self._std:
-            return np.zeros((rows, 3), np.float32)
-        return self._random.standard_normal((rows, 3), np.float32) * self._std
 
 
 @dataclass(frozen=True)
@@ -123,19 +101,21 @@ def training_rows(
     `samples`: their number; `batch`: the largest number of rows of a step over all ranks.
     `margin`: stored side minus crop side, pixels: each offset is uniform in 0..margin, both included (33 values
     for 224 of 256, as the original code has it; the paper's count of 2048 crops and flips uses 32).
-    `colour_std`: standard deviation of `colour`, 0.1 in the paper (section 4.1), in the epochs before number
-    `colour_epochs`.
+    `colour_std`: standard deviation of `colour`, 0.1 in the paper (section 4.1), in epochs before `colour_epochs`.
     `crops=False`: the order stays random, every crop is central, nothing is mirrored.
     `window`: of the same samples; None: a global shuffle.
     """
     steps = steps_per_epoch(samples, batch)
     for epoch in epochs:
-        std = colour_std if epoch < colour_epochs else 0.0
+        std = np.float32(colour_std if epoch < colour_epochs else 0)
         order, crop, mirror = _places(seed, epoch, samples, margin, crops, window)
-        colours = _Colours(seed, epoch, std)
+        colours = random.epoch_colours(seed, epoch)
         for step in range(steps):
             start, stop = _part(0, samples, step, steps)
-            colour = colours.next(stop - start)
+            # A step at a time: of ImageNet it is half of the plan's memory and a third of its time. Skipped steps are
+            # drawn too, since a normal number takes one draw or more.
+            shape = stop - start, 3
+            colour = colours.standard_normal(shape, np.float32) * std if std else np.zeros(shape, np.float32)
             if step < first_step:
                 continue
             first, last = _part(start, stop, rank, world_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack
 from threading import Thread
 from weakref import WeakKeyDictionary
 
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 
 from alexnet_fast.loading.plan import Rows
 from alexnet_fast.shards.reader import Split
-from alexnet_fast.shards.tars import Lease
 
 TARS_AHEAD = 64
 """Batches whose tars are leased before they come up: a remote set fetches them meanwhile."""
@@ -23,16 +23,13 @@ PAGES_AHEAD = 4
 
 class Prefetcher:
     """Iterates over `rows`, each leased and prefetched batches before. A batch's lease ends when the next is taken, or
-    the iterator closed.
-
-    `whole_tars`: tars are prefetched as a whole, each once an epoch, when its first sample comes up.
-    """
+    the iterator closed. `whole_tars`: each tar is prefetched as a whole, once an epoch, when its first sample comes."""
 
     def __init__(self, split: Split, rows: Iterable[Rows], *, whole_tars: bool) -> None:
         self._split = split
         self._rows = rows
         self._prefetch = self._tars if whole_tars else self._pages
-        self._leases: deque[Lease] = deque()
+        self._leases: deque[ExitStack] = deque()
         self._opened: dict[int, int] = {}
         """The epoch in which each tar was last prefetched as a whole."""
 
@@ -50,7 +47,9 @@ class Prefetcher:
         self._leases.append(self._split.lease(rows.samples))
 
     def _pages(self, rows: Rows) -> None:
-        self._split.prefetch(_requests(self._split).new(rows.samples))
+        if self._split not in _REQUESTS:
+            _REQUESTS[self._split] = PageRequests(len(self._split))
+        self._split.prefetch(_REQUESTS[self._split].new(rows.samples))
 
     def _tars(self, rows: Rows) -> None:
         of_samples = np.unique(self._split.index["shard"][rows.samples]).tolist()
@@ -82,12 +81,6 @@ class PageRequests:
 
 _REQUESTS: WeakKeyDictionary[Split, PageRequests] = WeakKeyDictionary()
 """Shared by all loaders of a split: of those that make one an epoch, the second finds its pages in memory."""
-
-
-def _requests(split: Split) -> PageRequests:
-    if split not in _REQUESTS:
-        _REQUESTS[split] = PageRequests(len(split))
-    return _REQUESTS[split]
 
 
 def _ahead(rows: Iterable[Rows], batches: int, announce: Callable[[Rows], None]) -> Iterator[Rows]:

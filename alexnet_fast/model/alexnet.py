@@ -1,14 +1,16 @@
-"""AlexNet and its variants, one function each; all take RGB 0-255 minus the mean, (N, 3, S, S).
+"""AlexNet and its variants, by the setting `arch`; all take RGB 0-255 minus the mean, (N, 3, S, S).
 
     paper     the published net (layer file #145 of the original code): two towers as groups=2, LRN, overlapping
               pools. 60,965,224 parameters and 724,406,816 multiply-adds an image at 1000 classes, 224 px.
     half      the paper's control on one GPU (#145-half): one tower, half of the kernels but of conv5: 59,798,312.
-    sixconv   paper with a sixth convolution after the last pool (#146), for pre-training on the big releases:
-              61,555,304; 110,605,267 with 21,843 classes behind a bottleneck of 2048 linear units.
-    caffe     BVLC's AlexNet, for its weights: as paper, but conv1 -> ReLU -> LRN -> pool, LRN over all maps with k = 1,
-              227 px. 60,965,224.
-    onetower  torchvision's widths and parameter names ("One weird trick", arXiv 1404.5997), no LRN: 61,100,840.
-    bn        onetower with batch normalisation after each convolution.
+    sixconv   paper with a sixth convolution, 3x3 on the last pool's maps of both towers, and no pool after it (#146),
+              for pre-training on the big releases: 61,555,304; 110,605,267 with 21,843 classes behind a bottleneck of
+              2048 linear units.
+    caffe     BVLC's AlexNet (Caffe's models/bvlc_alexnet), for its weights: as paper, but conv1 -> ReLU -> LRN -> pool,
+              LRN over all maps with k = 1, 227 px. 60,965,224.
+    onetower  torchvision's widths, places of dropout and parameter names ("One weird trick", arXiv 1404.5997), no LRN:
+              61,100,840. Torchvision's own weights expect pixels / 255 divided by a standard deviation.
+    bn        onetower with batch normalisation between each convolution and its ReLU.
 
 The first three take the changes of the paper's ablations from the configuration: lrn, within_map_norm, pool,
 activation, without, bottleneck. Shapes at 224 px: conv1 55x55 -> pool 27x27 -> conv2 27x27 -> pool 13x13 ->
@@ -18,7 +20,6 @@ conv3-5 13x13 -> pool 6x6 -> fc6-8. Other sizes work: an adaptive pool feeds fc6
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -86,62 +87,18 @@ class AlexNet(nn.Module):
         return shares
 
 
-def paper(classes: int, config: TrainConfig = DEFAULTS) -> AlexNet:
-    """The net whose results the paper publishes, in the order of operations of its layer file."""
-    return _paper_net(classes, config, [96, 256, 384, 384, 256], towers=2)
-
-
-def half(classes: int, config: TrainConfig = DEFAULTS) -> AlexNet:
-    """What one of the paper's two GPUs held, but for conv5 and the linear layers: its footnote on one GPU."""
-    return _paper_net(classes, config, [48, 128, 192, 192, 256], towers=1)
-
-
-def sixconv(classes: int, config: TrainConfig = DEFAULTS) -> AlexNet:
-    """With conv6, 3x3 on the last pool's 6x6 maps of both towers, and no pool after it (layer file #146)."""
-    return _paper_net(classes, config, [96, 256, 384, 384, 256, 256], towers=2)
-
-
-def caffe(classes: int, config: TrainConfig = DEFAULTS) -> AlexNet:
-    """BVLC's AlexNet (Caffe's models/bvlc_alexnet): the paper's order of operations as its text has it, k = 1."""
-    return _paper_net(classes, config, [96, 256, 384, 384, 256], towers=2, as_caffe=True)
-
-
-def onetower(classes: int, config: TrainConfig = DEFAULTS) -> AlexNet:
-    """torchvision's AlexNet: same widths, places of dropout and parameter names, so its state dict loads.
-
-    Torchvision's own weights expect pixels / 255 divided by a standard deviation; this net's input is not divided.
-    """
-    return _initialise(AlexNet(_single_tower(lambda width: []), _torchvision_classifier(classes, config)))
-
-
-def bn(classes: int, config: TrainConfig = DEFAULTS) -> AlexNet:
-    """One tower, batch norm between each convolution and its ReLU; convolutions start as He et al. have it.
-
-    fc6 and fc7 keep torch's own start, whose small outputs let the first steps be large; fc8 starts at zero, the
-    loss at that of guessing.
-    """
-    model = AlexNet(_single_tower(lambda width: [nn.BatchNorm2d(width)]), _torchvision_classifier(classes, config))
-    for name, layer in model.layers().items():
-        if name.startswith("conv"):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    nn.init.zeros_(model.layers()["fc8"].weight)
-    nn.init.zeros_(model.layers()["fc8"].bias)  # type: ignore[arg-type]
-    return model
-
-
-ARCHITECTURES: dict[str, Callable[[int, TrainConfig], AlexNet]] = {
-    "paper": paper,
-    "half": half,
-    "sixconv": sixconv,
-    "caffe": caffe,
-    "onetower": onetower,
-    "bn": bn,
+WIDTHS = {
+    "paper": [96, 256, 384, 384, 256],
+    "half": [48, 128, 192, 192, 256],
+    "sixconv": [96, 256, 384, 384, 256, 256],
+    "caffe": [96, 256, 384, 384, 256],
 }
+"""Kernels of the convolutions."""
 
 
-def build(classes: int, config: TrainConfig) -> AlexNet:
+def build(classes: int, config: TrainConfig = DEFAULTS) -> AlexNet:
     """The network of a configuration, its weights newly drawn from torch's generator."""
-    return ARCHITECTURES[config.arch](classes, config)
+    return _paper_net(classes, config) if config.arch in WIDTHS else _torchvision_net(classes, config)
 
 
 class PadRightBottom(nn.Module):
@@ -156,14 +113,15 @@ class PadRightBottom(nn.Module):
         return nn.functional.pad(x, (0, right, 0, bottom))
 
 
-def _paper_net(classes: int, config: TrainConfig, widths: list[int], towers: int, as_caffe: bool = False) -> AlexNet:
+def _paper_net(classes: int, config: TrainConfig) -> AlexNet:
     """conv1 -> LRN -> pool -> ReLU, but conv2 -> ReLU -> LRN -> pool, as the layer file has them.
 
     conv1 sees 3 zero pixels (the mean, after subtraction) past the right and lower edge, which is how 224 px and no
     padding give 55 = 1 + ceil((224 - 11) / 4). conv3 and conv6 see the maps of both towers, the others their own.
-    `as_caffe`: ReLU before the LRN in layer 1 too, and LRN over all maps with k = 1; and dropout as torch has it.
+    As Caffe has it: ReLU before the LRN in layer 1 too, and LRN over all maps with k = 1; and dropout as torch has it.
     """
     features: OrderedDict[str, nn.Module] = OrderedDict()
+    widths, towers, as_caffe = WIDTHS[config.arch], 1 if config.arch == "half" else 2, config.arch == "caffe"
     maps = widths[0]
 
     def convolution(i: int, kernel: int, groups: int) -> None:
@@ -199,8 +157,10 @@ def _paper_net(classes: int, config: TrainConfig, widths: list[int], towers: int
         convolution(6, 3, 1)
     classifier = _paper_classifier(maps * POOLED[0] * POOLED[1], classes, config)
     model = _initialise(AlexNet(nn.Sequential(features), classifier, original_dropout=not as_caffe))
-    if config.activation == "tanh":
-        _keep_from_saturating(model)
+    if config.activation == "tanh":  # small, as in cuda-convnet's CIFAR-10 layer files; biases of 1 are for ReLUs
+        for layer in model.layers().values():
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        nn.init.normal_(model.layers()["conv1"].weight, std=0.0001)
     return model
 
 
@@ -224,32 +184,42 @@ def _activation(config: TrainConfig) -> nn.Module:
     return nn.Tanh() if config.activation == "tanh" else nn.ReLU(inplace=True)
 
 
-def _single_tower(norm: Callable[[int], list[nn.Module]]) -> nn.Sequential:
-    def conv(inputs: int, width: int, kernel: int, padding: int) -> list[nn.Module]:
-        return [nn.Conv2d(inputs, width, kernel, padding=padding), *norm(width), nn.ReLU(inplace=True)]
+def _torchvision_net(classes: int, config: TrainConfig) -> AlexNet:
+    """bn's convolutions start as He et al. have it; its fc6 and fc7 keep torch's own start, whose small outputs let the
+    first steps be large; its fc8 starts at zero, the loss at that of chance."""
+    is_bn = config.arch == "bn"
 
-    return nn.Sequential(
-        *[Conv1(64, padding=2), *norm(64), nn.ReLU(inplace=True)],
+    def activated(conv: nn.Conv2d) -> list[nn.Module]:
+        return [conv, *([nn.BatchNorm2d(conv.out_channels)] if is_bn else []), nn.ReLU(inplace=True)]
+
+    features = nn.Sequential(
+        *activated(Conv1(64, padding=2)),
         nn.MaxPool2d(3, 2),
-        *conv(64, 192, 5, padding=2),
+        *activated(nn.Conv2d(64, 192, 5, padding=2)),
         nn.MaxPool2d(3, 2),
-        *conv(192, 384, 3, padding=1),
-        *conv(384, 256, 3, padding=1),
-        *conv(256, 256, 3, padding=1),
+        *activated(nn.Conv2d(192, 384, 3, padding=1)),
+        *activated(nn.Conv2d(384, 256, 3, padding=1)),
+        *activated(nn.Conv2d(256, 256, 3, padding=1)),
         nn.MaxPool2d(3, 2),
     )
-
-
-def _torchvision_classifier(classes: int, config: TrainConfig) -> nn.Sequential:
-    return nn.Sequential(
+    classifier = nn.Sequential(
         nn.Dropout(config.dropout),
-        nn.Linear(256 * 6 * 6, config.hidden),
+        nn.Linear(256 * POOLED[0] * POOLED[1], config.hidden),
         nn.ReLU(inplace=True),
         nn.Dropout(config.dropout),
         nn.Linear(config.hidden, config.hidden),
         nn.ReLU(inplace=True),
         nn.Linear(config.hidden, classes),
     )
+    model = AlexNet(features, classifier)
+    if not is_bn:
+        return _initialise(model)
+    for name, layer in model.layers().items():
+        if name.startswith("conv"):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(model.layers()["fc8"].weight)
+    nn.init.zeros_(model.layers()["fc8"].bias)  # type: ignore[arg-type]
+    return model
 
 
 def _initialise(model: AlexNet) -> AlexNet:
@@ -262,11 +232,3 @@ def _initialise(model: AlexNet) -> AlexNet:
         bias = 1.0 if name in ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7") else 0.0
         nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]
     return model
-
-
-def _keep_from_saturating(model: AlexNet) -> None:
-    """For tanh: conv1 N(0, 0.0001), as in cuda-convnet's CIFAR-10 layer files, since its input is pixels of 0-255; and
-    no biases of 1, which are there to give ReLUs positive inputs (section 5)."""
-    for layer in model.layers().values():
-        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    nn.init.normal_(model.layers()["conv1"].weight, std=0.0001)

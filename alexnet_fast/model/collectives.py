@@ -1,5 +1,5 @@
-"""What processes that share one network tell each other, with gradients. Imports torch.distributed, as
-training/distributed.py does; no other file does."""
+"""Gathers with gradients, between processes that share one network. Imports torch.distributed, as only the room
+`distributed` does besides."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch.autograd.function import once_differentiable
 
 @dataclass(frozen=True)
 class Peers:
-    """This process, number `rank` of the `world` that hold parts of one network."""
+    """This process, number `rank` of the `world_size` that hold parts of one network."""
 
     rank: int
-    world: int
+    world_size: int
     host: dist.ProcessGroup | None = None
     """The group for numbers that the host needs; None: the default one, which then must not be NCCL's."""
 
@@ -29,12 +29,13 @@ class Peers:
 
     def parts(self, length: int) -> list[int]:
         """The near-equal lengths of all processes' parts of `length` kernels, units or columns."""
-        edges = [length * rank // self.world for rank in range(self.world + 1)]
+        edges = [length * rank // self.world_size for rank in range(self.world_size + 1)]
         return [stop - start for start, stop in pairwise(edges)]
 
     def own(self, length: int) -> slice:
         """This process' part of them."""
-        return slice(length * self.rank // self.world, length * (self.rank + 1) // self.world)
+        sizes = self.parts(length)
+        return slice(sum(sizes[: self.rank]), sum(sizes[: self.rank + 1]))
 
     def gather(self, own: Tensor, dim: int, sizes: list[int], replicated: bool = False) -> Tensor:
         """All processes' tensors, joined along `dim`; process i's is sizes[i] long there.
@@ -46,17 +47,14 @@ class Peers:
 
     def counts(self, number: int) -> list[int]:
         """The `number` of every process. Waits for the other hosts, not for the devices."""
-        numbers = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        numbers = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
         dist.all_gather(numbers, torch.tensor([number]), group=self.host)
         return [int(each) for each in numbers]
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather; its gradient is a reduce-scatter, as an all-to-all and a sum.
-
-    That sends no more than a ring's reduce-scatter, (world - 1) / world of the gradient, adds in float32, and exists
-    for gloo and NCCL alike. Parts of unequal size travel as the largest one's size.
-    """
+    """All-gather; its gradient is a reduce-scatter, as an all-to-all and a sum: that sends no more than a ring's
+    reduce-scatter, adds in float32, and exists for gloo and NCCL alike. Unequal parts are padded to the largest."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, dim: int, sizes: list[int], rank: int, replicated: bool) -> Tensor:
@@ -81,8 +79,6 @@ class _Gather(torch.autograd.Function):
 
 def _lengthened(x: Tensor, dim: int, length: int) -> Tensor:
     """With zeros at the end of `dim`."""
-    if x.shape[dim] == length:
-        return x
     shape = list(x.shape)
     shape[dim] = length - x.shape[dim]
-    return torch.cat([x, x.new_zeros(shape)], dim)
+    return torch.cat([x, x.new_zeros(shape)], dim) if shape[dim] else x

@@ -34,10 +34,8 @@ class Conv1(nn.Conv2d):
 
 
 def space_to_depth(x: Tensor) -> Tensor:
-    """(N, C, 4 H, 4 W) -> (N, 16 C, H, W), channels-last: each 4x4 block's pixels become channels.
-
-    Of images and, padded from 11x11 to 12x12 with zeros, of weights alike.
-    """
+    """(N, C, 4 H, 4 W) -> (N, 16 C, H, W), channels-last: each 4x4 block's pixels become channels. Of images and,
+    padded from 11x11 to 12x12 with zeros, of weights alike."""
     n, c, h, w = x.shape
     blocks = x.permute(0, 2, 3, 1).reshape(n, h // STRIDE, STRIDE, w // STRIDE, STRIDE * c).transpose(2, 3)
     return blocks.reshape(n, h // STRIDE, w // STRIDE, STRIDE * STRIDE * c).permute(0, 3, 1, 2)

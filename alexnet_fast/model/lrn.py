@@ -37,10 +37,8 @@ class LocalResponseNorm(nn.Module):
 
 
 class WithinMapNorm(nn.Module):
-    """x / (1 + 0.001 / 25 * sum of x^2 over a map's 5x5 neighbours)^0.75, zeros past the edge.
-
-    Layer file #145 has it after the second layer's LRN; the paper does not mention it. Shapes: (N, C, H, W).
-    """
+    """x / (1 + 0.001 / 25 * sum of x^2 over a map's 5x5 neighbours)^0.75, zeros past the edge. Layer file #145 has it
+    after the second layer's LRN; the paper does not mention it. Shapes: (N, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
@@ -55,9 +53,7 @@ SQUARED_SHRINK = SHRINK**2
 
 class _Banded(torch.autograd.Function):
     """The window's sum as a 1x1 convolution with a banded matrix (C, C / towers, 1, 1), the power two square roots.
-
-    With s = k + a * window(x^2): y = x s^-3/4, dx = g s^-3/4 - 3/2 a x * window(g x s^-7/4).
-    """
+    With s = k + a * window(x^2): y = x s^-3/4, dx = g s^-3/4 - 3/2 a x * window(g x s^-7/4)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, band: Tensor, towers: int, k: float) -> Tensor:

@@ -28,10 +28,8 @@ def applies(x: Tensor) -> bool:
 
 @torch.library.custom_op("alexnet_fast::lrn", mutates_args=())
 def lrn(x: Tensor, towers: int, half: int, a: float, k: float) -> Tensor:
-    """(N, C, H, W) -> the same in channels-last memory: x / (k + a * sum of x^2 over 2 half + 1 maps)^0.75.
-
-    Keeps its input alone for the backward pass: the sums are cheaper to compute again than to store.
-    """
+    """(N, C, H, W) -> the same in channels-last memory: x / (k + a * sum of x^2 over 2 half + 1 maps)^0.75. Keeps its
+    input alone for the backward pass: the sums are cheaper to compute again than to store."""
     return _call("forward", x, towers, half, a, k)
 
 

@@ -6,9 +6,8 @@
              own images, the linear layers the features of all.
 
 Only where a layer reads what others hold is anything sent: a gather before it, and its gradient. What each process
-computes is what one process would, so losses agree to the rounding of sums. With dropout too, for the same images in
-the same order; the loader puts a process' mirrored images last, so of hybrid training with mirroring and dropout the
-masks fall on other images than one process', and losses agree only on average, as those of any two seeds do.
+computes is what one process would, so losses agree to the rounding of sums; with dropout too, where images come in the
+same order: the loader puts a process' mirrored images last, so hybrid's masks then fall on other images.
 
 torch's tensor parallelism (DTensor) is not used: it wants equal shares of every batch, where an epoch's steps differ by
 an image, and it does not draw dropout on a CPU as one process does.
@@ -28,9 +27,7 @@ from alexnet_fast.model.lrn import LocalResponseNorm
 
 def tower(model: AlexNet, peers: Peers) -> AlexNet:
     """This process' half of a two-tower `model`; (N, 3, S, S) -> all classes' logits (N, classes) on both processes.
-
-    Parameters come in the model's order under its names, the first dimension of each halved.
-    """
+    Parameters come in the model's order under its names, the first dimension of each halved."""
     classifier = _split(model.classifier, peers, is_part=True)
     last = len(list(model.layers().values())[-1].weight)
     classifier["gather_logits"] = Gather(peers, last, replicated=True)
@@ -41,9 +38,8 @@ def tower(model: AlexNet, peers: Peers) -> AlexNet:
 class HybridNet(AlexNet):
     """All convolutions and this process' units of the linear layers; own images in, their logits (n, classes) out.
 
-    `features` are the model's own, wrapped so that their gradients are averaged over the processes.
-    Those of the linear layers, which hold the sum over all images, are divided to be averages too. Processes may
-    have different numbers of images.
+    `features` are the model's own, wrapped so that their gradients are averaged over the processes. Those of the linear
+    layers, sums over all images, are divided to be averages too. Processes may have different numbers of images.
     """
 
     def __init__(self, model: AlexNet, features: nn.Module, peers: Peers) -> None:
@@ -53,7 +49,7 @@ class HybridNet(AlexNet):
         super().__init__(nn.Sequential(features), nn.Sequential(classifier), original_dropout=model.original_dropout)
         self.peers = peers
         for p in self.classifier.parameters():
-            p.register_hook(lambda gradient: gradient / peers.world)
+            p.register_hook(lambda gradient: gradient / peers.world_size)
 
     def forward(self, x: Tensor) -> Tensor:
         images = self.peers.counts(len(x))
@@ -63,7 +59,7 @@ class HybridNet(AlexNet):
 
 
 class Gather(nn.Module):
-    """This process' maps (N, C / world, H, W) or units (N, U / world) -> those of all processes, `width` in all."""
+    """This process' share of maps (N, C, H, W) or units (N, U), along dimension 1 -> all `width` of them."""
 
     def __init__(self, peers: Peers, width: int, replicated: bool = False) -> None:
         super().__init__()
@@ -89,14 +85,12 @@ class PartDropout(nn.Dropout):
 
 def _split(layers: nn.Sequential, peers: Peers, is_part: bool) -> OrderedDict[str, nn.Module]:
     """This process' part of `layers`, under their names, with a gather before each that reads what others hold.
-
-    `is_part`: the input is this process' part of the maps or units, not all of them.
-    """
+    `is_part`: the input is this process' part of the maps or units, not all of them."""
     split: OrderedDict[str, nn.Module] = OrderedDict()
     width = 0
     for name, layer in layers.named_children():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            if is_part and not (isinstance(layer, nn.Conv2d) and layer.groups == peers.world):
+            if is_part and not (isinstance(layer, nn.Conv2d) and layer.groups == peers.world_size):
                 split[f"gather_{name}"] = Gather(peers, layer.weight.shape[1])
             split[name] = _own_kernels(layer, peers)
             width, is_part = len(layer.weight), True

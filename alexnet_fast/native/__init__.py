@@ -1,16 +1,15 @@
 """The compiled C: JPEG decoding, crops and resizing of the loader and of sharding, and LRN.
 
-One library, which is built when the package is installed (pyproject.toml). This is the only place that loads it and
-knows its functions' arguments. It holds each kernel for several kinds of processor; the newest that this processor
-runs is used. JPEGs are decoded by the libjpeg-turbo that Pillow is linked with; `decoder()` says how:
+One library, built when the package is installed; this is the only place that loads it and knows its functions'
+arguments. It holds each kernel for several kinds of processor; the newest that this processor runs is used. JPEGs are
+decoded by the libjpeg-turbo that Pillow is linked with; `decoder()` returns how:
 
 huffman   its coefficients by huffman.c, in the place of libjpeg's own function
 libjpeg   all by libjpeg
 none      not here: DALI decodes when loading, simplejpeg and Pillow when sharding
 
-The function may only be replaced where libjpeg's private structures are what abi.h says, which is tested when the
-library is loaded. ALEXNET_FAST_NATIVE=huffman|libjpeg|none is the most that may be used; `none` turns all of the
-compiled code off.
+The function is only replaced where libjpeg's private structures are what abi.h states, which is tested when the library
+is loaded. ALEXNET_FAST_NATIVE=huffman|libjpeg|none is the most that may be used; `none` turns off all compiled code.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_fast.console import print_notice
 from alexnet_fast.errors import InputError
 
 __all__ = ["Kernels", "Native", "can_be_read", "decoder", "description", "find_openmp", "kernels", "load", "loaded"]
@@ -38,8 +37,8 @@ FILE = Path(__file__).with_name("_native.abi3.so")
 TEST_IMAGE = Path(__file__).with_name("test-image.jpg")
 """A baseline JPEG of 80 x 48 pixels, colour at half the resolution, a restart every 3 MCUs."""
 TEST_PIXELS = "c4cd9cf8aa392332485d729171fb0de240dc2c6c3eb1b4e9a3d912158af13de5"
-"""SHA-256 of what `_test_pixels` gives. Every libjpeg-turbo decodes it alike; jpegli does not, and sharding with it
-would not store what it stores without compiled code."""
+"""SHA-256 of what `_test_pixels` returns. Every libjpeg-turbo decodes it alike; jpegli does not, and sharding with it
+would store other pixels."""
 VARIANTS = {"plain": "plain", "x86-64-v3": "v3", "x86-64-v4": "v4"}
 """Of the kernels, by the instructions they need (kernels.c); each processor that runs one runs those before it."""
 
@@ -105,8 +104,11 @@ def loaded() -> Native:
     if wanted == "none":
         return Native(None, None, "none", reason=f"{VARIABLE}=none")
     if not FILE.exists():
-        _print_once("alexnet-fast was installed without a C compiler: DALI decodes JPEGs, and the CPU is slower. "
-                    "Install gcc, then alexnet-fast again.")  # fmt: skip
+        if parent_process() is None:
+            print_notice(
+                "alexnet-fast was installed without a C compiler: DALI decodes JPEGs, and the CPU is slower. "
+                "Install gcc, then alexnet-fast again."
+            )
         return Native(None, None, "none", reason="it was installed without a C compiler")
     from PIL import _imaging
 
@@ -114,10 +116,8 @@ def loaded() -> Native:
 
 
 def load(file: Path, linked: Path, wanted: str = "huffman", variant: str | None = None) -> Native:
-    """Loads the library `file`, with the libjpeg that `linked` is linked with or is.
-
-    `wanted`: the most that may be used of DECODERS; `variant`: of the kernels, by default this processor's newest.
-    """
+    """Loads the library `file`, with the libjpeg that `linked` is linked with or is. `wanted`: the most that may be
+    used of DECODERS; `variant`: of the kernels, by default this processor's newest."""
     try:
         library = ctypes.CDLL(str(file))
         for name in ("open_libjpeg", "libjpeg_file", "replace_decoder"):
@@ -133,10 +133,11 @@ def load(file: Path, linked: Path, wanted: str = "huffman", variant: str | None 
     libjpeg = library.libjpeg_file().decode()
     image = TEST_IMAGE.read_bytes()
     plain = _test_pixels(kernels, image)
-    if plain is None:
-        return Native(library, kernels, "none", libjpeg, "libjpeg does not decode the test image")
-    if hashlib.sha256(plain.tobytes()).hexdigest() != TEST_PIXELS:
-        return Native(library, kernels, "none", libjpeg, "libjpeg decodes the test image otherwise than libjpeg-turbo")
+    if plain is None or hashlib.sha256(plain.tobytes()).hexdigest() != TEST_PIXELS:
+        wrong = "does not decode the test image"
+        if plain is not None:
+            wrong = "decodes the test image otherwise than libjpeg-turbo"
+        return Native(library, kernels, "none", libjpeg, f"libjpeg {wrong}")
     if wanted == "libjpeg":
         return Native(library, kernels, "libjpeg", libjpeg, f"{VARIABLE}=libjpeg")
     if refusal := library.replace_decoder(image, len(image)):
@@ -174,8 +175,8 @@ def decoder() -> str:
 
 
 def can_be_read(stored: list[NDArray[np.uint8]]) -> NDArray[np.bool_]:
-    """Which of these pieces of mapped files can be read; they are in memory then. Not where the disk fails, or the file
-    was cut off: whoever touches the bytes is killed (SIGBUS). All count as readable where nothing was compiled."""
+    """Which of these pieces of mapped files can be read; they are in memory then. To touch one that cannot, where the
+    disk fails or the file was cut off, kills (SIGBUS). All count as readable where nothing was compiled."""
     readable = np.ones(len(stored), np.uint8)
     if library := loaded().library:
         places = np.array([item.ctypes.data for item in stored], np.uintp)
@@ -195,8 +196,7 @@ def description() -> dict[str, str | None]:
     """For records: the decoder, libjpeg's version and file, the kernels' instructions, why nothing better is used."""
     from PIL import features
 
-    found = loaded()
-    version = features.version("libjpeg_turbo")
+    found, version = loaded(), features.version("libjpeg_turbo")
     name = f"libjpeg-turbo {version}" if version else "libjpeg"
     return {
         "native": found.decoder,
@@ -204,9 +204,3 @@ def description() -> dict[str, str | None]:
         "instructions": found.kernels.variant if found.kernels else None,
         "native_reason": found.reason or None,
     }
-
-
-def _print_once(text: str) -> None:
-    """On standard error, by the first process of a machine; `loaded` is cached, so it comes once."""
-    if parent_process() is None and os.environ.get("LOCAL_RANK", "0") == "0":
-        print(text, file=sys.stderr)

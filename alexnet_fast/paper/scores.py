@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
-from alexnet_fast.evaluation.scoring import BATCH
+from alexnet_fast.evaluation.scoring import Member, ScoringPass
 from alexnet_fast.files import save_npz
 from alexnet_fast.inference.networks import Network, open_network
 from alexnet_fast.inference.predictions import Guesses, guess_split
-from alexnet_fast.loading.loader import Loader
 from alexnet_fast.paper.measures import Scores
 from alexnet_fast.report import record
 from alexnet_fast.report.insight import drawn
@@ -55,18 +54,8 @@ def _right_in_training(network: Network, most: int) -> NDArray[np.bool_]:
     config = network.config
     split = ShardSet.of(config).split("train")
     samples = drawn(len(split), most)
-    loader = Loader.evaluation(
-        split,
-        batch=BATCH,
-        samples=samples,
-        crop=network.crop,
-        mean=network.pixels.mean,
-        device=network.device,
-        threads=cores(),
-    )
+    member, alone = Member(network.model, network.crop, network.pixels.mean), Topology(0, 1, network.device)
     right = []
-    for batch in loader:
-        with torch.inference_mode():
-            best = network.model(batch.images).argmax(1)
-        right.append((best == batch.labels)[batch.labels != UNLABELLED].cpu().numpy())
+    for batch, each in ScoringPass([member], split, alone, samples=samples, threads=cores()):
+        right.append((each[0].argmax(1) == batch.labels)[batch.labels != UNLABELLED].cpu().numpy())
     return np.concatenate(right)

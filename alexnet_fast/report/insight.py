@@ -69,7 +69,7 @@ def open_subject(run: Path) -> Subject:
     shards = ShardSet(config.shards)
     if [entry["id"] for entry in network.classes] != [entry["id"] for entry in shards.manifest.classes]:
         raise InputError(f"{config.shards} holds other classes now than when {run} was trained.")
-    check_crop(config.crop, shards.manifest.size, config.shards)
+    check_crop(config.crop, shards.manifest.size)
     return Subject(network.model, config.crop, network.pixels, network.names, shards)
 
 

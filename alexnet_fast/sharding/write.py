@@ -13,7 +13,7 @@ from time import perf_counter
 
 import numpy as np
 
-from alexnet_fast.console import Progress, Quiet
+from alexnet_fast.console import Progress
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.budget import estimate_raw_share
 from alexnet_fast.sharding.listing import Source
@@ -77,7 +77,7 @@ def write_shard_set(
     mixed set is too small, a worker was killed twice over one tar, or no image of a split could be read.
     """
     started = perf_counter()
-    progress = progress or Quiet("", 1)
+    progress = progress or Progress("", 1, quiet=True)
     plan = make_plan(source, options)
     try:
         finished = _is_finished(output, plan)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Sequence, Set
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Condition, Lock, Thread
 
@@ -24,8 +24,8 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.shards.cache_disk import CacheDisk
 from alexnet_fast.shards.cache_folder import cache_folder
 from alexnet_fast.shards.fetch import Remote
-from alexnet_fast.shards.format import INDEX_DTYPE, MANIFEST, Manifest, Tar, index_name, load_index, parse_manifest
-from alexnet_fast.shards.tars import ByteRanges, Lease
+from alexnet_fast.shards.format import INDEX_DTYPE, MANIFEST, Manifest, index_name, load_index, parse_manifest
+from alexnet_fast.shards.local import ByteRanges
 from alexnet_fast.text import byte_text
 
 FETCHES = 4
@@ -71,10 +71,6 @@ class TarCache:
         most = samples * INDEX_DTYPE.itemsize + MOST_NPY_HEADER
         return self._disk.fetch(index_name(split), most, lambda path: _is_index(path, samples))
 
-    def split(self, name: str) -> RemoteTars:
-        """The tars of a split."""
-        return RemoteTars(self, name)
-
     def check_room(self, names: Iterable[str], split: str) -> None:
         """Raises InputError when these tars are more than fit at once."""
         needed = sum(self._tars[name].bytes for name in names)
@@ -84,15 +80,16 @@ class TarCache:
                 f"{byte_text(self._limit)}. Raise --cache-size, or use --order window."
             )
 
-    def lease(self, names: Iterable[str]) -> Lease:
+    def lease(self, names: Iterable[str]) -> ExitStack:
         """Announces tars that will be mapped next, in order: they are fetched ahead, and kept until it is closed."""
-        leased = list(dict.fromkeys(names))
+        leased, lease = list(dict.fromkeys(names)), ExitStack()
         with self._changed:
             for name in leased:
                 self._leases[name] = self._leases.get(name, 0) + 1
             self._full = False
             self._start()
-        return Lease(lambda: self._give_back(leased))
+        lease.callback(self._give_back, leased)
+        return lease
 
     def _give_back(self, names: list[str]) -> None:
         with self._changed:
@@ -114,7 +111,11 @@ class TarCache:
             return self._take(names)
 
     def _take(self, names: Set[str]) -> dict[str, NDArray[np.uint8]]:
-        self._touch(names)
+        now = time.monotonic()
+        for name in names if self._limit is not None else ():
+            if now - self._touched.get(name, -np.inf) > 1:
+                self._touched[name] = now
+                self._disk.touch(name)
         return {name: self._mapped[name] for name in names}
 
     def missing(self, names: Iterable[str]) -> str:
@@ -136,17 +137,14 @@ class TarCache:
         finally:
             self._needed = set()
 
-    def _touch(self, names: Iterable[str]) -> None:
-        now = time.monotonic()
-        for name in names if self._limit is not None else ():
-            if now - self._touched.get(name, -np.inf) > 1:
-                self._touched[name] = now
-                self._disk.touch(name)
+    def _wanted(self) -> list[str]:
+        """The tars that are still to be fetched, the soonest needed first."""
+        settled = self._mapped.keys() | self._fetching | self._failed.keys()
+        return [name for name in dict.fromkeys([*self._needed, *self._leases]) if name not in settled]
 
     def _start(self) -> None:
         """Starts threads where there is something to fetch; each ends when there is nothing left."""
-        idle = self._mapped.keys() | self._fetching | self._failed.keys()
-        waiting = 0 if self._full else len({*self._needed, *self._leases} - idle)
+        waiting = 0 if self._full else len(self._wanted())
         for _ in range(min(waiting, FETCHES - self._workers)):
             self._workers += 1
             Thread(target=self._work, daemon=True).start()
@@ -164,19 +162,22 @@ class TarCache:
                     self._changed.notify_all()
                     return
                 self._fetching.add(name)
-            outcome = self._fetch(self._tars[name])
+            mapped, failure = None, None
+            try:
+                mapped = self._disk.fetch_tar(self._tars[name])
+            except Exception as error:  # for the thread that waits for this tar
+                failure = self._disk.explained(error)
             with self._changed:
                 self._fetching.remove(name)
-                if isinstance(outcome, Exception):
-                    self._failed[name] = outcome
-                elif outcome is not None:
-                    self._mapped[name] = outcome
+                if failure is not None:
+                    self._failed[name] = failure
+                elif mapped is not None:  # else room has to be made for it once more
+                    self._mapped[name] = mapped
                 self._changed.notify_all()
 
     def _next(self) -> str | None:
         """The first tar that is to be fetched, if there is room for it."""
-        idle = self._mapped.keys() | self._fetching | self._failed.keys()
-        name = next((name for name in [*self._needed, *self._leases] if name not in idle), None)
+        name = next(iter(self._wanted()), None)
         if name is not None and not self._make_room(name):
             self._full = True
             return None
@@ -195,16 +196,9 @@ class TarCache:
             del self._mapped[other]
         return room.taken
 
-    def _fetch(self, tar: Tar) -> NDArray[np.uint8] | Exception | None:
-        """The tar, mapped; None: room has to be made for it once more."""
-        try:
-            return self._disk.fetch_tar(tar)
-        except Exception as error:  # for the thread that waits for this tar
-            return self._disk.explained(error)
-
 
 class RemoteTars:
-    """The tars of a split of a remote set."""
+    """The tars of a split of a remote set; the methods are those of `LocalTars`."""
 
     def __init__(self, cache: TarCache, split: str) -> None:
         self._cache = cache
@@ -216,13 +210,13 @@ class RemoteTars:
         names = self._names
         return [mapped[names[shard]][offset : offset + size] for shard, offset, size in zip(*ranges, strict=True)]
 
-    def lease(self, shards: Sequence[int]) -> Lease:
+    def lease(self, shards: Sequence[int]) -> ExitStack:
         return self._cache.lease(self._names[shard] for shard in shards)
 
     def prefetch(self, ranges: ByteRanges) -> None:
         """Nothing to do: they were fetched a moment ago, or are not there yet."""
 
-    def hold_all(self) -> None:
+    def check_room(self) -> None:
         self._cache.check_room(self._names, self._split)
 
     def missing(self, ranges: ByteRanges) -> str:

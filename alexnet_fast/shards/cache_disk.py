@@ -1,7 +1,5 @@
-"""The files of one remote set on this machine's disk, which several processes may share.
-
-A tar on its way is as long as the whole tar from the start: so its room is taken. Who fetches it has it locked.
-"""
+"""The files of one remote set on this machine's disk, which several processes may share. A tar on its way has its whole
+length from the start, so that its room is taken; the process that fetches it has it locked."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ from alexnet_fast.shards.local import map_tar
 
 
 class Room(NamedTuple):
-    """What `CacheDisk.make_room` did. `taken`: whether there is room now; `deleted`: files that it deleted; `kept`: the
-    other files of tars on the disk."""
+    """What `CacheDisk.make_room` did. `taken`: whether there is room now; `deleted`, `kept`: files of tars."""
 
     taken: bool
     deleted: Set[str]
@@ -102,7 +99,7 @@ class CacheDisk:
             return Room(True, set(chosen), own.keys() - set(chosen))
 
     def explained(self, error: Exception) -> Exception:
-        """The InputError that tells the user of an OSError here; other errors as they are."""
+        """The InputError for an OSError here; other errors as they are."""
         if not isinstance(error, OSError):
             return error
         return InputError(
@@ -124,11 +121,9 @@ class CacheDisk:
         is_there: Callable[[Path], bool],
         most: int = 0,
     ) -> bool:
-        """Fetches a file unless it is there; False when there is a limit and the room taken for it was given away.
-        `total`, `most`: as Remote.blocks has them.
-
-        Only one process fetches it; the others wait, and one of them takes over if it dies.
-        """
+        """Fetches a file unless it is there; False when there is a limit and the room taken for it was given away. Only
+        one process fetches it; the others wait, and one of them takes over if it dies. `total`, `most`: as
+        Remote.blocks has them."""
         path = self.folder / name
         part = path.with_name(f"{name}.part")
         while not is_there(path):
@@ -139,7 +134,7 @@ class CacheDisk:
                     part.unlink(missing_ok=True)
                     return False
                 try:
-                    self._download(file, part, name, total, is_right, most)
+                    self._download(file, name, total, most, lambda sha256: is_right(part, sha256))
                     with self._alone(), suppress(FileNotFoundError):  # deleted just before it was locked
                         os.replace(part, path)
                 except BaseException:
@@ -148,13 +143,7 @@ class CacheDisk:
         return True
 
     def _download(
-        self,
-        file: IO[bytes],
-        part: Path,
-        name: str,
-        total: int | None,
-        is_right: Callable[[Path, str], bool],
-        most: int,
+        self, file: IO[bytes], name: str, total: int | None, most: int, is_right: Callable[[str], bool]
     ) -> None:
         for _ in range(2):
             digest = hashlib.sha256()
@@ -166,7 +155,7 @@ class CacheDisk:
             file.truncate()
             file.flush()
             os.fsync(file.fileno())
-            if is_right(part, digest.hexdigest()):
+            if is_right(digest.hexdigest()):
                 return
         raise InputError(
             f"{self._remote.url}/{name} is not the file that its manifest describes: fetched twice, it differed. "

@@ -17,17 +17,13 @@ _notice_once = lru_cache(print_notice)
 
 def cache_folder(given: str | Path | None) -> Path:
     """The folder for the caches of all sets, made and writable: `given`, the user's, or one among temporary files.
-
-    Raises InputError when none can be written.
-    """
-    if given:
-        if reason := _why_unwritable(Path(given)):
-            raise InputError(f"the cache {given} cannot be written ({reason}). Choose another folder with --cache.")
-        return Path(given)
-    usual = _user_cache()
+    Raises InputError when none can be written."""
+    usual = Path(given) if given else _user_cache()
     reason = _why_unwritable(usual) if usual else "the home folder is not known"
     if usual and not reason:
         return usual
+    if given:
+        raise InputError(f"the cache {given} cannot be written ({reason}). Choose another folder with --cache.")
     try:
         spare = Path(tempfile.gettempdir()) / f"alexnet-fast-{os.getuid()}"
         other = _why_not_ours(spare) or _why_unwritable(spare)
@@ -42,10 +38,8 @@ def cache_folder(given: str | Path | None) -> Path:
 
 
 def _user_cache() -> Path | None:
-    """Our folder in the user's cache folder; None where the home is not known.
-
-    Relative paths do not count, in XDG_CACHE_HOME as its specification has it: they would be in the working folder.
-    """
+    """Our folder in the user's cache folder; None where the home is not known. Relative paths do not count, as
+    XDG_CACHE_HOME's specification has it."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if given.is_absolute():
         return given / "alexnet-fast"
@@ -57,10 +51,8 @@ def _user_cache() -> Path | None:
 
 
 def _why_not_ours(folder: Path) -> str:
-    """Why others may write to the folder, which is made where it is not there; empty where they may not.
-
-    A link counts as theirs, wherever it leads: among temporary files anybody may put one.
-    """
+    """Why others may write to the folder, which is made where it is not there; empty where they may not. A link counts
+    as theirs, wherever it leads: anybody may put one among temporary files."""
     try:
         with suppress(FileExistsError):
             folder.mkdir(0o700)

@@ -6,19 +6,21 @@ import asyncio
 import errno
 import socket
 import time
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import AsyncGenerator, Generator
+from contextlib import closing, suppress
+from typing import Any
 
 import numpy as np
 
 from alexnet_fast.console import print_notice
 from alexnet_fast.errors import InputError
 from alexnet_fast.shards.format import MOST_MANIFEST_BYTES
-from alexnet_fast.shards.http import read_range
 
 BLOCK = 8 << 20
 """Bytes of a request."""
 SMALLEST_BLOCK = 64 << 10
+SKIPPED = 1 << 20
+"""Bytes that are read at a time of what comes before a range, from a web server without ranges."""
 STALL_SECONDS = 30.0
 """A request that takes longer is given up, and a smaller one made."""
 OUTAGE_SECONDS = 600.0
@@ -53,11 +55,11 @@ class Remote:
         self._answered = False
 
     def blocks(self, name: str, total: int | None = None, most: int = MOST_MANIFEST_BYTES) -> Bytes:
-        """The bytes of a file, in order. After a failure it continues from there.
+        """The bytes of a file, in order, continued after each failure.
 
         `total`: bytes to read; None: to its end, and `most` bytes at the most. Raises InputError when the file is not
-        there, may not be read, is shorter than `total` or longer than `most`, when nothing has come for
-        OUTAGE_SECONDS, and when there is no such host from the start.
+        there, may not be read, is shorter than `total` or longer than `most`, when nothing has come for OUTAGE_SECONDS,
+        and when there is no such host from the start.
         """
         start, size, pause, since = 0, BLOCK, FIRST_PAUSE, time.monotonic()
         limit = most if total is None else total
@@ -95,11 +97,8 @@ class Remote:
                 return
 
     def _range(self, path: str, start: int, end: int) -> Bytes:
-        """The bytes [start, end) in one piece; from a server without ranges the file from `start` on, in several.
-
-        Of such a web server no more than a piece is held. Other stores' libraries return an answer whole: they take
-        ranges, and one that did not would be held in memory.
-        """
+        """The bytes [start, end) in one piece; from a web server without ranges the file from `start` on, in several.
+        Other stores' libraries return an answer whole."""
         if self._is_web:
             yield from read_range(self._files, path, start, end, STALL_SECONDS)
             return
@@ -149,3 +148,60 @@ def _is_unknown_host(error: BaseException | None) -> bool:
             return error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
         error = error.__cause__ or error.__context__
     return False
+
+
+def read_range(files: Any, url: str, start: int, end: int, seconds: float) -> Generator[bytes, None, None]:
+    """The bytes [start, end) in one piece; fewer where the file ends. No more of an answer is read, however long it is.
+
+    A server without ranges sends the whole file: then these are its bytes from `start` to its end, in pieces of
+    `end - start`, with empty ones for what comes before `start`. Closing the iterator closes the connection. `files`:
+    fsspec's file system. Raises what aiohttp raises, FileNotFoundError where there is no such file, and
+    asyncio.TimeoutError where a piece takes longer than `seconds`.
+    """
+    from fsspec.asyn import sync
+
+    pieces = _pieces(files, url, start, end)
+    try:
+        while True:
+            try:
+                piece: bytes = sync(files.loop, pieces.__anext__, timeout=seconds)
+            except StopAsyncIteration:
+                return
+            yield piece
+    finally:
+        with suppress(RuntimeError, asyncio.TimeoutError):  # after a timeout it may still be ending
+            sync(files.loop, pieces.aclose, timeout=seconds)
+
+
+async def _pieces(files: Any, url: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
+    import aiohttp
+
+    options = {**files.kwargs}
+    # A range of a file that is compressed on its way would be one of the compressed bytes.
+    wanted = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+    options["headers"] = {**options.get("headers", {}), **wanted}
+    options["timeout"] = aiohttp.ClientTimeout(total=None)  # each piece has its own
+    session = await files.set_session()
+    async with session.get(files.encode_url(url), **options) as answer:  # what is left unread ends the connection
+        files._raise_not_found_for_status(answer, url)
+        if answer.status == 206:
+            yield await _read(answer.content, end - start)
+            return
+        skipped = 0
+        while skipped < start:
+            piece = await _read(answer.content, min(start - skipped, SKIPPED))
+            if not piece:
+                return
+            skipped += len(piece)
+            yield b""
+        while piece := await _read(answer.content, end - start):
+            yield piece
+
+
+async def _read(content: Any, size: int) -> bytes:
+    """The next `size` bytes; fewer at the end."""
+    pieces, left = [], size
+    while left and (piece := await content.read(left)):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)

@@ -45,11 +45,8 @@ UNLABELLED = -1
 
 @dataclass(frozen=True)
 class Pixels:
-    """Statistics of the training pixels, RGB, on the scale 0-255.
-
-    `deviations` (3,) are the standard deviations along the principal components, largest first;
-    row i of `components` (3, 3) is the unit vector of component i.
-    """
+    """Statistics of the training pixels, RGB, on the scale 0-255. `deviations` (3,) are the standard deviations along
+    the principal components, largest first; row i of `components` (3, 3) is the unit vector of component i."""
 
     mean: list[float]
     covariance: list[list[float]]
@@ -138,7 +135,7 @@ def _check(manifest: Manifest) -> None:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether JSON's `value` is of the type `kind`: a corrupt number, say, may still be JSON."""
+    """Whether JSON's `value` is of the type `kind`."""
     arguments = get_args(kind)
     if is_dataclass(kind):
         kinds = get_type_hints(kind)
@@ -200,16 +197,3 @@ def load_index(path: Path) -> NDArray[np.void]:
     if not isinstance(index, np.ndarray) or index.dtype != INDEX_DTYPE or index.ndim != 1:
         raise InputError(f"{path} is not a sample index of version {FORMAT_VERSION}. Make the shard set again.")
     return np.asarray(index)
-
-
-def rows_fit(
-    index: NDArray[np.void], raw: NDArray[np.bool_], side: int, tar_bytes: NDArray[np.uint64], classes: int
-) -> bool:
-    """Whether all rows are of images inside their tars, with labels of a class or UNLABELLED."""
-    shard, offset, size, label = (index[column] for column in ("shard", "offset", "size", "label"))
-    if int(shard.max()) >= len(tar_bytes):
-        return False
-    end = tar_bytes[shard]
-    smallest = np.where(raw, 3 * side**2, 1)
-    inside = (size >= smallest) & (size <= end) & (offset <= end - np.minimum(size, end))
-    return bool(inside.all() and (label >= UNLABELLED).all() and (label < classes).all())

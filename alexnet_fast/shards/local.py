@@ -7,18 +7,19 @@ import mmap
 import os
 import resource
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.shards.format import Tar
-from alexnet_fast.shards.tars import ByteRanges, Lease
 
-PATIENCE = 5.0
-"""Seconds after which a read that has not ended counts as one that does not."""
+READ_TIMEOUT = 5.0
+"""Seconds after which `missing` takes a file for one that cannot be read."""
 WILL_NEED = 3
 """madvise's MADV_WILLNEED, of Linux and macOS."""
 PIECE = 128 << 10
@@ -26,33 +27,45 @@ PIECE = 128 << 10
 _LIBC = ctypes.CDLL(None)
 
 
+class ByteRanges(NamedTuple):
+    """Parts of tars: place of the tar in the manifest's list, first byte and number of bytes of each."""
+
+    shards: list[int]
+    offsets: list[int]
+    sizes: list[int]
+
+
 class LocalTars:
-    """Tars in a folder, all mapped at opening."""
+    """The tars of a split, all mapped at opening. `cache.RemoteTars` has the same methods. Safe to share between
+    threads: no call depends on earlier ones."""
 
     def __init__(self, folder: Path, tars: list[Tar]) -> None:
         self._paths = [folder / tar.file for tar in tars]
         self._mapped = [map_tar(path, tar.bytes) for path, tar in zip(self._paths, tars, strict=True)]
 
     def read(self, ranges: ByteRanges) -> list[NDArray[np.uint8]]:
+        """Views of those bytes; of a remote set, waits for tars that are still to be fetched."""
         tars = self._mapped
         return [tars[shard][offset : offset + size] for shard, offset, size in zip(*ranges, strict=True)]
 
-    def lease(self, shards: Sequence[int]) -> Lease:
-        """Nothing to do: they stay mapped."""
-        return Lease()
+    def lease(self, shards: Sequence[int]) -> ExitStack:
+        """Announces tars that will be read next, in this order: a remote set fetches them ahead, and keeps them until
+        the lease is closed. Reading needs no lease."""
+        return ExitStack()
 
     def prefetch(self, ranges: ByteRanges) -> None:
+        """Has the system read those bytes, where they are on a disk; waits only while the disk's queue is full."""
         for view in self.read(ranges):
             prefetch(view)
 
-    def hold_all(self) -> None:
-        """They are mapped already."""
+    def check_room(self) -> None:
+        """Raises InputError when they cannot all be mapped at once."""
 
     def missing(self, ranges: ByteRanges) -> str:
-        """Reads them in a thread, which a disk or server that does not answer holds up."""
+        """The path or URL of the first of those that cannot be read just now; empty when all can."""
         reading = ""
 
-        def read() -> None:
+        def read() -> None:  # in a thread, which a disk or server that does not answer holds up
             nonlocal reading
             for shard, offset, size in zip(*ranges, strict=True):
                 reading = str(self._paths[shard])
@@ -62,7 +75,7 @@ class LocalTars:
 
         thread = Thread(target=read, daemon=True)
         thread.start()
-        thread.join(PATIENCE)
+        thread.join(READ_TIMEOUT)
         return reading
 
 

@@ -38,7 +38,7 @@ class Kind:
 
 
 class Place(NamedTuple):
-    """Where a sample lies in its tar: first byte and number of bytes of the image, number of bytes of the label."""
+    """Where a sample is in its tar: first byte and number of bytes of the image, number of bytes of the label."""
 
     offset: int
     size: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from tarfile import BLOCKSIZE
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from alexnet_fast import native
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
-from alexnet_fast.shards.cache import TarCache
+from alexnet_fast.shards.cache import RemoteTars, TarCache
 from alexnet_fast.shards.fetch import Remote
 from alexnet_fast.shards.format import (
     MANIFEST,
@@ -23,10 +24,8 @@ from alexnet_fast.shards.format import (
     is_raw,
     load_index,
     parse_manifest,
-    rows_fit,
 )
-from alexnet_fast.shards.local import LocalTars, allow_open_files
-from alexnet_fast.shards.tars import ByteRanges, Lease, Tars
+from alexnet_fast.shards.local import ByteRanges, LocalTars, allow_open_files
 
 ROWS = 1 << 16
 """Rows of an index that are checked together: the memory for it does not grow with the set."""
@@ -36,12 +35,9 @@ NAME_BYTES = 100
 
 class Split:
     """The samples of one split, read by number from memory-mapped tars. Safe to share between threads: reading changes
-    nothing.
+    nothing. `tars`: what reads them; None: those in `folder`."""
 
-    `tars`: what reads them; None: those in `folder`.
-    """
-
-    def __init__(self, folder: Path, name: str, manifest: Manifest, tars: Tars | None = None) -> None:
+    def __init__(self, folder: Path, name: str, manifest: Manifest, tars: RemoteTars | None = None) -> None:
         self.name = name
         self.encoding = manifest.encoding
         self.size = manifest.size
@@ -60,31 +56,33 @@ class Split:
         if not self._fits(listed, len(manifest.classes)):
             raise InputError(
                 f"{folder / index_name(name)} does not fit its tars. Make the shard set again; "
-                f"alexnet-fast verify {folder} names what is damaged."
+                f"alexnet-fast verify {folder} names what is corrupt."
             )
-        self._tars: Tars = tars or LocalTars(folder, listed)
+        self._tars = tars or LocalTars(folder, listed)
         self._listed = listed
         self._cache = folder if tars else None
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def labels_of(self, samples: NDArray[np.int64] | slice) -> NDArray[np.int64]:
-        """Class indices, or UNLABELLED."""
-        labels: NDArray[np.int64] = self.index["label"][samples].astype(np.int64)
-        return labels
-
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(n,) class indices of all samples."""
-        return self.labels_of(slice(None))
+        """(n,) class indices of all samples, or UNLABELLED."""
+        return self.index["label"].astype(np.int64)
 
     def _fits(self, tars: list[Tar], classes: int) -> bool:
+        """Whether all rows are of images inside their tars, with labels of a class or UNLABELLED."""
         tar_bytes = np.array([tar.bytes for tar in tars], np.uint64)
-        return all(
-            rows_fit(self.index[first : first + ROWS], self.raw[first : first + ROWS], self.size, tar_bytes, classes)
-            for first in range(0, len(self), ROWS)
-        )
+        for first in range(0, len(self), ROWS):
+            rows, raw = self.index[first : first + ROWS], self.raw[first : first + ROWS]
+            shard, size, label = rows["shard"], rows["size"], rows["label"]
+            if int(shard.max()) >= len(tar_bytes) or (label < UNLABELLED).any() or (label >= classes).any():
+                return False
+            end = tar_bytes[shard]
+            inside = (size >= np.where(raw, 3 * self.size**2, 1)) & (size <= end)
+            if not (inside & (rows["offset"] <= end - np.minimum(size, end))).all():
+                return False
+        return True
 
     def read(self, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
         """Zero-copy views of the stored images: JPEG bytes (n,), or raw pixels (size, size, 3), a sample each."""
@@ -95,9 +93,8 @@ class Split:
             member[-pixels:].reshape(shape) if is_raw else member for member, is_raw in zip(members, raw, strict=True)
         ]
 
-    def lease(self, samples: NDArray[np.int64]) -> Lease:
-        """Announces that those samples will be read next, in this order: a remote set fetches their tars ahead, and
-        keeps them until the lease is closed. Without one, `read` waits for what is not there."""
+    def lease(self, samples: NDArray[np.int64]) -> ExitStack:
+        """Announces that those samples will be read next, in this order: `LocalTars.lease` of their tars."""
         return self._tars.lease(self.index["shard"][samples].tolist())
 
     def prefetch(self, samples: NDArray[np.int64]) -> None:
@@ -128,16 +125,15 @@ class Split:
 
     def keys(self) -> list[str]:
         """Every sample's name, in stored order, from the tars' own headers: `<class id>/<file>`."""
-        numbers = np.arange(len(self))  # few tars at a time: the cache of a remote set may hold no more
-        return [key for part in np.split(numbers, numbers[::1000][1:]) for key in self._keys(part)]
+        keys = []
+        for first in range(0, len(self), 1000):  # few tars at a time: the cache of a remote set may hold no more
+            shards, offsets, _ = self._ranges(slice(first, first + 1000))
+            headers = ByteRanges(shards, [offset - BLOCKSIZE for offset in offsets], [NAME_BYTES] * len(offsets))
+            names = [header.tobytes().partition(b"\0")[0] for header in self._tars.read(headers)]
+            keys += [name.partition(b".")[0].decode("ascii", "replace") for name in names]
+        return keys
 
-    def _keys(self, samples: NDArray[np.int64]) -> list[str]:
-        shards, offsets, _ = self._ranges(samples)
-        names = ByteRanges(shards, [offset - BLOCKSIZE for offset in offsets], [NAME_BYTES] * len(offsets))
-        names_read = self._tars.read(names)
-        return [name.tobytes().partition(b"\0")[0].partition(b".")[0].decode("ascii", "replace") for name in names_read]
-
-    def _ranges(self, samples: NDArray[np.int64]) -> ByteRanges:
+    def _ranges(self, samples: NDArray[np.int64] | slice) -> ByteRanges:
         rows = self.index[samples]
         return ByteRanges(rows["shard"].tolist(), rows["offset"].tolist(), rows["size"].tolist())
 
@@ -145,9 +141,9 @@ class Split:
         """The path or URL of the first tar of the samples that cannot be read just now; empty when all can."""
         return self._tars.missing(self._ranges(samples))
 
-    def hold_all(self) -> None:
-        """Raises InputError when the cache of a remote set cannot hold the whole split, as a random order needs it."""
-        self._tars.hold_all()
+    def check_room(self) -> None:
+        """Raises InputError when a remote set's cache cannot hold the whole split, as a random order needs it."""
+        self._tars.check_room()
 
 
 class ShardSet:
@@ -170,7 +166,7 @@ class ShardSet:
         if not path.is_file():
             raise InputError(
                 f"{self.folder} is not a shard set: it has no {MANIFEST}. "
-                "Make one with: alexnet-fast shard --src IMAGES --out " + str(self.folder)
+                f"Make one with: alexnet-fast shard --src IMAGES --out {self.folder}"
             )
         try:
             data = path.read_bytes()
@@ -191,14 +187,14 @@ class ShardSet:
         if name not in self:
             has = ", ".join(self.manifest.splits)
             raise InputError(f"{self.location} has no split named {name}; it has: {has}.")
-        if self._cache is None:
-            split = Split(self.folder, name, self.manifest)
-        else:
+        tars = None
+        if self._cache:
             self._cache.index(name)
-            split = Split(self.folder, name, self.manifest, self._cache.split(name))
+            tars = RemoteTars(self._cache, name)
+        split = Split(self.folder, name, self.manifest, tars)
         if labelled and (split.index["label"] == UNLABELLED).any():
             raise InputError(
                 f"the split {name} of {self.location} has no labels, so a network can be neither trained nor evaluated "
-                "on it. Take another split; eval writes guesses of it with --predictions or --submission."
+                "on it. Take another split; eval writes predictions of it with --predictions or --submission."
             )
         return split

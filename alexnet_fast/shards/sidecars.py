@@ -6,22 +6,24 @@ import hashlib
 import json
 from typing import Any
 
-from alexnet_fast.shards.format import MANIFEST, Manifest, Tar
+from alexnet_fast.shards.format import MANIFEST, Manifest
 
 TIMM = "_info.json"
 SUMS = "SHA256SUMS"
 
 
-def wids_name(split: str) -> str:
-    return f"{split}.wids.json"
-
-
 def side_files(manifest: Manifest) -> dict[str, bytes]:
-    """File name -> content: `_info.json` for timm, an index a split for wids, and `SHA256SUMS` for sha256sum."""
+    """File name -> content: `_info.json` for timm, an index a split for wids, and `SHA256SUMS` for sha256sum. wids' md5
+    sums are optional and left out. `SHA256SUMS` is of the manifest, the other side files and the tars."""
     files = {TIMM: _json(_timm(manifest))}
     for split, tars in manifest.splits.items():
-        files[wids_name(split)] = _json(_wids(tars))
-    return {**files, SUMS: _sums(manifest, files)}
+        shards = [{"url": tar.file, "nsamples": tar.samples, "filesize": tar.bytes} for tar in tars]
+        wids = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
+        files[f"{split}.wids.json"] = _json(wids)
+    hashed = {**files, MANIFEST: manifest.to_json().encode()}
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in hashed.items()}
+    sums |= {tar.file: tar.sha256 for tars in manifest.splits.values() for tar in tars}
+    return {**files, SUMS: "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode()}
 
 
 def _timm(manifest: Manifest) -> dict[str, Any]:
@@ -38,20 +40,6 @@ def _timm(manifest: Manifest) -> dict[str, Any]:
     if "val" in splits:
         splits.setdefault("validation", splits["val"])
     return {"splits": splits}
-
-
-def _wids(tars: list[Tar]) -> dict[str, Any]:
-    """The index of wids, without the md5 sums, which are optional there: `SHA256SUMS` has better ones."""
-    shards = [{"url": tar.file, "nsamples": tar.samples, "filesize": tar.bytes} for tar in tars]
-    return {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
-
-
-def _sums(manifest: Manifest, files: dict[str, bytes]) -> bytes:
-    """`SHA256SUMS` of the manifest, the other side files and the tars; the indexes follow from the tars."""
-    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    sums[MANIFEST] = hashlib.sha256(manifest.to_json().encode()).hexdigest()
-    sums |= {tar.file: tar.sha256 for tars in manifest.splits.values() for tar in tars}
-    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode()
 
 
 def _json(body: dict[str, Any]) -> bytes:

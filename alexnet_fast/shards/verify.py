@@ -16,41 +16,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.shards.format import MANIFEST, UNLABELLED, Manifest, Tar, index_name, load_index
+from alexnet_fast.shards.format import MANIFEST, UNLABELLED, Manifest, index_name, load_index
 from alexnet_fast.shards.members import Kind
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.shards.sidecars import side_files
-from alexnet_fast.shards.verify_tar import Finding, Job, check_tar
+from alexnet_fast.shards.verify_tar import Finding, TarCheck
 
 
 def verify(folder: Path, quick: bool, workers: int, progress: Callable[[int], None]) -> list[Finding]:
-    """Checks everything that the manifest, the indexes and the tars say of each other, and decodes every image.
+    """Compares the manifest, the indexes and the tars with each other, and decodes every image; returns what is wrong.
 
-    `quick` looks at sizes and indexes alone, and into a tar only where its indexes differ. `progress` is called
-    with the number of samples of each tar that is done. Raises InputError when `folder` has no readable manifest.
+    `quick` reads sizes and indexes alone, and of a tar only where its indexes differ. `progress` is called with the
+    number of samples of each tar that is done. Raises InputError when `folder` has no readable manifest.
     """
     manifest = ShardSet(folder).manifest
     smallest = -(-7 * manifest.size // 8) if manifest.keep else manifest.size
     kind = Kind(manifest.encoding, smallest, manifest.size, len(manifest.classes))
     findings: list[Finding] = []
-    jobs: list[Job] = []
+    checks: list[TarCheck] = []
     for split, tars in manifest.splits.items():
         name = index_name(split)
         rows: list[NDArray[np.void]] | list[None] = [None] * len(tars)
         try:
             index = load_index(folder / name)
-            if _has_more_rows(folder / name):
-                raise InputError(f"{folder / name} has more than the {len(index):,} samples of its header")
+            with (folder / name).open("rb") as file:
+                np.load(file, allow_pickle=False)
+                if file.read(1):  # bytes that numpy does not read: the number of rows in the header is corrupt
+                    raise InputError(f"{folder / name} has more than the {len(index):,} samples of its header")
         except InputError as error:
             findings.append(Finding(name, "", str(error)))
         else:
             findings += _check_index(split, index, manifest)
-            rows = _rows_of_tars(index, tars)
-        jobs += [Job(folder, tar, name, shard, rows[shard], kind, quick) for shard, tar in enumerate(tars)]
+            rows = [index[index["shard"] == shard] for shard in range(len(tars))]
+            ends = np.cumsum([tar.samples for tar in tars])
+            if len(index) == ends[-1:].sum():  # by the stored order, which a corrupt row does not change
+                rows = np.split(index, ends[:-1])
+        checks += [TarCheck(folder, tar, name, shard, rows[shard], kind, quick) for shard, tar in enumerate(tars)]
     with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-        for job, found in zip(jobs, pool.map(check_tar, jobs), strict=True):
+        for check, found in zip(checks, pool.map(TarCheck.findings, checks), strict=True):
             findings += found
-            progress(job.tar.samples)
+            progress(check.tar.samples)
     return findings + list(_check_others(folder, manifest, any(one.file == MANIFEST for one in findings)))
 
 
@@ -70,22 +75,6 @@ def _check_index(split: str, index: NDArray[np.void], manifest: Manifest) -> Ite
         yield (
             Finding(name, "", problem) if possible else Finding(MANIFEST, "", f"its counts of {split} cannot be right")
         )
-
-
-def _has_more_rows(index: Path) -> bool:
-    """Whether an index has bytes that numpy does not read: the number of rows in its header is corrupt."""
-    with index.open("rb") as file:
-        np.load(file, allow_pickle=False)
-        return bool(file.read(1))
-
-
-def _rows_of_tars(index: NDArray[np.void], tars: list[Tar]) -> list[NDArray[np.void]]:
-    """The rows of each tar: by the stored order, which a corrupt row does not change; where rows are missing, by their
-    column `shard`."""
-    ends = np.cumsum([tar.samples for tar in tars])
-    if len(index) == ends[-1:].sum():
-        return np.split(index, ends[:-1])
-    return [index[index["shard"] == shard] for shard in range(len(tars))]
 
 
 def _check_others(folder: Path, manifest: Manifest, manifest_is_corrupt: bool) -> Iterator[Finding]:

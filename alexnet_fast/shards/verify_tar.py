@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mode
 from typing import TypeVar
@@ -42,9 +42,9 @@ class Finding:
     problem: str
 
 
-@dataclass(frozen=True)
-class Job:
-    """Tar number `shard` of a split to check: `rows` are its rows of `index`, None where that cannot be read."""
+@dataclass
+class TarCheck:
+    """The check of tar number `shard` of a split: `rows` are its rows of `index`, None where that cannot be read."""
 
     folder: Path
     tar: Tar
@@ -53,59 +53,56 @@ class Job:
     rows: NDArray[np.void] | None
     kind: Kind
     quick: bool
+    intact: bool = False
+    """Its sha256 is the manifest's."""
+    stored: StoredTar = field(init=False)
+    labels: set[bytes] = field(init=False)
+    """That there can be, as they are stored."""
+
+    def findings(self) -> list[Finding]:
+        """All that is wrong with the tar, its lines and its rows."""
+        path = self.folder / self.tar.file
+        try:
+            with path.open("rb") as file:
+                self.intact = not self.quick and _sha256(path) == self.tar.sha256
+                self.stored = StoredTar(file, self.kind)
+                self.labels = {str(label).encode() for label in range(UNLABELLED, self.kind.classes)}
+                return list(self.run())
+        except OSError as error:
+            return [Finding(self.tar.file, "", f"cannot be opened ({error.strerror})")]
 
     @property
     def idx(self) -> str:
         return Path(self.tar.file).with_suffix(".idx").name
 
-
-def check_tar(job: Job) -> list[Finding]:
-    """All that is wrong with one tar, its lines and its rows."""
-    path = job.folder / job.tar.file
-    try:
-        with path.open("rb") as file:
-            intact = not job.quick and _sha256(path) == job.tar.sha256
-            return list(_Check(job, StoredTar(file, job.kind), intact).run())
-    except OSError as error:
-        return [Finding(job.tar.file, "", f"cannot be opened ({error.strerror})")]
-
-
-class _Check:
-    """The check of one tar; `intact`: its sha256 is the manifest's."""
-
-    def __init__(self, job: Job, tar: StoredTar, intact: bool) -> None:
-        self.job, self.tar, self.intact = job, tar, intact
-        self.labels = {str(label).encode() for label in range(UNLABELLED, job.kind.classes)}
-
     def run(self) -> Iterator[Finding]:
-        job = self.job
-        rows = None if job.rows is None else [Row(*row) for row in job.rows.tolist()]
+        rows = None if self.rows is None else [Row(*row) for row in self.rows.tolist()]
         try:
-            text = (job.folder / job.idx).read_text(encoding="ascii", errors="replace")
+            text = (self.folder / self.idx).read_text(encoding="ascii", errors="replace")
             head, *lines = text.removesuffix("\n").split("\n")
         except OSError as error:
-            yield Finding(job.idx, "", f"cannot be read ({error})")
+            yield Finding(self.idx, "", f"cannot be read ({error})")
             head, lines = "", None
-        walked = list(self.tar.walk()) if self.intact else []
-        listed = {MANIFEST: job.tar.samples}
-        listed |= {name: len(samples) for name, samples in ((job.idx, lines), (job.index, rows)) if samples is not None}
-        number = mode([len(walked)] * self.intact + list(listed.values()))  # the first of them where each is alone
-        for name, count in listed.items():
-            if count != number or (name == job.idx and head != f"{IDX_VERSION} {number}"):
-                yield Finding(name, "", f"does not list {number:,} samples of {job.tar.file}")
+        walked = list(self.stored.walk()) if self.intact else []
+        witnesses = {MANIFEST: self.tar.samples}
+        witnesses |= {name: len(found) for name, found in ((self.idx, lines), (self.index, rows)) if found is not None}
+        number = mode([len(walked)] * self.intact + list(witnesses.values()))  # the first of them where each is alone
+        for name, count in witnesses.items():
+            if count != number or (name == self.idx and head != f"{IDX_VERSION} {number}"):
+                yield Finding(name, "", f"does not list {number:,} samples of {self.tar.file}")
         found = list(self.samples(rows or [], lines or [], walked, number))
         yield from found
-        tar_is_corrupt = rows is None or len(rows) != number or any(one.file == job.tar.file for one in found)
-        if not job.quick and not self.intact:
+        tar_is_corrupt = rows is None or len(rows) != number or any(one.file == self.tar.file for one in found)
+        if not self.quick and not self.intact:
             if tar_is_corrupt:
-                yield Finding(job.tar.file, "", "its sha256 is not the manifest's")
+                yield Finding(self.tar.file, "", "its sha256 is not the manifest's")
             else:
-                yield Finding(MANIFEST, "", f"its sha256 of {job.tar.file} is wrong: all of the tar is whole")
+                yield Finding(MANIFEST, "", f"its sha256 of {self.tar.file} is wrong: all of the tar is whole")
 
     def samples(self, rows: list[Row], lines: list[str], walked: list[Sample], number: int) -> Iterator[Finding]:
         """What is wrong with the samples, one after another: they fill the tar without a gap."""
         row_of = _finder(rows, [row.offset for row in rows], number)
-        parsed = [parse_dali_line(line, self.job.kind) for line in lines]
+        parsed = [parse_dali_line(line, self.kind) for line in lines]
         line_of = _finder(list(zip(lines, parsed, strict=True)), [one and one.place.offset for one in parsed], number)
         at = 0
         for position in range(number):
@@ -113,14 +110,13 @@ class _Check:
             line, by_line = line_of(position, at + HEAD) or ("", None)
             sample = walked[position] if position < len(walked) else self.find(at, row, by_line)
             if sample is None:
-                yield Finding(
-                    self.job.tar.file, self.tar.key_at(at), "its headers are damaged and no index says where it is"
-                )
-                later = range(at + BLOCK, self.tar.size, BLOCK)
-                at = next((start for start in later if self.tar.sample_at(start)), self.tar.size)
+                problem = "its headers are corrupt and no index says where it is"
+                yield Finding(self.tar.file, self.stored.key_at(at), problem)
+                later = range(at + BLOCK, self.stored.size, BLOCK)
+                at = next((start for start in later if self.stored.sample_at(start)), self.stored.size)
                 continue
-            if lines and line != dali_line(sample, self.job.kind):
-                yield Finding(self.job.idx, sample.key, f"says {line!r}, not {dali_line(sample, self.job.kind)!r}")
+            if lines and line != dali_line(sample, self.kind):
+                yield Finding(self.idx, sample.key, f"says {line!r}, not {dali_line(sample, self.kind)!r}")
             if rows:
                 yield from self.check_row(row, sample)
             yield from self.check_sample(row, sample)
@@ -134,52 +130,52 @@ class _Check:
         places = [one.place for one in (row, by_line) if one]
         places.sort(key=lambda place: place.offset != at + HEAD)
         for start, place in [*((place.offset - HEAD, place) for place in places), (at, None)]:
-            sample = self.tar.sample_at(start)
+            sample = self.stored.sample_at(start)
             if sample and place in (sample.place, None):
                 return sample
         if not places:
             return None
         if by_line and by_line.place == places[0]:
             return by_line
-        return Sample(self.tar.key_at(places[0].offset - HEAD), places[0])
+        return Sample(self.stored.key_at(places[0].offset - HEAD), places[0])
 
     def check_row(self, row: Row | None, sample: Sample) -> Iterator[Finding]:
         if row is None:
-            yield Finding(self.job.index, sample.key, "has no row for it")
+            yield Finding(self.index, sample.key, "has no row for it")
             return
         place = sample.place
-        right: dict[str, object] = {"shard": self.job.shard, "offset": place.offset, "size": place.size}
+        right: dict[str, object] = {"shard": self.shard, "offset": place.offset, "size": place.size}
         if self.intact or row.place.label_size != place.label_size:
-            right["label"] = self.tar.read(place.offset - 2 * BLOCK, place.label_size).decode("ascii", "replace")
+            right["label"] = self.stored.read(place.offset - 2 * BLOCK, place.label_size).decode("ascii", "replace")
         if self.intact:
-            right["crc32"] = zlib.crc32(self.tar.read(place.offset, place.size))
+            right["crc32"] = zlib.crc32(self.stored.read(place.offset, place.size))
         values = row._asdict()
         wrong = [
             f"{name} {values[name]}, not {value}" for name, value in right.items() if str(values[name]) != str(value)
         ]
-        if not wrong and not UNLABELLED <= row.label < self.job.kind.classes:
+        if not wrong and not UNLABELLED <= row.label < self.kind.classes:
             wrong = [f"label {row.label}, which is of no class"]
         if wrong:
-            yield Finding(self.job.index, sample.key, f"has {'; '.join(wrong)}")
+            yield Finding(self.index, sample.key, f"has {'; '.join(wrong)}")
 
     def check_sample(self, row: Row | None, sample: Sample) -> Iterator[Finding]:
         """What is wrong with a sample's bytes in the tar: two headers, label, image and the zeros that fill their last
         blocks."""
-        tar, (key, place) = self.job.tar.file, sample
-        if place.end > self.tar.size:
+        tar, (key, place) = self.tar.file, sample
+        if place.end > self.stored.size:
             yield Finding(tar, key, "lies beyond the end of the tar")
-        if self.job.quick or place.end > self.tar.size:
+        if self.quick or place.end > self.stored.size:
             return
-        content = self.tar.read(place.offset - HEAD, HEAD + padded(place.size))
+        content = self.stored.read(place.offset - HEAD, HEAD + padded(place.size))
         if len(content) != HEAD + padded(place.size):
             yield Finding(tar, key, "cannot be read from the disk")
             return
         image_at = HEAD + place.size
-        members = [(f"{key}.cls", place.label_size), (f"{key}.{self.job.kind.extension(place.size)}", place.size)]
+        members = [(f"{key}.cls", place.label_size), (f"{key}.{self.kind.extension(place.size)}", place.size)]
         for (name, size), start in zip(members, (0, 2 * BLOCK), strict=True):
             header = member_of(content[start : start + BLOCK])
             if header is None:
-                yield Finding(tar, key, f"the header of {name} is damaged")
+                yield Finding(tar, key, f"the header of {name} is corrupt")
             elif header != (name, size):
                 yield Finding(tar, key, f"the tar holds {header[0]} of {header[1]:,} bytes in place of {name}")
         label, filling = content[BLOCK : 2 * BLOCK][: place.label_size], content[BLOCK + place.label_size : 2 * BLOCK]
@@ -193,23 +189,23 @@ class _Check:
         image = content[HEAD:image_at]
         if row and not self.intact and zlib.crc32(image) != row.crc32:
             yield Finding(tar, key, "its crc32 is not the index's")
-        elif problem := image_problem(image, self.job.kind):
+        elif problem := image_problem(image, self.kind):
             yield Finding(tar, key, problem)
 
     def check_end(self, end: int) -> Iterator[Finding]:
         """What is wrong with what follows the last sample: two blocks of zeros or more, up to a whole record."""
-        tar = self.job.tar
-        if self.tar.size != tar.bytes:
+        tar = self.tar
+        if self.stored.size != tar.bytes:
             record = tarfile.RECORDSIZE
-            whole = self.tar.size == -(-(end + 2 * BLOCK) // record) * record  # just what its samples need
+            whole = self.stored.size == -(-(end + 2 * BLOCK) // record) * record  # just what its samples need
             name, problem = (MANIFEST, f"of {tar.file}: ") if whole else (tar.file, "")
-            yield Finding(name, "", f"{problem}has {self.tar.size:,} bytes, the manifest says {tar.bytes:,}")
-        rest = b"" if self.job.quick else self.tar.read(end, self.tar.size - end)
+            yield Finding(name, "", f"{problem}has {self.stored.size:,} bytes, the manifest says {tar.bytes:,}")
+        rest = b"" if self.quick else self.stored.read(end, self.stored.size - end)
         if any(rest):
             member = member_of(rest[:BLOCK])
             what = member[0] if member else "something"
             yield Finding(tar.file, "", f"holds {what} after its last sample, which no index lists")
-        elif not self.job.quick and len(rest) < 2 * BLOCK:
+        elif not self.quick and len(rest) < 2 * BLOCK:
             yield Finding(tar.file, "", "does not end in two blocks of zeros")
 
 

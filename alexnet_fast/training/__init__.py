@@ -1,1 +1,1 @@
-"""Training in a run folder: `start` makes a `trainer`, which calls `step` for each batch of `batches`."""
+"""Training in a run folder: `start` makes a `trainer`, which calls `step` for each batch."""

@@ -24,10 +24,7 @@ class CorruptError(InputError):
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes a checkpoint. `path` is a whole one before and after, also when the power fails.
-
-    Raises OSError, naming the size, when it cannot be written.
-    """
+    """Writes a checkpoint, whole or not at all. Raises OSError, naming the size, when it cannot be written."""
     with written(path) as temporary, temporary.open("wb") as file:
         sink = _Sink(file)
         torch.save({"alexnet_fast": VERSION, **state}, cast(IO[bytes], sink))
@@ -37,7 +34,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 class _Sink(io.RawIOBase):
-    """Passes on what torch writes and keeps the first error, of which torch would make one of its own."""
+    """Passes on what torch writes and keeps the first error, in whose place torch would raise one of its own."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.size = file, 0
@@ -54,10 +51,8 @@ class _Sink(io.RawIOBase):
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Returns a checkpoint's content, every byte compared with its checksum (torch does not).
-
-    Raises InputError when `path` is missing or no checkpoint of this version; CorruptError when it is corrupt.
-    """
+    """Returns a checkpoint's content, every byte compared with its checksum (torch does not). Raises InputError when
+    `path` is missing or no checkpoint of this version; CorruptError when it is corrupt."""
     if not path.is_file():
         raise InputError(f"{path} does not exist. Name a run folder, or a checkpoint (last.pt or best.pt) in it.")
     try:
@@ -68,17 +63,12 @@ def load(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CorruptError(f"{path} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # zipfile and torch raise many kinds on a corrupt file
-        raise CorruptError(f"{path} cannot be read as a checkpoint: it is damaged or another program's.") from error
+        raise CorruptError(f"{path} cannot be read as a checkpoint: it is corrupt or another program's.") from error
     if not isinstance(state, dict) or state.get("alexnet_fast") != VERSION:
         raise InputError(f"{path} is not a checkpoint of this version of alexnet-fast.")
     if "config" in state:
         config_from(state["config"], path)
     return state
-
-
-def kept_path(run: Path, step: int) -> Path:
-    """Returns the name that the checkpoint after `step` steps keeps when a later one becomes last.pt."""
-    return run / f"step-{step:08d}.pt"
 
 
 def kept(run: Path) -> dict[int, Path]:
@@ -89,10 +79,7 @@ def kept(run: Path) -> dict[int, Path]:
 
 def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
     """Returns path and content of last.pt; where it is corrupt or missing, of the newest intact one kept; None without
-    any.
-
-    Raises CorruptError when all are corrupt, InputError when one is of another version.
-    """
+    any. Raises CorruptError when all are corrupt, InputError when one is of another version."""
     corrupt = None
     for path in [run / "last.pt", *(path for _, path in sorted(kept(run).items(), reverse=True))]:
         try:
@@ -107,18 +94,15 @@ def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def find(path: Path) -> Path:
     """Returns the best checkpoint of a run folder, or its last where there is none; a file's path as it is."""
-    if path.is_dir():
-        return path / "best.pt" if (path / "best.pt").is_file() else path / "last.pt"
-    return path
+    if not path.is_dir():
+        return path
+    return path / "best.pt" if (path / "best.pt").is_file() else path / "last.pt"
 
 
 def start_from(model: AlexNet, path: Path, classes: list[dict[str, str]], *, conv_only: bool = False) -> list[str]:
     """Copies a checkpoint's parameters into those of `model` that have their name and shape; returns the layers whose
-    weights these are, by the paper's names.
-
-    The last layer is taken only where the classes are the same. `conv_only`: convolutions alone, as the original's
-    nets for the whole releases began. Raises InputError when nothing fits.
-    """
+    weights these are, by the paper's names. The last layer is taken only where the classes are the same. `conv_only`:
+    convolutions alone, as the original's nets for the whole releases began. Raises InputError when nothing fits."""
     saved = load(find(path))
     layers = model.layers()
     last = list(layers.values())[-1]

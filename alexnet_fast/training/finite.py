@@ -20,12 +20,11 @@ ADVICE = (
 
 
 class FiniteCheck:
-    """Checks every step's loss, and the gradients of the biases: a layer's is the sum of its output's gradient,
-    so not finite where any of that is not.
+    """Checks every step's loss, and the gradients of the biases: a layer's is the sum of its output's gradient, so not
+    finite where any of that is not. Nothing waits for the device: the result is read a few steps later at most.
 
-    Nothing waits for the device: the result is read when it has come, a few steps later at most. torch's fused
-    SGD and the loss scaler leave out a step with such gradients, on the device, so that no weight changes; LARS does
-    not. `is_local`: the network can be called without the other processes, to find the layer.
+    torch's fused SGD and the loss scaler skip a step with such gradients, on the device; LARS does not. `is_local`: the
+    network can be called without the other processes, to find the layer.
     """
 
     def __init__(
@@ -55,8 +54,8 @@ class FiniteCheck:
         self.check(batch)
 
     def check(self, batch: Batch) -> None:
-        """Raises TrainingError when a step is known not to have been finite: of all steps so far, where the device has
-        been waited for. `batch`: the last one."""
+        """Raises TrainingError when a step is known not to have been finite, which it is of all steps once the device
+        has been waited for. `batch`: the last one."""
         step = int(self._found)
         if step:
             raise TrainingError(f"{self._described(step, batch)} {ADVICE}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.files import written
-from alexnet_fast.training.position import Position
+from alexnet_fast.training.state import Position
 
 
 def check_tensorboard(wanted: bool) -> None:
@@ -26,11 +26,13 @@ class Log:
     """Writes `folder`/log.jsonl, and with `tensorboard` events in `folder`/tensorboard.
 
     Opens nothing before it is written to, which only the first process does. A line that cannot be written (a full
-    disk) is reported by `say`, kept, and written with a later line.
+    disk) is reported by `print_line`, kept, and written with a later line.
     """
 
-    def __init__(self, folder: Path, steps_per_epoch: int, tensorboard: bool, say: Callable[[str], None]) -> None:
-        self._path, self._tensorboard, self._say = folder / "log.jsonl", tensorboard, say
+    def __init__(
+        self, folder: Path, steps_per_epoch: int, tensorboard: bool, print_line: Callable[[str], None]
+    ) -> None:
+        self._path, self._tensorboard, self._print_line = folder / "log.jsonl", tensorboard, print_line
         self._steps_per_epoch = steps_per_epoch
         self._purge_step: int | None = None
         self._waiting: list[str] = []
@@ -70,7 +72,7 @@ class Log:
                     raise
         except OSError as error:
             if not is_reported:
-                self._say(f"{self._path} cannot be written: {error.strerror}. Its lines wait in memory.")
+                self._print_line(f"{self._path} cannot be written: {error.strerror}. Its lines wait in memory.")
         else:
             self._waiting.clear()
 

@@ -14,25 +14,16 @@ from alexnet_fast.distributed.topology import Topology, merged, sum_over_process
 from alexnet_fast.loading.loader import Loader
 
 
-def peak_gib(device: torch.device) -> float:
-    """Returns the most memory taken so far, GiB: of the GPU by torch, or of the host by this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 class StepMeter:
     """Sums loss and correct images over the steps since the last log line, on the device, and time over the whole run.
-
-    `sums`: what `pending` returned when the run was saved.
-    """
+    `sums`: what `pending` returned when the run was saved."""
 
     def __init__(self, topology: Topology, loader: Loader, sums: list[float]) -> None:
-        self.damaged: dict[int, str] = {}
+        self.corrupt: dict[int, str] = {}
         """Names of the corrupt samples that any process has met up to the last line, by number."""
         self.line: dict[str, float] | None = None
         """The last log line; None before the first."""
-        self._num_damaged = 0.0
+        self._num_corrupt = 0.0
         self._topology, self._loader = topology, loader
         before = sums if topology.first else [0.0, 0.0, 0.0]
         self._sums = torch.tensor(before[:2], dtype=torch.float64, device=topology.device)
@@ -67,29 +58,28 @@ class StepMeter:
 
     def read(self, stop: bool) -> tuple[dict[str, float], bool]:
         """Returns the log line of the steps since the last call; and whether any process has `stop` set."""
-        more = [self._old_images, float(self._new_images), float(stop), float(len(self._loader.damaged))]
+        more = [self._old_images, float(self._new_images), float(stop), float(len(self._loader.corrupt))]
         sums = torch.cat([self._sums, self._sums.new_tensor(more)])
-        loss, correct, old_images, new_images, stops, damaged = sum_over_processes(sums, self._topology).tolist()
-        if damaged != self._num_damaged:  # by name: in later epochs another process meets the same sample
-            self._num_damaged, self.damaged = damaged, merged(self._loader.damaged, self._topology)
+        loss, correct, old_images, new_images, stops, num_corrupt = sum_over_processes(sums, self._topology).tolist()
+        if num_corrupt != self._num_corrupt:  # by name: in later epochs another process meets the same sample
+            self._num_corrupt, self.corrupt = num_corrupt, merged(self._loader.corrupt, self._topology)
         assert self._started is not None
         seconds = perf_counter() - self._started
         waited = self._loader.wait_seconds - self._waited_before
-        self._images, self._seconds, self._waited = (
-            self._images + new_images,
-            self._seconds + seconds,
-            self._waited + waited,
-        )
+        self._images += new_images
+        self._seconds += seconds
+        self._waited += waited
         self._sums, self._old_images, self._new_images = torch.zeros_like(self._sums), 0.0, 0
         self._started, self._waited_before = perf_counter(), self._loader.wait_seconds
-        images = old_images + new_images
+        images, device = old_images + new_images, self._topology.device
+        on_gpu, on_host = device.type == "cuda", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         self.line = {
             "loss": loss / images,
             "top1": 100 * correct / images,
             "images_per_second": new_images / seconds,
             "data_wait": waited / seconds,
-            "peak_gib": peak_gib(self._topology.device),
-            "damaged": len(self.damaged),
+            "peak_gib": torch.cuda.max_memory_allocated(device) / 2**30 if on_gpu else on_host,
+            "damaged": len(self.corrupt),
         }
         return self.line, stops > 0
 

@@ -38,33 +38,32 @@ class Placement:
     it together. Both stay as they are until the next call."""
 
 
-def check_processes(config: TrainConfig, world: int) -> None:
+def check_processes(config: TrainConfig, world_size: int) -> None:
     """Raises InputError where the network cannot be shared by that many processes."""
-    if config.parallel == "towers" and world != 2:
+    if config.parallel == "towers" and world_size != 2:
+        there = f"there {'is' if world_size == 1 else 'are'} {world_size}"
         raise InputError(
-            f"parallel towers needs exactly 2 processes, one a tower; there {'is' if world == 1 else 'are'} {world}. "
+            f"parallel towers needs exactly 2 processes, one a tower; {there}. "
             "Use --gpus 2 (on a CPU, torchrun --nproc-per-node 2), or --parallel data."
         )
-    if config.parallel == "hybrid" and config.hidden < world:
+    if config.parallel == "hybrid" and config.hidden < world_size:
         raise InputError(
-            f"parallel hybrid splits {config.hidden} hidden units over {world} processes. "
+            f"parallel hybrid splits {config.hidden} hidden units over {world_size} processes. "
             f"Use at most {config.hidden} processes, or --parallel data."
         )
 
 
 def place(model: AlexNet, optimizer: torch.optim.Optimizer, topology: Topology, config: TrainConfig) -> Placement:
     """Returns this process' part of `model` and of its optimizer's state; every process calls it with the same ones.
-
-    `config` is as `settings.resolve` returns it. Raises InputError for what `check_processes` does and for fp16.
-    """
-    check_processes(config, topology.world)
-    if config.parallel == "data" or topology.world == 1:
+    `config`: from `settings.resolve`. Raises InputError as `check_processes` does."""
+    check_processes(config, topology.world_size)
+    if config.parallel == "data" or topology.world_size == 1:
         wrapped = average_gradients(model, topology, config)
         return Placement(model, optimizer, wrapped, topology, True, topology.rank, lambda: (model, optimizer))
     peers = Peers.of_default_group()
     if config.parallel == "towers":
         part: AlexNet = tower(model, peers)
-        data, counts = replace(topology, rank=0, world=1), topology.first
+        data, counts = replace(topology, rank=0, world_size=1), topology.first
     else:
         part = HybridNet(model, average_gradients(model.features, topology, config), peers)
         data, counts = topology, True

@@ -24,26 +24,19 @@ def default_folder(recipe: str) -> Path:
 
 
 def settings(folder: Path, given: dict[str, Any], resume: bool) -> tuple[TrainConfig, bool]:
-    """Returns the run's settings, and whether it is a new one.
+    """Returns the run's settings, and whether it is a new one. Raises InputError.
 
-    A new run's are made of those `given`, by name. A resumed run's are read from its config.json, which is written
-    when the run begins, never changed, and the one file that says how the run is trained. The copy in a checkpoint is
-    for those who have only the checkpoint; `settings.as_before` takes from it what config.json leaves to the machine,
-    and refuses a copy that differs otherwise. Raises InputError.
+    A new run's are made of those `given`, by name. A resumed run's are those in its config.json, which is written when
+    the run begins and never changed; of those `given`, only RESUMABLE ones may differ.
     """
-    if resume and (folder / "config.json").exists():
-        return _resumed(folder, given), False
-    if resume and not given.keys() - set(RESUMABLE):  # most likely a mistyped name
-        raise InputError(
-            f"{folder} holds no run to resume. To begin one there that --resume finds later, give its settings "
-            "too (--recipe paper, say)."
-        )
-    return make_config(**{"recipe": "paper", **given}), True
-
-
-def _resumed(folder: Path, given: dict[str, Any]) -> TrainConfig:
-    """Returns the settings in config.json; of those `given`, only RESUMABLE ones may differ (InputError)."""
     path = folder / "config.json"
+    if not (resume and path.exists()):
+        if resume and not given.keys() - set(RESUMABLE):  # most likely a mistyped name
+            raise InputError(
+                f"{folder} holds no run to resume. To begin one there that --resume finds later, give its settings "
+                "too (--recipe paper, say)."
+            )
+        return make_config(**{"recipe": "paper", **given}), True
     try:
         values = json.loads(path.read_bytes())
     except ValueError:
@@ -56,7 +49,7 @@ def _resumed(folder: Path, given: dict[str, Any]) -> TrainConfig:
             f"{folder} was begun with {own}, and --resume keeps the run's own settings: leave out "
             f"{', '.join(fixed)}, or choose another --run. Only {', '.join(RESUMABLE)} may differ."
         )
-    return replace(config, **changed)
+    return replace(config, **changed), False
 
 
 def create(folder: Path, config: TrainConfig) -> None:

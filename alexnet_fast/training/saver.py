@@ -20,8 +20,7 @@ class Saver:
     """Writes `last.pt`, keeps those before it as `step-N.pt`, and writes `best.pt`.
 
     All processes call it with the whole network; the `first` one writes. A save that fails leaves the files as they
-    were, is printed once, and training continues; `check` comes at the end. Weights that are not finite are never saved
-    (TrainingError, in every process).
+    were, is printed once, and training continues. Weights that are not finite are never saved (TrainingError).
     """
 
     folder: Path
@@ -43,7 +42,15 @@ class Saver:
         check_weights(state.model)
         if not self.first:
             return
-        self._set_aside()
+        if self.keep and self.previous is not None:  # a second name for last.pt, which stays when the next one comes
+            last, aside = self.folder / "last.pt", self.folder / f"step-{self.previous:08d}.pt"
+            try:
+                aside.unlink(missing_ok=True)
+                os.link(last, aside)
+            except FileNotFoundError:  # someone deleted last.pt
+                pass
+            except OSError:  # a file system without hard links; `checkpoint.newest` looks for both names
+                os.replace(last, aside)
         if self._save("last.pt", snapshot(state)):
             self.previous = done = state.position.steps_done
             kept = checkpoint.kept(self.folder)
@@ -52,10 +59,7 @@ class Saver:
                 kept[step].unlink()
 
     def save_best(self, model: AlexNet, epochs: int, top1: float) -> None:
-        """Writes best.pt where `top1`, per cent of the validation images, is higher than that of the one there is.
-
-        `epochs`: done so far.
-        """
+        """Writes best.pt where `top1`, per cent, is higher than that of the one there is. `epochs`: done so far."""
         check_weights(model)
         content = {"model": model.state_dict(), "epoch": epochs}
         if self.first and top1 > self.best_top1 and self._save("best.pt", content):
@@ -66,18 +70,6 @@ class Saver:
         if self.failed:
             problems = "; ".join(f"{name} could not be saved: {reason}" for name, reason in self.failed.items())
             raise TrainingError(f"{problems}. {self.folder} holds what was saved before: use --resume to resume there.")
-
-    def _set_aside(self) -> None:
-        """Gives last.pt its second name, under which it stays when the next one takes the first."""
-        if self.keep and self.previous is not None:
-            last, aside = self.folder / "last.pt", checkpoint.kept_path(self.folder, self.previous)
-            try:
-                aside.unlink(missing_ok=True)
-                os.link(last, aside)
-            except FileNotFoundError:  # someone deleted last.pt
-                pass
-            except OSError:  # a file system without hard links; `checkpoint.newest` looks for both names
-                os.replace(last, aside)
 
     def _save(self, name: str, content: dict[str, Any]) -> bool:
         """Writes a checkpoint; returns whether that worked."""

@@ -14,11 +14,8 @@ SPLIT: dict[str, tuple[type[nn.Module], ...]] = {"data": (), "towers": (nn.Conv2
 
 
 class LayerScales:
-    """Measures the steps that `begin` announces: L2 norms of each layer's weights (biases left out) and of their
-    gradient, before the step; and of the step's change of the weights, relative to theirs.
-
-    Of a layer that is split over processes, the whole layer's. Such a step holds a copy of the weights.
-    """
+    """Measures the steps that `begin` announces: L2 norms of each whole layer's weights (biases left out) and of their
+    gradient, before the step; and of the step's change of the weights, relative to theirs. Such a step copies them."""
 
     def __init__(
         self, model: AlexNet, optimizer: torch.optim.Optimizer, topology: Topology, config: TrainConfig
@@ -37,12 +34,11 @@ class LayerScales:
         self._measures, self._squares = self._wanted and measures, []
 
     def read(self) -> dict[str, dict[str, float]]:
-        """Returns the last step's numbers by kind and layer; nothing if it was not measured or a loss scaler left it
-        out."""
+        """Returns the last step's numbers by kind and layer; empty if it was not measured or the scaler skipped it."""
         if not self._squares:
             return {}
         squares = torch.stack(self._squares)
-        if self._topology.world > 1 and any(self._is_split):
+        if self._topology.world_size > 1 and any(self._is_split):
             parts = torch.tensor(self._is_split, device=squares.device)
             squares = torch.where(parts, sum_over_processes(squares.clone(), self._topology), squares)
         gradient, weight, change = squares.sqrt()

@@ -12,6 +12,7 @@ from alexnet_fast.distributed.devices import processes_here
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
+from alexnet_fast.loading.loader import check_crop
 
 FILLED_IN = {"crop": 0, "precision": "auto"}
 """Values that `resolve` replaces by those that fit the shard set and the machine; `threads` too, which may change."""
@@ -19,25 +20,19 @@ FILLED_IN = {"crop": 0, "precision": "auto"}
 
 def resolve(config: TrainConfig, stored_side: int, topology: Topology) -> TrainConfig:
     """Returns `config` with crop, precision and threads filled in. Raises InputError for a crop that does not fit.
-
-    `stored_side`: of the shard set's images, pixels.
-    """
+    `stored_side`: of the shard set's images, pixels."""
     crop = config.crop or stored_side * 7 // 8
-    if crop > stored_side:
-        raise InputError(f"crop {crop} is larger than the stored images ({stored_side} px). Give a smaller crop.")
+    check_crop(crop, stored_side)
     if crop < 64:
         raise InputError(f"crop {crop} is too small for AlexNet, which needs 64 px. Shard with --size 74 or more.")
     precision = config.precision if config.precision != "auto" else best_precision(topology.device)
-    threads = config.threads or max(cores() // processes_here(topology.world), 1)
+    threads = config.threads or max(cores() // processes_here(topology.world_size), 1)
     return replace(config, crop=crop, precision=precision, threads=threads)
 
 
 def as_before(config: TrainConfig, saved: TrainConfig, path: Path) -> TrainConfig:
-    """Returns a resumed run's `config` with the crop and precision that `resolve` filled in when the run began, which
-    are in `saved`, the settings in the checkpoint `path`.
-
-    Raises InputError where other settings differ that must not.
-    """
+    """Returns a resumed run's `config` with the crop and precision that `resolve` filled in when the run began: those
+    in `saved`, the settings in the checkpoint `path`. Raises InputError where others differ that must not."""
     differing = {name: value for name, value in saved.as_dict().items() if getattr(config, name) != value}
     filled_in = {name: value for name, value in differing.items() if getattr(config, name) == FILLED_IN.get(name)}
     if wrong := sorted(differing.keys() - filled_in.keys() - set(RESUMABLE)):
@@ -61,7 +56,6 @@ def uses_cuda_graphs(config: TrainConfig, topology: Topology) -> bool:
     """Returns whether `compile` also replays the network's kernels as one graph, which spares the host their launches.
 
     On one GPU alone: torch's graphs hold gradients in memory that the next pass overwrites, so a step in parts is
-    refused (pytorch issue 169545), and with DDP they have crashed in the evaluation (128218). Without `compile` nothing
-    is captured: steps differ by an image, which a captured one could not. None of it is measured: no GPU was at hand.
+    refused (pytorch issue 169545), and with DDP they have crashed in the evaluation (128218). Not measured.
     """
-    return topology.device.type == "cuda" and topology.world == 1 and config.accumulate == 1
+    return topology.device.type == "cuda" and topology.world_size == 1 and config.accumulate == 1

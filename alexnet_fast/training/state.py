@@ -1,4 +1,4 @@
-"""All that changes while training; its way into a checkpoint and back."""
+"""Where a run is, and all that changes while it trains; its way into a checkpoint and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,39 @@ from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
 from alexnet_fast.model.alexnet import AlexNet, build
 from alexnet_fast.training.optim import make_optimizer
-from alexnet_fast.training.position import Position
+
+
+@dataclass(frozen=True)
+class Position:
+    """`step` steps of epoch `epoch` are done, both counted from 0. After the last of them comes the evaluation, which
+    ends the epoch."""
+
+    epoch: int
+    step: int
+    steps_per_epoch: int
+
+    @property
+    def steps_done(self) -> int:
+        """Of the whole run."""
+        return self.epoch * self.steps_per_epoch + self.step
+
+    @property
+    def is_epoch_end(self) -> bool:
+        return self.step == self.steps_per_epoch
+
+    def is_log_due(self, log_every: int) -> bool:
+        """Every so many steps of the run, and at each epoch's end."""
+        return self.steps_done % log_every == 0 or self.is_epoch_end
+
+    def is_save_due(self, save_every: int) -> bool:
+        """Every so many steps of the run (0: none), and at each epoch's end."""
+        return self.is_epoch_end or (save_every > 0 and self.steps_done % save_every == 0)
+
+    def next_step(self) -> Position:
+        return replace(self, step=self.step + 1)
+
+    def next_epoch(self) -> Position:
+        return replace(self, epoch=self.epoch + 1, step=0)
 
 
 @dataclass
@@ -31,8 +63,7 @@ class State:
 
 
 def initial_state(config: TrainConfig, num_classes: int, device: torch.device, steps_per_epoch: int = 1) -> State:
-    """Returns the state before the first step, its weights drawn from the seed; `config` as `settings.resolve`
-    returns it."""
+    """Returns the state before the first step, its weights drawn from the seed. `config`: from `settings.resolve`."""
     torch.manual_seed(random.weights_seed(config.seed))
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -55,10 +86,7 @@ def snapshot(state: State) -> dict[str, Any]:
 
 
 def restore(state: State, saved: dict[str, Any], path: Path) -> None:
-    """Copies the checkpoint `saved`, read from `path`, into `state`.
-
-    Raises InputError when it is a network without the rest of the state.
-    """
+    """Copies the checkpoint `saved`, read from `path`, into `state`. Raises InputError when it holds only a network."""
     if missing := snapshot(state).keys() - saved.keys():
         raise InputError(
             f"{path} holds a network but not all of a training's state (no {', '.join(sorted(missing))}), so it cannot "

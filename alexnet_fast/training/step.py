@@ -19,10 +19,10 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 def train_step(
     model: nn.Module, state: State, batch: Batch, config: TrainConfig, share: float
 ) -> tuple[Tensor, Tensor]:
-    """One update; returns the summed loss and the number of correct images, both still on the device.
+    """Updates the weights once; returns the summed loss and the number of correct images, both still on the device.
 
     `share`: this process' part of the step times the number of processes, about 1. It weighs the loss so that
-    the average over processes counts every image alike. `config` as `settings.resolve` returns it.
+    the average over processes counts every image alike. `config`: from `settings.resolve`.
     """
     model.train()
     device, dtype = batch.images.device.type, DTYPES[config.precision]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,20 +16,24 @@ from alexnet_fast.console import Progress
 from alexnet_fast.distributed.heartbeat import Ranks
 from alexnet_fast.distributed.stalls import watched
 from alexnet_fast.distributed.topology import Topology, any_stopped, barrier, share_buffers
-from alexnet_fast.evaluation.scoring import Accuracy, Stopped, damage_note, evaluate
-from alexnet_fast.loading.corruption import check_damage
+from alexnet_fast.errors import InputError
+from alexnet_fast.evaluation.scoring import Accuracy, Member, Stopped, corruption_note, evaluate
+from alexnet_fast.loading.corruption import check_corruption
 from alexnet_fast.loading.loader import Batch, Loader
+from alexnet_fast.loading.plan import steps_per_epoch
 from alexnet_fast.model.alexnet import AlexNet
-from alexnet_fast.shards.reader import Split
+from alexnet_fast.shards.reader import ShardSet, Split
 from alexnet_fast.signals import stop_signals
+from alexnet_fast.training import checkpoint
 from alexnet_fast.training.finite import FiniteCheck
 from alexnet_fast.training.log import Log
 from alexnet_fast.training.metrics import StepMeter
 from alexnet_fast.training.optim import set_learning_rates
-from alexnet_fast.training.placement import Placement
+from alexnet_fast.training.placement import place
 from alexnet_fast.training.saver import Saver
 from alexnet_fast.training.scales import LayerScales
-from alexnet_fast.training.state import State
+from alexnet_fast.training.settings import resolve, uses_cuda_graphs
+from alexnet_fast.training.state import Position, State, initial_state, restore
 from alexnet_fast.training.step import DTYPES, train_step
 
 STUCK_STEPS = 500
@@ -49,36 +54,62 @@ class Result:
     finished: bool = True
 
 
-@dataclass(kw_only=True)
 class Trainer:
-    """Trains from `state.position` to the last epoch's end. `start.make_trainer` makes one."""
+    """Trains from `state.position` to the last epoch's end. `config`: as `settings.resolve` returns it; `loader`: this
+    process' batches of all steps to come; `placed`: its part of the network."""
 
-    topology: Topology
-    config: TrainConfig
-    """As `settings.resolve` returns it."""
-    folder: Path
-    num_images: int
-    """Of the training split."""
-    num_classes: int
-    val: Split | None
-    state: State
-    placed: Placement
-    loader: Loader
-    finite: FiniteCheck
-    scales: LayerScales
-    meter: StepMeter
-    log: Log
-    saver: Saver
-    progress: Progress
-    _reported: set[int] = field(default_factory=set)
-    """Corrupt samples that were printed, by number."""
+    def __init__(
+        self,
+        topology: Topology,
+        config: TrainConfig,
+        shards: ShardSet,
+        folder: Path,
+        newest: tuple[Path, dict[str, Any]] | None,
+    ) -> None:
+        """Prepares to begin, or to resume from `newest`: a checkpoint's path and content. Raises InputError where
+        settings, shard set and checkpoint do not fit each other."""
+        self.topology, self.folder = topology, folder
+        self.config = config = resolve(config, shards.manifest.size, topology)
+        split, self.val = shards.split("train"), shards.split("val") if "val" in shards else None
+        self.num_images, self.num_classes = len(split), len(shards.manifest.classes)
+        if config.order == "random":
+            split.check_room()
+        steps = steps_per_epoch(self.num_images, config.batch)
+        self.state = state = initial_state(config, self.num_classes, topology.device, steps)
+        origin = _load(state, config, shards, newest)
+        if config.compile:
+            state.model.compile(mode="reduce-overhead" if uses_cuda_graphs(config, topology) else None)
+        self.placed = place(state.model, state.optimizer, topology, config)
+        state.model, state.optimizer = self.placed.model, self.placed.optimizer
+        _check_fit(config, self.val is not None, self.num_images // steps, self.placed.data.world_size)
+
+        done = state.position.steps_done
+        self.progress = Progress("training", config.epochs * steps, done, quiet=not topology.first)
+        if origin:
+            self.progress.print(origin)
+        self.log = Log(folder, steps, config.tensorboard, self.progress.print)
+        if topology.first:
+            self.log.cut(state.position)
+        self.saver = Saver(
+            folder=folder,
+            keep=config.keep,
+            first=topology.first,
+            about={"config": config.as_dict(), **_about(shards)},
+            print_line=self.progress.print,
+            previous=done if newest and newest[0].name == "last.pt" else None,
+            best_top1=max(state.top1s, default=-1.0),
+        )
+        self.loader = _make_loader(split, config, state.position, self.placed.data, topology.device)
+        is_local = config.parallel == "data" or topology.world_size == 1
+        self.finite = FiniteCheck(state.model, state.optimizer, config, is_local=is_local)
+        self.scales = LayerScales(state.model, state.optimizer, topology, config)
+        self.meter = StepMeter(topology, self.loader, state.sums)
+        self._reported: set[int] = set()
+        """Corrupt samples that were printed, by number."""
 
     def run(self) -> Result:
-        """Trains, and saves at each epoch's end, when due, and when stopped by Ctrl-C or SIGTERM.
-
-        Raises TrainingError when the loss is not finite, too many samples are corrupt, or the last checkpoint could
-        not be saved.
-        """
+        """Trains, and saves at each epoch's end, when due, and when stopped by Ctrl-C or SIGTERM. Raises TrainingError
+        when the loss is not finite, too many samples are corrupt, or the last checkpoint could not be saved."""
         config, topology = self.config, self.topology
         with stop_signals() as stopped, self.progress, self.log, Ranks(topology):
             # the evaluation that the last session was stopped in
@@ -102,10 +133,10 @@ class Trainer:
         """Trains on the next batch. Nothing here waits for the device."""
         config, state, before = self.config, self.state, self.state.position
         after = before.next_step()
-        set_learning_rates(state.optimizer, config, before.epochs_done, state.top1s)
+        set_learning_rates(state.optimizer, config, before.steps_done / before.steps_per_epoch, state.top1s)
         torch.manual_seed(random.dropout_seed(config.seed, before.steps_done, self.placed.dropout_rank))
         self.scales.begin(after.is_log_due(config.log_every))
-        share = len(batch.labels) * self.placed.data.world * before.steps_per_epoch / self.num_images
+        share = len(batch.labels) * self.placed.data.world_size * before.steps_per_epoch / self.num_images
         sums = train_step(self.placed.wrapped, state, batch, config, share)
         if self.placed.counts:
             self.meter.add(*sums, len(batch.labels))
@@ -114,30 +145,34 @@ class Trainer:
         self.progress.advance(after.steps_done)
 
     def _log(self, batch: Batch, stopped: bool) -> bool:
-        """Reads the numbers since the last line, for which the device is waited for, and writes them; returns whether
-        any process was stopped. `batch`: the last one."""
+        """Logs the steps since the last line, for which the device is waited for; returns whether any process was
+        stopped. `batch`: the last one."""
         position = self.state.position
         line, stop = self.meter.read(stopped)
         self.finite.check(batch)
-        for sample in sorted(self.meter.damaged.keys() - self._reported):
-            self.progress.print(f"damaged, so its neighbour is seen instead: {self.meter.damaged[sample]}")
-        self._reported.update(self.meter.damaged)
-        check_damage(self.meter.damaged, self.num_images)
+        for sample in sorted(self.meter.corrupt.keys() - self._reported):
+            self.progress.print(f"corrupt, so its neighbour is seen instead: {self.meter.corrupt[sample]}")
+        self._reported.update(self.meter.corrupt)
+        check_corruption(self.meter.corrupt, self.num_images)
         if position.steps_done >= STUCK_STEPS and line["loss"] > math.log(self.num_classes) - 0.01:
             self.progress.print(
-                f"step {position.steps_done}: the loss is still {line['loss']:.3f}, that of guessing "
+                f"step {position.steps_done}: the loss is still {line['loss']:.3f}, that of chance "
                 f"(ln {self.num_classes}). Likely causes: a learning rate too low or too high, or an unlucky start "
                 "(try --seed 1); --arch bn starts reliably."
             )
         scales = self.scales.read()
         if self.topology.first:
             self.log.add({"step": position.steps_done, "epoch": position.epoch, **line, **scales})
-        self.progress.update(position.steps_done, _describe(line, position.epoch, self.config.epochs))
+        text = (
+            f"epoch {position.epoch + 1}/{self.config.epochs}  loss {line['loss']:.3f}  top-1 {line['top1']:.1f} %  "
+            f"{line['images_per_second']:,.0f} images/s  data wait {100 * line['data_wait']:.1f} %  "
+            f"{line['peak_gib']:.1f} GiB"
+        )
+        self.progress.update(position.steps_done, text)
         return stop
 
     def _evaluate_and_save(self, stopped: Callable[[], bool]) -> bool:
-        """Saves, at an epoch's end after evaluating; returns False where the evaluation was stopped, and is still to
-        come."""
+        """Saves, at an epoch's end after evaluating; returns False where the evaluation was stopped."""
         network, optimizer = self.placed.whole()  # once: a network split over processes is sent for it
         is_done = self._end_epoch(network, stopped) if self.state.position.is_epoch_end else True
         self.state.sums = self.meter.pending()
@@ -154,33 +189,30 @@ class Trainer:
         share_buffers(network, self.topology)
         try:
             accuracy = evaluate(
-                [network],
+                Member(network, self.config.crop, self.val.pixels.mean),
                 self.val,
-                self.val.pixels,
                 self.topology,
-                crop=self.config.crop,
                 dtype=DTYPES[self.config.precision],
                 threads=self.config.threads,
                 stopped=stopped,
             )
         except Stopped:
             return False
-        self._report(accuracy)
+        self._log_evaluation(accuracy)
         state.top1s.append(accuracy.top1)
         state.position = state.position.next_epoch()
         self.saver.save_best(network, state.position.epoch, accuracy.top1)
         return True
 
-    def _report(self, accuracy: Accuracy) -> None:
-        """Logs and prints an epoch's evaluation."""
+    def _log_evaluation(self, accuracy: Accuracy) -> None:
         epoch, line = self.state.position.epoch + 1, self.meter.line
-        scores = {"val_top1": accuracy.top1, "val_top5": accuracy.top5, "val_damaged": accuracy.damaged}
+        scores = {"val_top1": accuracy.top1, "val_top5": accuracy.top5, "val_damaged": accuracy.corrupt}
         if self.topology.first:
             self.log.add({"epoch": epoch, **scores})
         self.progress.print(
             f"epoch {epoch:3d}  val top-1 {accuracy.top1:5.2f} %  top-5 {accuracy.top5:5.2f} %"
             + (f"  train loss {line['loss']:.3f}  {line['images_per_second']:,.0f} images/s" if line else "")
-            + damage_note(accuracy)
+            + corruption_note(accuracy)
         )
 
     def _result(self) -> Result:
@@ -189,10 +221,67 @@ class Trainer:
         return Result(str(self.folder), epochs, best, last, *self.meter.totals(), finished=epochs == self.config.epochs)
 
 
-def _describe(line: dict[str, float], epoch: int, epochs: int) -> str:
-    """Returns the text of the live line."""
-    return (
-        f"epoch {epoch + 1}/{epochs}  loss {line['loss']:.3f}  top-1 {line['top1']:.1f} %  "
-        f"{line['images_per_second']:,.0f} images/s  data wait {100 * line['data_wait']:.1f} %  "
-        f"{line['peak_gib']:.1f} GiB"
+def _load(state: State, config: TrainConfig, shards: ShardSet, newest: tuple[Path, dict[str, Any]] | None) -> str:
+    """Loads the checkpoint to resume from, or the weights to begin with; returns a line that says which, or nothing."""
+    classes = shards.manifest.classes
+    if newest:
+        path, saved = newest
+        if saved.get("tars") != _about(shards)["tars"]:
+            raise InputError(f"{config.shards} is not the shard set that {path} was trained on. Give that as --shards.")
+        restore(state, saved, path)
+        epoch, done = state.position.epoch, state.position.steps_done
+        why = "" if path.name == "last.pt" else f"; {path.with_name('last.pt')} is corrupt or gone"
+        where = f"epoch {epoch + 1}, {done:,} steps done" if epoch < config.epochs else "all epochs are done"
+        return f"resuming from {path}: {where}{why}"
+    if config.init:
+        only_convolutions = config.init_layers == "conv"
+        taken = checkpoint.start_from(state.model, Path(config.init), classes, conv_only=only_convolutions)
+        new = [name for name in state.model.layers() if name not in taken]
+        return f"begins with {', '.join(taken)} of {config.init}; newly drawn: {', '.join(new) or 'none'}"
+    return ""
+
+
+def _check_fit(config: TrainConfig, has_val: bool, smallest_step: int, num_parts: int) -> None:
+    """Raises InputError where the schedule lacks validation images, or a step of `smallest_step` images has fewer than
+    one for each of `accumulate`'s parts in each of `num_parts` processes."""
+    if config.schedule == "plateau" and not has_val:
+        raise InputError(
+            f"{config.shards} has no val split, by which the schedule plateau sees that the top-1 stalls. "
+            "Shard with --val-fraction 0.1, or give --set schedule=steps."
+        )
+    if smallest_step < num_parts * config.accumulate:
+        parts = f" of {config.accumulate} parts" * (config.accumulate > 1)
+        raise InputError(
+            f"batch {config.batch} is too small for {num_parts} process{'es' * (num_parts > 1)}{parts}. "
+            "Give a larger --batch."
+        )
+
+
+def _make_loader(split: Split, config: TrainConfig, position: Position, data: Topology, device: torch.device) -> Loader:
+    """Returns the loader of every step from `position` on: of a process' share of its images, which is that of `data`,
+    made on `device`."""
+    return Loader.training(
+        split,
+        batch=config.batch,
+        epoch=position.epoch,
+        num_epochs=config.epochs - position.epoch,
+        first_step=position.step,
+        crop=config.crop,
+        crops=config.crops,
+        seed=config.seed,
+        colour_std=config.colour_std,
+        colour_epochs=config.colour_off * config.epochs,
+        window=config.window if config.order == "window" else None,
+        rank=data.rank,
+        world_size=data.world_size,
+        device=device,
+        dtype=DTYPES[config.precision],
+        threads=config.threads,
     )
+
+
+def _about(shards: ShardSet) -> dict[str, Any]:
+    """Returns what each checkpoint holds of its shard set; `tars`: the sums by which it is known wherever it lies."""
+    manifest = shards.manifest
+    sums = [tar.sha256 for tar in manifest.splits["train"]]
+    return {"classes": manifest.classes, "pixels": vars(manifest.pixels), "size": manifest.size, "tars": sums}

@@ -165,7 +165,7 @@ def test_shard_takes_classes_and_splits_them(image_folder: Path, tmp_path: Path)
     assert manifest["counts"] == {"train": [10, 10], "val": [10, 10]}
 
 
-def test_verify_says_what_is_damaged(jpeg_shards: Path, tmp_path: Path) -> None:
+def test_verify_names_what_is_corrupt(jpeg_shards: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(jpeg_shards, tmp_path / "copy")
     code, output = run("verify", copy, "--workers", "1")
     assert (code, output.splitlines()[-1]) == (0, f"78 samples are whole: {copy}")
@@ -265,7 +265,7 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
         *(*resume, "--run", "run", "--epochs", "2", "--recipe", "paper", "--save-every", "5", "--set", "batch=8"),
     )
     (tmp_path / "run" / "last.pt").write_bytes(b"damaged")
-    message = "run/last.pt cannot be read as a checkpoint: it is damaged or another program's."
+    message = "run/last.pt cannot be read as a checkpoint: it is corrupt or another program's."
     assert_refused(message, *resume, "--run", "run")
 
 
@@ -279,5 +279,5 @@ def test_eval_refuses_checkpoints(tmp_path: Path) -> None:
     whole = (tmp_path / "other.pt").read_bytes()
     for data in (b"", b"no checkpoint", whole[: len(whole) // 2]):
         (tmp_path / "bad.pt").write_bytes(data)
-        message = "bad.pt cannot be read as a checkpoint: it is damaged or another program's."
+        message = "bad.pt cannot be read as a checkpoint: it is corrupt or another program's."
         assert_refused(message, "eval", "bad.pt")

@@ -109,12 +109,12 @@ def test_a_step_that_is_not_finite_changes_no_weight(raw_shards: Path) -> None:
 def test_nothing_is_saved_of_weights_that_are_not_finite(
     raw_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even where no loss told it."""
+    """Even where no loss shows it."""
     config = settings(raw_shards, epochs=1)
 
-    def evaluate_and_spoil(models: list[Any], *others: Any, **named: Any) -> Any:
-        accuracy = scoring.evaluate(models, *others, **named)
-        models[0].layers()["fc8"].weight.data[1, 1] = torch.nan
+    def evaluate_and_spoil(member: Any, *others: Any, **named: Any) -> Any:
+        accuracy = scoring.evaluate(member, *others, **named)
+        member.model.layers()["fc8"].weight.data[1, 1] = torch.nan
         return accuracy
 
     monkeypatch.setattr(trainer, "evaluate", evaluate_and_spoil)
@@ -133,7 +133,7 @@ def test_a_stalled_loader_is_named(
 ) -> None:
     """Its bytes do not come: of a tar that does not answer, as a pipe without a writer does not; or for no reason."""
     monkeypatch.setattr(stalls, "STALL", 0.3)
-    monkeypatch.setattr("alexnet_fast.shards.local.PATIENCE", 0.3)
+    monkeypatch.setattr("alexnet_fast.shards.local.READ_TIMEOUT", 0.3)
     come = Event()
 
     class Stalling(Split):
@@ -152,11 +152,11 @@ def test_a_stalled_loader_is_named(
     Timer(2.0, come.set).start()
     batches = list(stalls.watched(Loader.training(split, batch=16, crop=64, threads=1), Topology(1, 2, ALONE.device)))
     assert sum(len(batch.labels) for batch in batches) == 60
-    told = capsys.readouterr().err.splitlines()
-    files = f"{told[0].split('; ')[1].removesuffix(' does not come')}"
-    assert told[0].startswith("rank 1: no batch for 0 s: the loader is reading 15 images; ")
+    lines = capsys.readouterr().err.splitlines()
+    files = f"{lines[0].split('; ')[1].removesuffix(' does not come')}"
+    assert lines[0].startswith("rank 1: no batch for 0 s: the loader is reading 15 images; ")
     assert Path(files) in tars if is_gone else files == "all their files can be read"
-    assert told[1:] == ["rank 1: a batch came after 2 s"]
+    assert lines[1:] == ["rank 1: a batch came after 2 s"]
 
 
 def test_the_url_of_a_tar_that_does_not_come_is_named(raw_shards: Path, tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from alexnet_fast.cli.main import main
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.counts import per_class, wilson, worst_pairs
-from alexnet_fast.evaluation.scoring import Member, Scores, count_correct, evaluate, predict, ten_views
+from alexnet_fast.evaluation.scoring import Member, ScoringPass, count_correct, evaluate, predict, views_of
 from alexnet_fast.inference.predictions import check_weights, search_weights
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.shards.reader import ShardSet
 from tests.conftest import CLASSES, SIZE, read_npz, save_network, write
-from tests.loading.test_damage import damaged_copy
+from tests.loading.test_corruption import corrupt_copy
 
 CPU = Topology(0, 1, torch.device("cpu"))
 
@@ -34,8 +34,9 @@ def test_count_correct_by_hand() -> None:
 
 def test_ten_views_are_corners_centre_and_mirror_images() -> None:
     image = torch.arange(36.0).view(1, 1, 6, 6)
-    views = ten_views(image, 4)
+    views = views_of(image, 4, 10)
     assert [v[0, 0, 0, 0].item() for v in views[:5]] == [0, 2, 12, 14, 7]
+    assert torch.equal(views_of(image, 4, 1)[0], views[4])
     assert all(torch.equal(mirrored, view.flip(3)) for view, mirrored in zip(views[:5], views[5:], strict=True))
 
 
@@ -62,10 +63,11 @@ def test_every_image_counts_once_whatever_the_batches(raw_shards: Path) -> None:
     edge = (side - crop) // 2
     means = stored[:, edge : edge + crop, edge : edge + crop].mean((1, 2))
     correct = 100 * (means.argmax(1) == split.labels).mean()
-    accuracy = evaluate([MeanColour()], split, pixels, CPU, crop=crop)
+    network = Member(MeanColour(), crop, pixels.mean)
+    accuracy = evaluate(network, split, CPU)
     assert (accuracy.images, accuracy.views, accuracy.top5) == (len(split), 1, 100)
     assert abs(accuracy.top1 - correct) < 1e-9
-    ten = evaluate([MeanColour()], split, pixels, CPU, crop=crop, views=10)
+    ten = evaluate(network, split, CPU, views=10)
     assert (ten.images, ten.views) == (len(split), 10)
 
 
@@ -79,7 +81,7 @@ def test_networks_of_other_crops_and_means_each_see_their_own(raw_shards: Path) 
         centre = slice(edge, edge + member.crop)
         expected.append(stored[:, centre, centre].mean((1, 2)) - np.array(member.mean))
     found = np.zeros((2, len(split), 3))
-    for batch, each in Scores(members, split, CPU, views=1):
+    for batch, each in ScoringPass(members, split, CPU, views=1):
         found[:, batch.rows.samples] = each.numpy()
     np.testing.assert_allclose(found, torch.tensor(np.array(expected)).softmax(2).numpy(), atol=1e-4)
 
@@ -171,22 +173,22 @@ def test_searched_weights_say_so(networks: list[Path], raw_shards: Path) -> None
     assert evaluation(*networks, "--shards", raw_shards)[0]["weights"] == [0.5, 0.5]
 
 
-def test_damaged_images_are_wrong_and_have_equal_probabilities(
+def test_corrupt_images_are_wrong_and_have_equal_probabilities(
     networks: list[Path], raw_shards: Path, tmp_path: Path
 ) -> None:
     whole, _ = evaluation(networks[0], "--shards", raw_shards, "--predictions", tmp_path / "whole.npz")
     before = read_npz(tmp_path / "whole.npz")
     right = np.flatnonzero(before["probabilities"].argmax(1) == before["labels"])
     bad = [int(right[0]), 17]
-    shards = damaged_copy(raw_shards, "val", bad, tmp_path / "set")
+    shards = corrupt_copy(raw_shards, "val", bad, tmp_path / "set")
     result, text = evaluation(networks[0], "--shards", shards, "--predictions", tmp_path / "p.npz", "--per-class")
     after = read_npz(tmp_path / "p.npz")["probabilities"]
     assert after[bad] == pytest.approx(np.full((2, 3), 1 / 3))
-    sound = np.setdiff1d(np.arange(18), bad)
-    np.testing.assert_allclose(after[sound], before["probabilities"][sound], atol=1e-5)
+    intact = np.setdiff1d(np.arange(18), bad)
+    np.testing.assert_allclose(after[intact], before["probabilities"][intact], atol=1e-5)
     assert result["top1"] == pytest.approx(whole["top1"] - 100 * len(set(bad) & set(right)) / 18)
     assert result["damaged"] == 2
-    assert "2 damaged images counted as wrong" in text
+    assert "2 corrupt images counted as wrong" in text
 
 
 @pytest.fixture(scope="module")

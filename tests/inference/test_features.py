@@ -15,7 +15,7 @@ from alexnet_fast.cli.main import main
 from alexnet_fast.inference import features
 from alexnet_fast.inference.networks import open_network
 from tests.conftest import pretend_file, read_npz, save_network
-from tests.loading.test_damage import damaged_copy
+from tests.loading.test_corruption import corrupt_copy
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_where_the_papers_net_is_tapped(tmp_path: Path, raw_shards: Path) -> Non
 
 
 def test_damaged_samples_are_left_out(onetower: Path, raw_shards: Path, tmp_path: Path) -> None:
-    shards = damaged_copy(raw_shards, "val", [4, 17], tmp_path / "set")
+    shards = corrupt_copy(raw_shards, "val", [4, 17], tmp_path / "set")
     code, result, text = run(onetower, "--shards", shards, "--out", tmp_path / "f.npz")
     assert (code, result["images"], len(result["unread"])) == (1, 16, 2)
     assert "sample 4 of val" in text

@@ -200,7 +200,7 @@ def test_the_checkpoint_works_in_every_command(
     assert run("import", source, net, "--shards", raw_shards)[0] == 0
     code, output = run("eval", net, "--shards", raw_shards, "--gpus", "0")
     assert code == 2
-    assert output.endswith("have 96. Shard them with --size 260.\n")
+    assert output.endswith("(96 px). Shard with --size 260 or more, or take a smaller crop.\n")
     made = ("--out", tmp_path / "set", "--size", "260", "--encoding", "raw", "--workers", "1")
     assert run("shard", "--src", image_folder, *made)[0] == 0
     commands: dict[str, list[Path | str]] = {

@@ -165,7 +165,7 @@ def test_what_does_not_decode_is_an_error_and_no_harm(stored: NDArray[np.uint8],
     np.testing.assert_array_equal(cut([good], [(3, 4)], crop=224)[0].numpy(), pixels_of(good)[3:227, 4:228])
 
 
-def test_damaged_bytes_never_reach_beyond_the_batch() -> None:
+def test_corrupt_bytes_never_reach_beyond_the_batch() -> None:
     """What a decoder makes of noise is of no interest, only that it ends, and writes where it may."""
     rng = np.random.default_rng(0)
     good = jpeg(picture(96, 96))
@@ -180,7 +180,7 @@ def test_damaged_bytes_never_reach_beyond_the_batch() -> None:
             np.testing.assert_array_equal(image.numpy(), pixels_of(good)[1:85, 2:86])
 
 
-def damaged_scans(count: int) -> list[NDArray[np.uint8]]:
+def corrupt_scans(count: int) -> list[NDArray[np.uint8]]:
     rng = np.random.default_rng(0)
     good = jpeg(picture(96, 96), restart_marker_blocks=7)
     scan = good.tobytes().index(b"\xff\xda") + 14
@@ -200,10 +200,10 @@ def whole_or_reason(stored: NDArray[np.uint8]) -> bytes | str:
         return str(error)
 
 
-def test_a_damaged_scan_is_refused_where_libjpeg_warns_of_it() -> None:
+def test_a_corrupt_scan_is_refused_where_libjpeg_warns_of_it() -> None:
     """Else it is what libjpeg makes of it; also what it warns of behind the last row, which a crop does not reach."""
     refused = accepted = 0
-    for item in damaged_scans(300):
+    for item in corrupt_scans(300):
         found, expected = crop_or_reason(item, crop=96, side=96), whole_or_reason(item)
         if isinstance(found, str):
             assert found == expected
@@ -218,7 +218,7 @@ def test_a_damaged_scan_is_refused_where_libjpeg_warns_of_it() -> None:
 def test_damage_below_the_crop_is_not_looked_for() -> None:
     """The rows above are what libjpeg makes of them."""
     accepted = 0
-    for item in damaged_scans(200):
+    for item in corrupt_scans(200):
         found = crop_or_reason(item, (0, 3), crop=40, side=96)
         if isinstance(found, bytes):
             whole = simplejpeg.decode_jpeg(item.tobytes(), strict=False)
@@ -230,7 +230,7 @@ def test_damage_below_the_crop_is_not_looked_for() -> None:
 
 
 def test_damage_is_judged_as_by_libjpeg_s_own_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    items = damaged_scans(200)
+    items = corrupt_scans(200)
     places = [(at % 13, at % 7) for at in range(200)]
     ours = [crop_or_reason(item, place, crop=84, side=96) for item, place in zip(items, places, strict=True)]
     plain = fresh(tmp_path, wanted="libjpeg")

@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,16 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_fast import native
-from alexnet_fast.loading import cpu, host_share, loader
-from alexnet_fast.loading.handover import arranged
+from alexnet_fast.loading import cpu, loader
+from alexnet_fast.loading.handover import arranged, centre
 from alexnet_fast.loading.loader import Batch, Loader
-from alexnet_fast.loading.pixels import centre
 from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
 from alexnet_fast.loading.prefetch import PageRequests, Prefetcher
 from alexnet_fast.shards.format import Pixels
 from alexnet_fast.shards.local import map_tar, prefetch
 from alexnet_fast.shards.reader import ShardSet, Split
-from alexnet_fast.shards.tars import Lease
 from tests.conftest import turn_native_off
 
 CROP = 84
@@ -118,6 +117,8 @@ def test_the_host_decodes_its_share(
 
 @pytest.mark.usefixtures("beside_dali")
 def test_the_share_is_that_of_the_speeds(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alexnet_fast.loading import dali
+
     split = ShardSet(jpeg_shards).split("train")
     seconds = {"on_device": 3.0, "on_host": 1.0}
 
@@ -125,7 +126,7 @@ def test_the_share_is_that_of_the_speeds(jpeg_shards: Path, monkeypatch: pytest.
         work()
         return seconds[work.__name__]
 
-    monkeypatch.setattr(host_share, "seconds_of_second", clocked)
+    monkeypatch.setattr(dali, "seconds_of_second", clocked)
     rows = some_rows(split)
     batches = Loader(split, rows, max_batch=16, crop=CROP, device=torch.device("cpu"))
     assert len(list(batches)) == len(rows)
@@ -249,7 +250,7 @@ def test_centre_by_hand(upright: int, dtype: torch.dtype) -> None:
 def test_the_next_batch_is_begun_before_this_one_is_waited_for(
     raw_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for the first, which waits for no other; and it goes on while this one is used."""
+    """But for the first, which waits for no other; and it is decoded while this one is used."""
     split = ShardSet(raw_shards).split("train")
     begun: list[cpu.Cut] = []
     events: list[tuple[str, int]] = []
@@ -299,8 +300,10 @@ def test_leases_are_given_back(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatc
     split = ShardSet(jpeg_shards).split("train")
     given_back: list[list[int]] = []
 
-    def lease(samples: NDArray[np.int64]) -> Lease:
-        return Lease(lambda: given_back.append(samples.tolist()))
+    def lease(samples: NDArray[np.int64]) -> ExitStack:
+        lease = ExitStack()
+        lease.callback(given_back.append, samples.tolist())
+        return lease
 
     monkeypatch.setattr(split, "lease", lease)
     rows = [row.samples.tolist() for row in some_rows(split, batch=6)]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet_fast.config import TrainConfig
+from alexnet_fast.config import CHOICES, TrainConfig
 from alexnet_fast.errors import InputError
-from alexnet_fast.model.alexnet import ARCHITECTURES, AlexNet, bn, build, onetower, paper
+from alexnet_fast.model.alexnet import AlexNet, build
 from alexnet_fast.model.conv1 import Conv1
 from alexnet_fast.model.lrn import WithinMapNorm
 
@@ -120,7 +120,7 @@ def test_only_the_paper_s_nets_have_ablations() -> None:
 
 
 def test_shapes_of_the_paper() -> None:
-    model, shapes = paper(10), []
+    model, shapes = build(10), []
     x = torch.zeros(1, 3, 224, 224)
     for layer in model.features:
         x = layer(x)
@@ -132,7 +132,7 @@ def test_shapes_of_the_paper() -> None:
 
 
 def test_last_window_of_conv1_sees_three_zero_pixels_past_the_edge() -> None:
-    model = paper(10)
+    model = build(10)
     x = torch.randn(1, 3, 224, 224)
     padded = torch.zeros(1, 3, 227, 227)
     padded[:, :, :224, :224] = x
@@ -141,14 +141,14 @@ def test_last_window_of_conv1_sees_three_zero_pixels_past_the_edge() -> None:
 
 
 def test_order_of_the_first_two_layers_is_the_layer_file_s() -> None:
-    names = [type(m).__name__ for m in paper(10).features]
+    names = [type(m).__name__ for m in build(10).features]
     assert names[1:5] == ["Conv1", "LocalResponseNorm", "MaxPool2d", "ReLU"]
     assert names[5:9] == ["Conv2d", "ReLU", "LocalResponseNorm", "MaxPool2d"]
 
 
 def test_initialisation_is_the_layer_file_s() -> None:
     """fc7 and fc8 read outputs that the original halves when testing, and torch doubles in training."""
-    for name, layer in paper(1000).layers().items():
+    for name, layer in build(1000).layers().items():
         std = 0.03 if name in ("conv3", "conv4", "conv5") else 0.005 if name in ("fc7", "fc8") else 0.01
         bias = 1.0 if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0.0
         assert layer.weight.std().item() == pytest.approx(std, rel=0.02)
@@ -168,26 +168,28 @@ def test_onetower_has_torchvision_s_names_and_shapes() -> None:
     expected |= {f"features.{i}.bias": shape[:1] for i, shape in widths.items()}
     for i, shape in {"1": (4096, 9216), "4": (4096, 4096), "6": (1000, 4096)}.items():
         expected |= {f"classifier.{i}.weight": shape, f"classifier.{i}.bias": shape[:1]}
-    model = onetower(1000)
+    model = build(1000, TrainConfig(arch="onetower"))
     assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == expected
     conv1 = model.layers()["conv1"]
     assert isinstance(conv1, nn.Conv2d)
     assert (conv1.stride, conv1.padding) == ((4, 4), (2, 2))
 
 
-@pytest.mark.parametrize("arch", list(ARCHITECTURES))
+@pytest.mark.parametrize("arch", CHOICES["arch"])
 @pytest.mark.parametrize("side", [64, 112, 224])
 def test_smaller_inputs_work_and_reach_every_weight(arch: str, side: int) -> None:
-    model: AlexNet = ARCHITECTURES[arch](7, TrainConfig(hidden=64))
+    model: AlexNet = build(7, TrainConfig(arch=arch, hidden=64))
     logits = model(torch.randn(2, 3, side, side) * 50)
     assert logits.shape == (2, 7)
     nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_bn_starts_at_the_loss_of_guessing() -> None:
+def test_bn_starts_at_the_loss_of_chance() -> None:
     torch.manual_seed(0)
-    loss = nn.functional.cross_entropy(bn(10)(torch.randn(16, 3, 112, 112) * 60), torch.arange(16) % 10)
+    loss = nn.functional.cross_entropy(
+        build(10, TrainConfig(arch="bn"))(torch.randn(16, 3, 112, 112) * 60), torch.arange(16) % 10
+    )
     assert loss.item() == pytest.approx(math.log(10), abs=1e-5)
 
 

@@ -29,7 +29,7 @@ def test_the_formulas_on_paper() -> None:
     assert scaling.step_seconds(net, "data", 2, 256, (2, 2), slow, 16_000) == pytest.approx(expected)
 
 
-def test_what_cannot_be_shared_is_said() -> None:
+def test_what_cannot_be_shared_is_refused() -> None:
     for message, overrides in {
         "arch is bn; it must be paper or sixconv with parallel towers": {"arch": "bn"},
         "lrn is all; it must be towers or none with parallel towers": {"lrn": "all"},

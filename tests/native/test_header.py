@@ -1,4 +1,4 @@
-"""What is read of a JPEG's markers, in C and in Python: the same, of whole files and of damaged ones."""
+"""What is read of a JPEG's markers, in C and in Python: the same, of whole files and of corrupt ones."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def mutations(count: int) -> Iterator[bytes]:
         yield bytes(data)
 
 
-def test_damaged_files() -> None:
+def test_corrupt_files() -> None:
     found = set()
     for data in mutations(MUTATIONS):
         assert frame_of(data) == header_of(data), data.hex()

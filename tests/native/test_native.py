@@ -146,7 +146,7 @@ def test_without_the_library(
     assert needs_dali(CPU)
 
 
-def test_it_is_said_once_by_all_processes(
+def test_it_is_printed_once_by_all_processes(
     anew: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Of a machine: not by the second rank."""
@@ -156,7 +156,7 @@ def test_it_is_said_once_by_all_processes(
     assert capfd.readouterr() == ("", "")
 
 
-def test_loading_goes_on_without_it(
+def test_loading_works_without_it(
     anew: None,
     monkeypatch: pytest.MonkeyPatch,
     jpeg_shards: Path,

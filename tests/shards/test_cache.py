@@ -48,11 +48,11 @@ def test_a_small_cache_makes_room_and_touches_nothing_else(
     assert max(server.requests.values()) == 2
     assert {path: path.stat().st_size for path in foreign} == foreign
     needs = f"the split train needs {-(-sum(sizes(jpeg_shards)) // 10**4) / 100:.2f} MB with the random order"
-    for call in (split.hold_all, lambda: samples(split)):
+    for call in (split.check_room, lambda: samples(split)):
         assert refusal(call).startswith(needs)
 
 
-def test_a_damaged_tar_of_the_cache_is_named(
+def test_a_corrupt_tar_of_the_cache_is_named(
     serve: Callable[[Path], Server], jpeg_shards: Path, tmp_path: Path
 ) -> None:
     """Deleted, as the line says, it comes whole again."""

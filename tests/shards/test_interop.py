@@ -1,4 +1,4 @@
-"""Other tools read the same shard set alike; a damaged one is refused in words that say what to do."""
+"""Other tools read the same shard set alike; a corrupt one is refused in words that say what to do."""
 
 import importlib
 import importlib.metadata
@@ -191,7 +191,7 @@ def test_a_folder_without_a_manifest_is_refused(copy: Path) -> None:
         )
 
 
-def test_a_damaged_manifest_is_refused(copy: Path) -> None:
+def test_a_corrupt_manifest_is_refused(copy: Path) -> None:
     path = copy / MANIFEST
     good = path.read_text()
     other_version = json.dumps({**json.loads(good), "version": 2})
@@ -218,7 +218,7 @@ def test_a_damaged_manifest_is_refused(copy: Path) -> None:
         assert message.endswith("). Make the shard set again.")
 
 
-def test_a_damaged_index_is_refused(copy: Path) -> None:
+def test_a_corrupt_index_is_refused(copy: Path) -> None:
     path = copy / "train.index.npy"
     good = path.read_bytes()
     for data, reason in (

@@ -301,7 +301,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], Pairs, Pairs]] = {
 
 @pytest.mark.parametrize("quick", [False, True], ids=["full", "quick"])
 @pytest.mark.parametrize("name", DAMAGE)
-def test_what_is_damaged_is_named_and_nothing_else(name: str, quick: bool, copy: Path) -> None:
+def test_what_is_corrupt_is_named_and_nothing_else(name: str, quick: bool, copy: Path) -> None:
     damage, *expected = DAMAGE[name]
     numbers: dict[str, str | int] = {key(copy, sample): sample for sample in range(SAMPLES)} | {"": ""}
     damage(copy)
@@ -352,7 +352,7 @@ def jpeg(height: int = 96, width: int = 96, mode: str = "RGB", subsampling: int 
 
 
 def pillow_lets_it_pass() -> bytes:
-    """A damaged JPEG that Pillow decodes in silence."""
+    """A corrupt JPEG that Pillow decodes in silence."""
     good = jpeg()
     for at in range(len(good) - 300, len(good)):
         data = good[:at] + bytes([good[at] ^ 0x40]) + good[at + 1 :]

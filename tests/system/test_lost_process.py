@@ -50,7 +50,7 @@ def test_a_lost_process_is_named_by_the_first(happening: str, message: str, raw_
     run = tmp_path / "run"
     config = asdict(settings(raw_shards, epochs=1000, arch="half", log_every=1))
     fails_at = 8 if happening == "fails" else 0
-    port = str(topology._free_port())
+    port = str(topology.free_port())
 
     def start(rank: int) -> subprocess.Popen[bytes]:
         shared = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

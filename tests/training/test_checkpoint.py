@@ -92,7 +92,7 @@ def assert_same(run: Path, other: Path) -> None:
     assert log(run) == log(other)
 
 
-# --- damaged and foreign files
+# --- corrupt and foreign files
 
 
 def test_damage_anywhere_is_found(whole: Path, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_damage_anywhere_is_found(whole: Path, tmp_path: Path) -> None:
     assert found >= 15
     for end in [*edges, *random.integers(0, len(content), 4)]:
         path.write_bytes(content[:end])
-        with pytest.raises(checkpoint.CorruptError, match="it is damaged or another program's"):
+        with pytest.raises(checkpoint.CorruptError, match="it is corrupt or another program's"):
             checkpoint.load(path)
 
 
@@ -126,7 +126,7 @@ def test_foreign_files_are_refused_and_never_executed(tmp_path: Path) -> None:
         lambda: path.write_text("no checkpoint"),
     ):
         write()
-        with pytest.raises(InputError, match=r"x\.pt cannot be read as a checkpoint: it is damaged or another"):
+        with pytest.raises(InputError, match=r"x\.pt cannot be read as a checkpoint: it is corrupt or another"):
             checkpoint.load(path)
     for foreign in ({"weight": torch.zeros(3)}, [1, 2], {"alexnet_fast": checkpoint.VERSION + 1}):
         torch.save(foreign, path)
@@ -144,14 +144,14 @@ def test_settings_of_a_newer_version_are_named(whole: Path, tmp_path: Path) -> N
         checkpoint.load(tmp_path / "a.pt")
 
 
-def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
+def test_a_corrupt_last_checkpoint_gives_way_to_the_one_before(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = shutil.copytree(whole, tmp_path / "run")
     (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:-1])
     assert resume(run).finished
-    said = capsys.readouterr().err
-    assert f"resuming from {run / 'step-00000004.pt'}: epoch 2, 4 steps done; {run / 'last.pt'} is damaged" in said
+    printed = capsys.readouterr().err
+    assert f"resuming from {run / 'step-00000004.pt'}: epoch 2, 4 steps done; {run / 'last.pt'} is corrupt" in printed
     assert_same(run, whole)
     for name in ("last.pt", "step-00000004.pt"):
         (run / name).write_bytes(b"")
@@ -188,17 +188,17 @@ def test_a_full_disk_keeps_the_previous_checkpoint(small_disk: Path) -> None:
 
 
 def test_a_full_disk_holds_back_log_lines(small_disk: Path) -> None:
-    said: list[str] = []
+    printed: list[str] = []
     (small_disk / "filler").write_bytes(bytes(4 * 2**20 - 4096))
-    written = Log(small_disk, 1, False, said.append)
+    written = Log(small_disk, 1, False, printed.append)
     for step in range(100):
         written.add({"step": step, "note": "x" * 100})
     text = (small_disk / "log.jsonl").read_text()
     lines = text.splitlines()
     assert 10 < len(lines) < 100
     assert text.endswith("}\n")
-    assert len(said) == 1
-    assert "log.jsonl cannot be written: No space left on device" in said[0]
+    assert len(printed) == 1
+    assert "log.jsonl cannot be written: No space left on device" in printed[0]
     (small_disk / "filler").unlink()
     written.add({"step": 100})
     steps = [json.loads(line)["step"] for line in (small_disk / "log.jsonl").read_text().splitlines()]
@@ -225,9 +225,9 @@ def test_training_survives_a_full_disk(
     config = settings(raw_shards, save_every=1, keep=100)
     monkeypatch.setattr(checkpoint, "save", failing(2, 4))
     assert begin(config, tmp_path / "run").finished
-    said = capsys.readouterr().err
-    assert said.count("last.pt could not be saved: No space left on device. What was saved before is kept") == 1
-    assert said.count("last.pt is saved again.") == 1
+    printed = capsys.readouterr().err
+    assert printed.count("last.pt could not be saved: No space left on device. What was saved before is kept") == 1
+    assert printed.count("last.pt is saved again.") == 1
     assert_same(tmp_path / "run", whole)
 
 
@@ -257,7 +257,7 @@ def test_a_network_is_gathered_once_for_all_that_looks_at_it(
 
         return replace(placed, whole=gathered)
 
-    monkeypatch.setattr(start, "place", counting)
+    monkeypatch.setattr(trainer, "place", counting)
     begin(settings(raw_shards), tmp_path / "run")
     assert calls == 2  # epochs
     assert_same(tmp_path / "run", whole)
@@ -281,19 +281,19 @@ def test_the_last_ones_are_kept(
     monkeypatch.setattr(trainer, "train_step", interrupted(train_step, 7))
     begin(settings(raw_shards, save_every=1, keep=2), run)
     assert checkpoint.kept(run).keys() == {5, 6}
-    assert [checkpoint.load(checkpoint.kept_path(run, at))["step"] for at in (5, 6)] == [1, 2]
+    assert [checkpoint.load(run / f"step-{at:08d}.pt")["step"] for at in (5, 6)] == [1, 2]
     resume(run, keep=0)
     assert not checkpoint.kept(run)
     assert_same(run, whole)
 
 
 @pytest.mark.parametrize("at", [1, 4, 6])
-def test_from_any_saved_step_a_run_goes_on_exactly(at: int, whole: Path, raw_shards: Path, tmp_path: Path) -> None:
+def test_from_any_saved_step_a_run_is_resumed_exactly(at: int, whole: Path, raw_shards: Path, tmp_path: Path) -> None:
     """As after kill -9: the log has gone further. In mid-epoch and at its end, between two lines of the log."""
     run = tmp_path / "run"
     begin(settings(raw_shards, save_every=1, keep=100), run)
     assert_same(run, whole)
-    os.replace(checkpoint.kept_path(run, at), run / "last.pt")
+    os.replace(run / f"step-{at:08d}.pt", run / "last.pt")
     for path in checkpoint.kept(run).values():
         path.unlink()
     assert resume(run, save_every=0).finished
@@ -330,31 +330,31 @@ def test_resuming_refuses_other_settings_and_sets(
     with pytest.raises(InputError, match=r"is not the shard set that .*last\.pt was trained on"):
         start.train(CPU, run, {"shards": str(jpeg_shards)}, resume=True)
     (run / "config.json").write_text('{"epochs": 2')
-    with pytest.raises(InputError, match=r"config\.json is damaged: it holds no settings"):
+    with pytest.raises(InputError, match=r"config\.json is corrupt: it holds no settings"):
         start.train(CPU, run, {}, resume=True)
 
 
 # --- stopping
 
 
-def test_a_stop_in_the_evaluation_is_gone_on_with_exactly(
+def test_a_stop_in_the_evaluation_is_resumed_exactly(
     whole: Path, raw_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By SIGTERM, twice, as batch systems send it. The evaluation comes first thing when the run goes on."""
+    """By SIGTERM, twice, as batch systems send it. The evaluation comes first thing when the run is resumed."""
     run = tmp_path / "run"
     evaluate = evaluation.evaluate
     monkeypatch.setattr("alexnet_fast.evaluation.scoring.BATCH", 6)
 
-    def told_to_stop(*args: Any, **options: Any) -> Any:
+    def asked_to_stop(*args: Any, **options: Any) -> Any:
         def stopped() -> bool:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
-            told: bool = options["stopped"]()
-            return told
+            result: bool = options["stopped"]()
+            return result
 
         return evaluate(*args, **{**options, "stopped": stopped})
 
-    monkeypatch.setattr(trainer, "evaluate", told_to_stop)
+    monkeypatch.setattr(trainer, "evaluate", asked_to_stop)
     assert not begin(settings(raw_shards), run).finished
     assert not resume(run).finished  # in the same evaluation
     saved = checkpoint.load(run / "last.pt")

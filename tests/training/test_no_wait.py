@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.recipes import make_config
 from alexnet_fast.shards.reader import ShardSet
-from alexnet_fast.training import start
+from alexnet_fast.training.trainer import Trainer
 
 aten = torch.ops.aten
 WAITING = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default}
@@ -44,7 +44,7 @@ def test_a_step_asks_for_no_number(recipe: str, accumulate: int, raw_shards: Pat
     """The trainer's: with rates, seed, watching for NaN, sums, layer scales."""
     common = {"precision": "fp32", "hidden": 16, "batch": 16, "crop": 64, "threads": 1, "log_every": 1}
     config = make_config(recipe, shards=str(raw_shards), accumulate=accumulate, layer_scales=True, **common)
-    trainer = start.make_trainer(ALONE, config, ShardSet.of(config), tmp_path, None)
+    trainer = Trainer(ALONE, config, ShardSet.of(config), tmp_path, None)
     batches = iter(trainer.loader)
     for _ in range(2):  # the optimizer's state comes with the first
         batch = next(batches)

@@ -161,15 +161,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(jpeg_shards: Path, tmp_path: Pa
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
-def test_a_stuck_loss_is_said(
+def test_a_stuck_loss_is_printed(
     jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("alexnet_fast.training.trainer.STUCK_STEPS", 2)
     start(settings(jpeg_shards, lr=0.0, epochs=1), tmp_path / "run")
-    assert "the loss is still 1.099, that of guessing (ln 3)" in capsys.readouterr().err
+    assert "the loss is still 1.099, that of chance (ln 3)" in capsys.readouterr().err
 
 
-def test_what_does_not_fit_is_said(jpeg_shards: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused(jpeg_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="crop 300 is larger than the stored images"):
         start(settings(jpeg_shards, crop=300), tmp_path / "a")
     with pytest.raises(InputError, match="crop 32 is too small for AlexNet"):
@@ -183,13 +183,6 @@ def test_a_failed_save_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="pickle"):
         checkpoint.save(tmp_path / "last.pt", {"epoch": lambda: 2})
     assert checkpoint.load(tmp_path / "last.pt")["epoch"] == 1
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
-def test_damaged_checkpoints_are_named(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "last.pt").write_bytes(content)
-    with pytest.raises(InputError, match=r"last\.pt cannot be read as a checkpoint"):
-        checkpoint.load(tmp_path / "last.pt")
 
 
 def test_an_accumulated_batch_is_one_step() -> None:
@@ -214,7 +207,7 @@ def test_an_accumulated_batch_is_one_step() -> None:
         torch.testing.assert_close(weights_parts[name], values, rtol=1e-4, atol=1e-6)
 
 
-def test_a_run_goes_on_in_other_parts(jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_resumed_in_other_parts(jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when memory ran out: the losses, to float tolerance, of a run that was never stopped."""
     config = settings(jpeg_shards, "paper", arch="onetower", dropout=0.0, lr=0.0003, hidden=64)
     start(config, tmp_path / "whole")
@@ -259,7 +252,7 @@ def test_few_images_take_a_smaller_batch(
 
 def test_plateau_needs_a_val_split(image_folder: Path, tmp_path: Path) -> None:
     write(find_images(image_folder / "train"), tmp_path / "shards", Options(size=SIZE))
-    with pytest.raises(InputError, match=r"no val split to tell when the top-1 stalls\. Shard with --val-fraction"):
+    with pytest.raises(InputError, match=r"has no val split, by which .* Shard with --val-fraction"):
         start(settings(tmp_path / "shards", "paper"), tmp_path / "run")
 
 

@@ -1,4 +1,4 @@
-"""Samples whose bytes are not those that were written: training goes on without them, evaluation counts them."""
+"""Samples whose bytes are not those that were written: training continues without them, evaluation counts them."""
 
 import shutil
 from pathlib import Path
@@ -13,15 +13,15 @@ from alexnet_fast.cli.main import main
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import TrainingError
-from alexnet_fast.evaluation.scoring import evaluate
+from alexnet_fast.evaluation.scoring import Member, evaluate
 from alexnet_fast.loading import corruption
-from alexnet_fast.model.alexnet import bn
+from alexnet_fast.model.alexnet import build
 
 CROP = 84
 CPU = torch.device("cpu")
 
 
-def damaged_copy(shards: Path, split: str, samples: list[int], out: Path) -> Path:
+def corrupt_copy(shards: Path, split: str, samples: list[int], out: Path) -> Path:
     """The set with one byte of each of those images flipped, in the middle of it."""
     shutil.copytree(shards, out)
     manifest = ShardSet(shards).manifest
@@ -52,7 +52,7 @@ def test_a_neighbour_takes_the_place(
     shards: Path = request.getfixturevalue(f"{encoding}_shards")
     bad = [3, 4, 59]  # two in a row, and the last
     whole = ShardSet(shards).split("train")
-    broken = ShardSet(damaged_copy(shards, "train", bad, tmp_path / "set")).split("train")
+    broken = ShardSet(corrupt_copy(shards, "train", bad, tmp_path / "set")).split("train")
     loader = Loader.training(broken, batch=16, crop=CROP)
     found = by_position(list(loader))
     reference = by_position(list(Loader.training(whole, batch=16, crop=CROP)))
@@ -63,15 +63,15 @@ def test_a_neighbour_takes_the_place(
         if sample not in bad:
             assert label == whole.labels[sample]
             assert torch.equal(found[place][2], image)
-    assert sorted(loader.damaged) == bad
+    assert sorted(loader.corrupt) == bad
     row = whole.index[3]
-    assert loader.damaged[3] == f"sample 3 of train (train-000000.tar, image at byte {row['offset']:,})"
+    assert loader.corrupt[3] == f"sample 3 of train (train-000000.tar, image at byte {row['offset']:,})"
 
 
 def test_more_than_a_thousandth_stops_training(jpeg_shards: Path, tmp_path: Path) -> None:
-    shards = damaged_copy(jpeg_shards, "train", [7], tmp_path / "set")
+    shards = corrupt_copy(jpeg_shards, "train", [7], tmp_path / "set")
     with pytest.raises(
-        TrainingError, match=r"1 damaged samples so far, more than 0.1% of 60, the last sample 7 of train"
+        TrainingError, match=r"1 corrupt samples so far, more than 0.1% of 60, the last sample 7 of train"
     ):
         list(Loader.training(ShardSet(shards).split("train"), batch=16, crop=CROP))
     options = ["--gpus", "0", "--recipe", "fast", "--epochs", "1", "--batch", "16", "--set", "hidden=64"]
@@ -82,7 +82,7 @@ def test_more_than_a_thousandth_stops_training(jpeg_shards: Path, tmp_path: Path
 
 
 def test_evaluation_counts_it_as_wrong(jpeg_shards: Path, tmp_path: Path) -> None:
-    shards = ShardSet(damaged_copy(jpeg_shards, "val", [0, 17], tmp_path / "set"))
+    shards = ShardSet(corrupt_copy(jpeg_shards, "val", [0, 17], tmp_path / "set"))
     split = shards.split("val")
     batches = list(Loader.evaluation(split, batch=5, crop=CROP))
     labels = torch.cat([batch.labels for batch in batches]).numpy()
@@ -90,6 +90,7 @@ def test_evaluation_counts_it_as_wrong(jpeg_shards: Path, tmp_path: Path) -> Non
     assert (labels == -1).sum() == 2
     assert np.array_equal(labels[labels >= 0], split.labels[samples[labels >= 0]])
     torch.manual_seed(0)
-    accuracy = evaluate([bn(3, TrainConfig(hidden=64))], split, shards.manifest.pixels, Topology(0, 1, CPU), crop=CROP)
-    assert (accuracy.images, accuracy.damaged) == (18, 2)
+    network = Member(build(3, TrainConfig(arch="bn", hidden=64)), CROP, shards.manifest.pixels.mean)
+    accuracy = evaluate(network, split, Topology(0, 1, CPU))
+    assert (accuracy.images, accuracy.corrupt) == (18, 2)
     assert accuracy.top5 == pytest.approx(100 * 16 / 18)  # three classes: all but the damaged are among the best five

@@ -18,7 +18,7 @@ from alexnet_fast.loading import corruption
 from alexnet_fast.recipes import make_config
 from alexnet_fast.training import start
 from tests.conftest import epoch_rows
-from tests.loading.test_damage import CROP, damaged_copy
+from tests.loading.test_corruption import CROP, corrupt_copy
 
 
 def train_in(topology: Topology, shards: str, out: str) -> None:
@@ -34,11 +34,11 @@ def train_in(topology: Topology, shards: str, out: str) -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_training_goes_on_and_counts(world: int, jpeg_shards: Path, tmp_path: Path) -> None:
+def test_training_continues_and_counts(world: int, jpeg_shards: Path, tmp_path: Path) -> None:
     """Once each over all processes, of which both meet one in the first epoch; together they stop at too many."""
     order = epoch_rows(0, 0, 60, margin=0, colour_std=0).samples
     bad = sorted([int(order[0]), int(order[29])])  # the first of rank 0's first step and the last of rank 1's second
-    shards = damaged_copy(damaged_copy(jpeg_shards, "train", bad, tmp_path / "a"), "val", [17], tmp_path / "set")
+    shards = corrupt_copy(corrupt_copy(jpeg_shards, "train", bad, tmp_path / "a"), "val", [17], tmp_path / "set")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
@@ -49,11 +49,11 @@ def test_training_goes_on_and_counts(world: int, jpeg_shards: Path, tmp_path: Pa
     assert [line["damaged"] for line in log if "loss" in line] == [2] * 4
     assert [line["val_damaged"] for line in log if "val_top1" in line] == [1, 1]
     for sample in bad:
-        assert f"damaged, so its neighbour is seen instead: sample {sample} of train (" in done.stderr
-    assert done.stderr.count("; 1 damaged images counted as wrong") == 2
+        assert f"corrupt, so its neighbour is seen instead: sample {sample} of train (" in done.stderr
+    assert done.stderr.count("; 1 corrupt images counted as wrong") == 2
     errors = [path.read_text() for path in sorted((tmp_path / "1").glob("error-*"))]
     assert len(errors) == world
-    assert all(error.startswith("2 damaged samples so far, more than 1.7% of 60, the last") for error in errors)
+    assert all(error.startswith("2 corrupt samples so far, more than 1.7% of 60, the last") for error in errors)
 
 
 CUT_OFF = """
@@ -76,9 +76,9 @@ for _ in range(len(split) // 10):
     next(batches)
 if before:
     assert len(list(batches)) == len(split) // 10
-    assert sorted(loader.damaged) == list(range(len(index) // 2, len(index)))
+    assert sorted(loader.corrupt) == list(range(len(index) // 2, len(index)))
 else:
-    assert not loader.damaged
+    assert not loader.corrupt
     os.truncate(folder / "train-000000.tar", cut)
     try:
         list(batches)
