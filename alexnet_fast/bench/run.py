@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet_fast.bench.advice import Setup
-from alexnet_fast.bench.report import STAGES, Report
+from alexnet_fast.bench.advice import BenchSetup
+from alexnet_fast.bench.report import STAGES, BenchReport
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.console import Progress
 from alexnet_fast.demo.samples import draw_samples
@@ -54,7 +54,7 @@ class Stage:
     ahead: Iterator[Batch] | None = None
 
 
-def bench(config: TrainConfig, gpus: int | None, turns: int) -> Report:
+def bench(config: TrainConfig, gpus: int | None, turns: int) -> BenchReport:
     """Measures `config` on one GPU, or on the CPU with `gpus` 0; None: on a GPU where there is one.
 
     Raises InputError where training would.
@@ -65,7 +65,7 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> Report:
     shards = ShardSet.of(config)
     split = shards.split("train")
     config = resolve(config, split.size, Topology(0, 1, device))
-    setup = Setup(
+    setup = BenchSetup(
         shards=str(shards.folder),
         encoding=split.encoding,
         size=split.size,
@@ -90,10 +90,10 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> Report:
         for number, (turn, name) in enumerate(product(range(turns), stages)):
             progress.update(number, f"turn {turn + 1}/{turns}  {name}")
             turns_of[name].append(_measure(stages[name], finish))
-    return Report(setup, turns_of)
+    return BenchReport(setup, turns_of)
 
 
-def bench_samples(config: TrainConfig, gpus: int | None, turns: int) -> Report:
+def bench_samples(config: TrainConfig, gpus: int | None, turns: int) -> BenchReport:
     """As `bench`, on sample images of ImageNet's size in a temporary folder."""
     with TemporaryDirectory(prefix="alexnet-fast-bench-") as folder:
         images, shards = Path(folder, "images"), str(Path(folder, "shards"))

@@ -1,23 +1,17 @@
-"""What a trained network is worth: computed once, kept in its run folder."""
+"""The predictions of a trained network on the images it is judged by: computed once, kept in its run folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from alexnet_fast.environment import cores
-from alexnet_fast.evaluation.scoring import BATCH
 from alexnet_fast.files import save_npz
-from alexnet_fast.inference.networks import Network, open_network
-from alexnet_fast.inference.predictions import Guesses, guess_split
-from alexnet_fast.loading.loader import Loader
-from alexnet_fast.paper.measures import Scores
-from alexnet_fast.report import record
-from alexnet_fast.report.insight import drawn
-from alexnet_fast.shards.format import UNLABELLED
+from alexnet_fast.inference.networks import open_network
+from alexnet_fast.inference.predictions import predict_split
+from alexnet_fast.paper.measures import NetworkScores
+from alexnet_fast.report.insight import best_predictions
+from alexnet_fast.report.record import read_run
 from alexnet_fast.shards.reader import ShardSet
 
 
@@ -26,47 +20,21 @@ def file(run: Path, split: str) -> Path:
 
 
 def score(run: Path, split: str, gpus: int) -> None:
-    """Scores a finished run, the network as it was at the end: none is chosen by the images it is judged on."""
+    """Scores a finished run, the network as it was at the end: none is chosen by the images it is judged by."""
     network = open_network(run / "last.pt", gpus)
-    one, ten = guess_split([network], split=split), guess_split([network], split=split, views=10, keep=True)
+    one, ten = (predict_split([network], split=split, views=views, keep=views == 10) for views in (1, 10))
+    labels, best = best_predictions(network, ShardSet.of(network.config).split("train"), most=len(one.labels))
     save_npz(
         file(run, split),
-        right1=_right(one),
-        right10=_right(ten),
-        train_right=_right_in_training(network, most=len(one.labels)),
+        right1=one.right,
+        right10=ten.right,
+        train_right=labels == best,
         probabilities=ten.probabilities,
-        labels=ten.judged,
+        labels=ten.known_labels,
     )
 
 
-def load(run: Path, split: str) -> Scores:
+def load(run: Path, split: str) -> NetworkScores:
     with np.load(file(run, split)) as arrays:
-        _, top1 = record.read(run).training_top1()
-        return Scores(**arrays, errors=100 - np.array(top1))
-
-
-def _right(guesses: Guesses) -> NDArray[np.bool_]:
-    right = guesses.best == guesses.judged[:, None]
-    return np.stack([right[:, 0], right.any(1)], 1)
-
-
-def _right_in_training(network: Network, most: int) -> NDArray[np.bool_]:
-    """Of all training images, or of `most` always the same ones: central crop, no augmentation; none damaged."""
-    config = network.config
-    split = ShardSet.of(config).split("train")
-    samples = drawn(len(split), most)
-    loader = Loader.evaluation(
-        split,
-        batch=BATCH,
-        samples=samples,
-        crop=network.crop,
-        mean=network.pixels.mean,
-        device=network.device,
-        threads=cores(),
-    )
-    right = []
-    for batch in loader:
-        with torch.inference_mode():
-            best = network.model(batch.images).argmax(1)
-        right.append((best == batch.labels)[batch.labels != UNLABELLED].cpu().numpy())
-    return np.concatenate(right)
+        top1 = list(read_run(run).training_top1().values())
+        return NetworkScores(**arrays, errors=100 - np.array(top1))

@@ -1,4 +1,4 @@
-"""Estimates with 95 % intervals, and what they say about a claim."""
+"""Estimates with 95 % intervals, and the verdict that follows."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def share(seeds: Sequence[Array], what: str = "seeds") -> Estimate:
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> Estimate:
-    """Of geometric means, a value a seed; of one each nothing tells how sure it is."""
+    """Of geometric means, a value a seed; of one each there is no interval."""
     if len(one) == len(other) == 1:
         return Estimate(one[0] / other[0], 0.0, math.inf, "1 seed each, no interval", none=1.0, decides=False)
     logs = between_seeds(np.log(one).tolist(), np.log(other).tolist())

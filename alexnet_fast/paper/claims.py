@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from alexnet_fast.config import REMOVABLE, TrainConfig
 from alexnet_fast.console import draw_table
 from alexnet_fast.errors import InputError
 from alexnet_fast.paper import measures
-from alexnet_fast.paper.measures import BASE, Measure
+from alexnet_fast.paper.measures import BASE, Found
+from alexnet_fast.paper.statistics import Estimate
 from alexnet_fast.recipes import make_config
 
 RECIPE = "paper"
@@ -22,9 +24,9 @@ TUNED_CONV1_FREEZE = 7 / 54
 
 
 @dataclass(frozen=True)
-class Network:
-    """`settings` change the recipe. `big`: learnt from the second shard set. `start`: the network whose weights of the
-    same seed it starts from, at a tenth of the rate, with a new last layer."""
+class Variant:
+    """A network: `settings` change the recipe. `big`: trained on the second shard set. `start`: the network whose
+    weights of the same seed it starts from, at a tenth of the learning rate, with a new last layer."""
 
     what: str
     settings: dict[str, Any] = field(default_factory=dict)
@@ -33,25 +35,21 @@ class Network:
 
 
 NETWORKS = {
-    BASE: Network("the published net"),
-    "no-dropout": Network("no dropout", {"dropout": 0.0}),
-    "no-crops": Network("no random crops and mirror images", {"crops": False}),
-    **{
-        f"no-{layer}": Network(f"{layer} left out", {"without": layer})
-        for layer in REMOVABLE
-        if layer.startswith("conv")
-    },
-    "no-fc7": Network("fc6 or fc7 left out, which is the same network", {"without": "fc7"}),
-    "half": Network("one GPU's half net", {"arch": "half"}),
-    "no-lrn": Network("no local response normalisation", {"lrn": "none"}),
-    "no-overlap": Network("pools of 2x2", {"pool": 2}),
-    "no-colour": Network("no PCA colour", {"colour_std": 0.0}),
-    "tanh": Network("tanh in place of ReLU, which starts from narrower weights, no biases", {"activation": "tanh"}),
-    SIX: Network("six convolutions", {"arch": "sixconv"}),
-    PRETRAINED: Network(
+    BASE: Variant("the published net"),
+    "no-dropout": Variant("no dropout", {"dropout": 0.0}),
+    "no-crops": Variant("no random crops and mirror images", {"crops": False}),
+    **{f"no-{name}": Variant(f"{name} left out", {"without": name}) for name in REMOVABLE if name.startswith("conv")},
+    "no-fc7": Variant("fc6 or fc7 left out, which is the same network", {"without": "fc7"}),
+    "half": Variant("one GPU's half net", {"arch": "half"}),
+    "no-lrn": Variant("no local response normalisation", {"lrn": "none"}),
+    "no-overlap": Variant("pools of 2x2", {"pool": 2}),
+    "no-colour": Variant("no PCA colour", {"colour_std": 0.0}),
+    "tanh": Variant("tanh in place of ReLU, which starts from narrower weights, no biases", {"activation": "tanh"}),
+    SIX: Variant("six convolutions", {"arch": "sixconv"}),
+    PRETRAINED: Variant(
         "six convolutions, on the big release, behind a linear bottleneck", {"arch": "sixconv"}, big=True
     ),
-    TUNED: Network(
+    TUNED: Variant(
         "six convolutions, pre-trained on the big release, fine-tuned at lr / 10 for 0.6 of the epochs",
         {"arch": "sixconv"},
         start=PRETRAINED,
@@ -61,45 +59,44 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Claim:
-    """`paper`: its number, top-1 / top-5 in points of per cent. `networks`: which it takes, and at least how many seeds
-    of each. `takes`: what shard sets it needs; `by_name`: as --shards itself, so it is tried only when it is named.
-    `decides`: False of a plain number, which belongs to its data."""
+    """`paper`: its number, top-1 / top-5 in points of per cent. `networks`: those that it compares, and how many seeds
+    of each it needs. `measure`: one of measures.py. `needs`: which shard sets; `by_name`: as --shards itself, so it is
+    tried only when it is named. `decides`: False of a plain number, which belongs to its data."""
 
     name: str
     text: str
     paper: str
     networks: dict[str, int]
-    measure: Measure
-    takes: str = ""
+    measure: Callable[[Found], list[Estimate]]
+    needs: str = ""
     decides: bool = True
     by_name: bool = False
 
 
-def _better(name: str, text: str, paper: str, than: str, network: str, takes: str = "") -> Claim:
+def _better(name: str, text: str, paper: str, than: str, network: str = BASE, needs: str = "") -> Claim:
     """That the error of `network` is lower than that of another."""
-    measure = measures.difference(than, network)
     networks = {name: 1 for name in NETWORKS if name in (than, network)}
-    return Claim(name, f"{text} the error", paper, networks, measure, takes)
+    measure = partial(measures.difference, worse=than, better=network)
+    return Claim(name, f"{text} the error", paper, networks, measure, needs)
 
 
 def _lowers(network: str, text: str, paper: str) -> Claim:
     """That the base network's error is lower than that of `network`, which lacks something."""
-    return _better(network, text, paper, than=network, network=BASE)
+    return _better(network, text, paper, than=network)
 
 
 def _narrows(network: str, text: str) -> Claim:
     """That the gap to the training images is narrower than without what `network` lacks."""
-    paper = '"substantial overfitting" without'
-    return Claim(network, f"{text} the gap", paper, {BASE: 1, network: 1}, measures.gap(network))
+    paper, measure = '"substantial overfitting" without', partial(measures.gap, network=network)
+    return Claim(network, f"{text} the gap", paper, {BASE: 1, network: 1}, measure)
 
 
 def _number(
-    name: str, text: str, paper: str, networks: dict[str, int], takes: str = "", by_name: bool = False
+    name: str, text: str, paper: str, networks: dict[str, int], needs: str = "", by_name: bool = False
 ) -> Claim:
     """The error of one network, or of the average of several."""
-    one = next(iter(networks)) if sum(networks.values()) == 1 else None
-    measure = measures.error(one) if one else measures.error_of_average(networks)
-    return Claim(name, f"error of {text}", paper, networks, measure, takes, decides=False, by_name=by_name)
+    measure = partial(measures.error, members=networks)
+    return Claim(name, f"error of {text}", paper, networks, measure, needs, decides=False, by_name=by_name)
 
 
 FIVE = {BASE: 5}
@@ -111,16 +108,16 @@ CLAIMS = [
     _narrows("no-dropout", "dropout narrows"),
     _narrows("no-crops", "crops and flips narrow"),
     _number("five-cnns", "five CNNs", "38.1 / 16.4 (2012; test images - / 16.4)", FIVE),
-    Claim("averaging", "averaging five lowers the error", "2.6 / 1.8 (2012)", FIVE, measures.averaging(FIVE)),
+    Claim(
+        "averaging",
+        "averaging five lowers the error",
+        "2.6 / 1.8 (2012)",
+        FIVE,
+        partial(measures.averaging, members=FIVE),
+    ),
     *[
-        _lowers(network, f"{layer} lowers", "about 2 (top-1; any of the middle layers)")
-        for network, layer in [
-            ("no-conv4", "conv4"),
-            ("no-conv3", "conv3"),
-            ("no-conv5", "conv5"),
-            ("no-conv2", "conv2"),
-            ("no-fc7", "fc6 or fc7"),
-        ]
+        _lowers(f"no-{layer.split()[-1]}", f"{layer} lowers", "about 2 (top-1; any of the middle layers)")
+        for layer in ("conv4", "conv3", "conv5", "conv2", "fc6 or fc7")
     ],
     _lowers("half", "two towers, not the half net, lower", "1.7 / 1.2 (2010)"),
     _lowers("no-lrn", "LRN lowers", "1.4 / 1.2 (2012)"),
@@ -131,7 +128,7 @@ CLAIMS = [
         "ReLU needs fewer epochs than tanh",
         "6 times fewer to 25 % training error (CIFAR-10)",
         {BASE: 1, "tanh": 1},
-        measures.slower("tanh"),
+        partial(measures.slower, network="tanh"),
     ),
     _better("sixconv", "a sixth convolution lowers", "not stated", than=BASE, network=SIX),
     _number("tuned", "one CNN, pre-trained", "39.0 / 16.6 (2012)", {TUNED: 1}, BIG),
@@ -143,7 +140,7 @@ CLAIMS = [
         "two pre-trained ones lower the error of five",
         "1.4 / 1.0 (2012)",
         SEVEN,
-        measures.joining(FIVE, SEVEN),
+        partial(measures.joining, before=FIVE, after=SEVEN),
         BIG,
     ),
     _number(
@@ -167,7 +164,7 @@ CLAIMS = [
 
 
 def choose(only: Sequence[str]) -> list[Claim]:
-    """The claims of these names; with none all but those that take a --shards of their own. Raises InputError for other
+    """The claims of these names; with none all but those that need a --shards of their own. Raises InputError for other
     names."""
     names = [claim.name for claim in CLAIMS]
     if wrong := [name for name in only if name not in names]:
@@ -197,13 +194,13 @@ def configure(
 
 
 def plan(claims: Sequence[Claim], seeds: int) -> list[tuple[str, int]]:
-    """The runs, a network and a seed each: what each claim takes at least, in their order; then the second seed of all
-    networks, the third, ... Before a network comes the one that it starts from."""
+    """The runs, a network and a seed each: what each claim needs, in their order; then the second seed of all networks,
+    the third, ... Before a network comes the one that it starts from."""
     needed = [
         (name, seed)
         for claim in claims
-        for network, least in claim.networks.items()
-        for seed in range(least)
+        for network, count in claim.networks.items()
+        for seed in range(count)
         for name in (NETWORKS[network].start, network)
         if name
     ]
@@ -212,28 +209,16 @@ def plan(claims: Sequence[Claim], seeds: int) -> list[tuple[str, int]]:
 
 
 def as_list(width: int) -> str:
-    """Every claim with the paper's number and what it takes, and the networks."""
-    claims = [
-        [
-            claim.name,
-            claim.text,
-            claim.paper,
-            ", ".join(f"{name} x{least}" if least > 1 else name for name, least in claim.networks.items()),
-            claim.takes,
-        ]
-        for claim in CLAIMS
-    ]
-    networks = [[name, network.what, _shown(network)] for name, network in NETWORKS.items()]
-    return "\n\n".join(
-        [
-            draw_table(["--only", "claim", "paper", "networks x seeds", "shard sets"], claims, width),
-            draw_table(["network", "what", f"changes of the recipe {RECIPE}"], networks, width),
-        ]
-    )
-
-
-def _shown(network: Network) -> str:
-    changes = [f"{name}={str(value).lower()}" for name, value in network.settings.items()]
-    changes += ["bottleneck, half of hidden wide"] * network.big
-    changes += [f"init={network.start}, lr / 10, conv1 slowed and frozen"] * bool(network.start)
-    return ", ".join(changes)
+    """Every claim with the paper's number and what it needs, and the networks."""
+    claims, networks = [], []
+    for claim in CLAIMS:
+        needed = ", ".join(f"{name} x{count}" if count > 1 else name for name, count in claim.networks.items())
+        claims.append([claim.name, claim.text, claim.paper, needed, claim.needs])
+    for name, network in NETWORKS.items():
+        changes = [f"{setting}={str(value).lower()}" for setting, value in network.settings.items()]
+        changes += ["bottleneck, half of hidden wide"] * network.big
+        changes += [f"init={network.start}, lr / 10, conv1 slowed and frozen"] * bool(network.start)
+        networks.append([name, network.what, ", ".join(changes)])
+    heads = ["--only", "claim", "paper", "networks x seeds", "shard sets"]
+    table = draw_table(["network", "what", f"changes of the recipe {RECIPE}"], networks, width)
+    return draw_table(heads, claims, width) + "\n\n" + table
