@@ -43,11 +43,6 @@ class BenchSetup:
     def on_cpu(self) -> bool:
         return self.device == "cpu"
 
-    @property
-    def raw_factor(self) -> float:
-        """Bytes of a raw image by those of a stored one."""
-        return 3 * self.size**2 / self.image_bytes
-
 
 def find_limit(rates: Mapping[str, float]) -> str:
     """The slowest stage: step, read, copy, decode, or loader for what comes after decoding.
@@ -69,7 +64,7 @@ def expected(rates: Mapping[str, float], setup: BenchSetup) -> float:
 
 def advise(rates: Mapping[str, float], setup: BenchSetup) -> list[str]:
     """Sentences: first what is the limit, then what to change. `rates` as in `find_limit`."""
-    rules = {"step": _network, "read": _reading, "copy": _copying, "decode": _decoding, "loader": _converting}
+    rules = {"step": _network, "read": _reading, "copy": _copying, "decode": _loading, "loader": _loading}
     sentences = rules[find_limit(rates)](rates, setup)
     allowed = expected(rates, setup)
     if rates["joint"] < TOGETHER * allowed:
@@ -83,10 +78,9 @@ def advise(rates: Mapping[str, float], setup: BenchSetup) -> list[str]:
 
 def _network(rates: Mapping[str, float], setup: BenchSetup) -> list[str]:
     times = rates["loader"] / rates["step"]
-    if times < ABOUT:
-        sentences = ["The network is the limit, but only just: the loader alone is about as fast."]
-    else:
-        sentences = [f"The network is the limit: the loader alone is {number(times)} times as fast."]
+    faster = "about" if times < ABOUT else f"{number(times)} times"
+    only_just = ", but only just" * (times < ABOUT)
+    sentences = [f"The network is the limit{only_just}: the loader alone is {faster} as fast."]
     if setup.on_cpu:
         share = 1 / (1 + times)
         if share > SHARE:
@@ -110,41 +104,30 @@ def _reading(rates: Mapping[str, float], setup: BenchSetup) -> list[str]:
 
 def _copying(rates: Mapping[str, float], setup: BenchSetup) -> list[str]:
     speed = rates["copy"] * 3 * setup.crop**2 / 1e9
-    other = [] if setup.encoding == "jpeg" else ["a JPEG shard set, of which the GPU decodes its share itself"]
-    return [
-        f"The copy to the GPU is the limit: {number(speed)} GB/s of uint8 crops.",
-        _would_help([*other, "a smaller crop"]),
-    ]
+    ways = ["a JPEG shard set, of which the GPU decodes its share itself"] * (setup.encoding != "jpeg")
+    limit = f"The copy to the GPU is the limit: {number(speed)} GB/s of uint8 crops."
+    return [limit, _would_help([*ways, "a smaller crop"])]
 
 
-def _decoding(rates: Mapping[str, float], setup: BenchSetup) -> list[str]:
+def _loading(rates: Mapping[str, float], setup: BenchSetup) -> list[str]:
+    """Where decoding, or what comes after it, is the limit."""
     share = min(rates["loader"] / rates["decode"], 1)
-    what = "copying crops" if setup.encoding == "raw" else "decoding"
-    ways = []
-    if setup.encoding == "jpeg":
-        more = f"{number(setup.raw_factor)} times the bytes"
-        ways.append(f"a raw or mixed shard set (alexnet-fast shard --encoding raw: {more})")
-    elif setup.encoding == "mixed":
-        ways.append("a larger share of raw images in the set")
-    if setup.encoding != "raw" and setup.on_cpu:
-        ways.append("the decoder of " + _a_gpu(setup))
-    return _loader(f"{what} takes {100 * share:.0f} % of its time.", _more_threads(setup) + ways, setup)
-
-
-def _converting(rates: Mapping[str, float], setup: BenchSetup) -> list[str]:
-    share = 1 - rates["loader"] / rates["decode"]
-    ways = [_a_gpu(setup) + ", which does them at no cost"] if setup.on_cpu else _more_threads(setup)
-    return _loader(f"flips, colour and conversion take {100 * share:.0f} % of its time.", ways, setup)
-
-
-def _loader(why: str, ways: list[str], setup: BenchSetup) -> list[str]:
-    larger_batch = [f"a larger batch (--batch {2 * setup.batch})"] * (not setup.on_cpu)
-    return [f"The loader is the limit: {why}", _would_help(ways + larger_batch)]
-
-
-def _more_threads(setup: BenchSetup) -> list[str]:
-    more = f"more --threads ({setup.threads} of {setup.cores} cores used)"
-    return [more] * (setup.threads < setup.cores)
+    threads = [f"more --threads ({setup.threads} of {setup.cores} cores used)"] * (setup.threads < setup.cores)
+    if find_limit(rates) == "decode":
+        what, ways = "copying crops takes" if setup.encoding == "raw" else "decoding takes", threads
+        if setup.encoding == "jpeg":
+            more = f"{number(3 * setup.size**2 / setup.image_bytes)} times the bytes"
+            ways.append(f"a raw or mixed shard set (alexnet-fast shard --encoding raw: {more})")
+        elif setup.encoding == "mixed":
+            ways.append("a larger share of raw images in the set")
+        if setup.encoding != "raw" and setup.on_cpu:
+            ways.append("the decoder of " + _a_gpu(setup))
+    else:
+        what, share = "flips, colour and conversion take", 1 - share
+        ways = [_a_gpu(setup) + ", which does them at no cost"] if setup.on_cpu else threads
+    if not setup.on_cpu:
+        ways.append(f"a larger batch (--batch {2 * setup.batch})")
+    return [f"The loader is the limit: {what} {100 * share:.0f} % of its time.", _would_help(ways)]
 
 
 def _a_gpu(setup: BenchSetup) -> str:

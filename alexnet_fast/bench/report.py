@@ -75,10 +75,14 @@ class BenchReport:
         console = Console(width=width)
         with console.capture() as capture:
             console.print(table)
+        found = native.description()
+        decoder = f"none, {found['native_reason']}"
+        if found["instructions"]:
+            decoder = f"{found['native']}, {found['libjpeg'] or 'no libjpeg'}, {found['instructions']}"
         about = (
             f"{setup.shards}: {setup.encoding}, {setup.size} px; {setup.arch}, batch {setup.batch}, crop "
             f"{setup.crop}, {setup.precision}, on {setup.device}; {setup.threads} of {setup.cores} cores decode"
-            f" ({_native()})"
+            f" (native: {decoder})"
         )
         return "\n".join([about, capture.get().rstrip(), *self.advice, imagenet(self.rates["joint"])])
 
@@ -100,11 +104,3 @@ class BenchReport:
         axes.set(xlabel="images/s, median and range of the turns", title=self.advice[0])
         axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(out, dpi=110)
-
-
-def _native() -> str:
-    """What decodes on the host."""
-    found = native.description()
-    if not found["instructions"]:
-        return f"native: none, {found['native_reason']}"
-    return f"native: {found['native']}, {found['libjpeg'] or 'no libjpeg'}, {found['instructions']}"

@@ -61,7 +61,7 @@ def evaluate_command(
 ) -> None:
     """Exact top-1 and top-5 accuracy; several networks: their predictions averaged.
 
-    An image set without labels takes --predictions or --submission.
+    Images without labels need --predictions or --submission.
     """
     if devkit is not None and submission is None:
         raise InputError("--devkit goes with --submission.")
@@ -122,7 +122,7 @@ def _accuracy_lines(predictions: Predictions, result: dict[str, Any]) -> list[st
     accuracy = predictions.accuracy()
     seen = f"{len(predictions.labels):,} images, {predictions.views} view{'s' * (predictions.views > 1)}"
     if accuracy is None:
-        num_corrupt = len(predictions.damaged)
+        num_corrupt = len(predictions.corrupt)
         corrupt = f"; {num_corrupt:,} corrupt, without a prediction" * bool(num_corrupt)
         return [f"no accuracy: not every image has a label ({seen}{corrupt})"]
     top1, top5 = (" to ".join(f"{end:.2f}" for end in result[f"{name}_interval"]) for name in ("top1", "top5"))
@@ -224,7 +224,9 @@ def features_command(
     if bool(images) == bool(shards):
         raise InputError("features takes either images and folders, or --shards.")
 
-    from alexnet_fast.files import check_target
+    import numpy as np
+
+    from alexnet_fast.files import check_target, save_npz
     from alexnet_fast.inference import features
     from alexnet_fast.inference.networks import open_network
     from alexnet_fast.shards.reader import ShardSet
@@ -237,7 +239,7 @@ def features_command(
         found = features.of_split(network, opened, layer)
     else:
         found = features.of_images(network, list(images), layer)
-    found.save(out)
+    save_npz(out, names=np.array(found.names), features=found.features, labels=found.labels)
     shape = list(found.features.shape)
     text = f"{layer} of {shape[0]:,} images, {' x '.join(map(str, shape[1:]))} numbers each: {out}"
     result = {"layer": layer, "images": shape[0], "shape": shape, "out": str(out)}

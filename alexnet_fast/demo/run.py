@@ -78,6 +78,6 @@ def _clear(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         (out / MARKER).touch()
     except OSError as error:
-        raise InputError(f"{out} cannot be made ({error.strerror}). Choose another --out.") from error
+        raise InputError(f"{out} cannot be created ({error.strerror}). Choose another --out.") from error
     for part in PARTS:
         shutil.rmtree(out / part, ignore_errors=True)

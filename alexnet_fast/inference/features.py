@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.scoring import views_of
-from alexnet_fast.files import save_npz
 from alexnet_fast.inference.images import BATCH, ImageFiles, find_images
 from alexnet_fast.inference.networks import Network
 from alexnet_fast.loading.loader import Loader
@@ -33,9 +32,6 @@ class Features:
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
     unread: dict[str, str]
-
-    def save(self, path: Path) -> None:
-        save_npz(path, names=np.array(self.names), features=self.features, labels=self.labels)
 
 
 def outputs(model: AlexNet) -> dict[str, nn.Module]:

@@ -29,8 +29,8 @@ class Predictions:
     """Of every image of a split, in stored order.
 
     `best` (n, up to 5): class indexes, the likeliest first. `labels` (n,): UNLABELLED where nobody published them.
-    `weights`: of the networks in the average, sum 1. `damaged`: sample numbers of the corrupt images; their predictions
-    mean nothing, their probabilities are equal. `probabilities` (n, classes) float32, if asked for.
+    `weights`: of the networks in the average, sum 1. `corrupt`: sample numbers of the images that could not be read;
+    their predictions mean nothing, their probabilities are equal. `probabilities` (n, classes) float32, if asked for.
     """
 
     split: Split
@@ -39,14 +39,14 @@ class Predictions:
     labels: NDArray[np.int64]
     views: int
     weights: list[float]
-    damaged: list[int]
+    corrupt: list[int]
     probabilities: NDArray[np.float32] | None = None
 
     @property
     def known_labels(self) -> NDArray[np.int64]:
         """(n,) the labels, UNLABELLED for corrupt images too: no prediction is right there."""
         labels = self.labels.copy()
-        labels[self.damaged] = UNLABELLED
+        labels[self.corrupt] = UNLABELLED
         return labels
 
     @property
@@ -61,7 +61,7 @@ class Predictions:
             return None
         images = len(self.labels)
         top1, top5 = (100 * int(count) / images for count in self.right.sum(0))
-        return Accuracy(top1, top5, images, self.views, len(self.damaged))
+        return Accuracy(top1, top5, images, self.views, len(self.corrupt))
 
 
 def predict_split(
@@ -117,7 +117,7 @@ def predict_split(
 def summary(predictions: Predictions) -> dict[str, Any]:
     """For JSON: accuracies, errors and 95 % intervals in per cent; None each where there are no labels."""
     accuracy, images = predictions.accuracy(), len(predictions.labels)
-    body: dict[str, Any] = {"images": images, "views": predictions.views, "damaged": len(predictions.damaged)}
+    body: dict[str, Any] = {"images": images, "views": predictions.views, "damaged": len(predictions.corrupt)}
     for name in ("top1", "top5"):
         share = None if accuracy is None else getattr(accuracy, name)
         body[name] = share
@@ -197,7 +197,6 @@ def challenge_ids(folder: Path, classes: list[dict[str, str]]) -> list[int]:
     if kit is None:
         raise InputError(f"{folder} holds no development kit. Put {devkit.KITS[0]}.tar.gz there.")
     ids = {wnid: number for number, wnid in kit.wnids.items()}
-    missing = [entry["id"] for entry in classes if entry["id"] not in ids]
-    if missing:
-        raise InputError(f"the development kit in {folder} does not have the class {missing[0]} of the network.")
+    if missing := next((entry["id"] for entry in classes if entry["id"] not in ids), None):
+        raise InputError(f"the development kit in {folder} does not have the class {missing} of the network.")
     return [ids[entry["id"]] for entry in classes]

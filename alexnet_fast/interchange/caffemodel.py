@@ -97,14 +97,14 @@ def _blob(data: memoryview) -> Array:
 
 
 def _dimensions(data: memoryview) -> list[int]:
-    """`repeated int64 dim`, packed or one a field."""
+    """`repeated int64 dim`, the only field, packed or one number a field."""
     lengths: list[int] = []
-    for field, content in _fields(data):
-        if field == 1 and isinstance(content, int):
+    for _, content in _fields(data):
+        at = 0
+        if isinstance(content, int):
             lengths.append(content)
-        elif field == 1 and not isinstance(content, int):
-            at = 0
-            while at < len(content):
-                length, at = _varint(content, at)
-                lengths.append(length)
+            continue
+        while at < len(content):
+            length, at = _varint(content, at)
+            lengths.append(length)
     return lengths

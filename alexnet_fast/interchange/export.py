@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.files import written
 from alexnet_fast.inference.networks import Network
-from alexnet_fast.model.alexnet import AlexNet, onetower
+from alexnet_fast.model.alexnet import onetower
 
 
 def export(network: Network, out: Path) -> str:
@@ -59,9 +59,15 @@ def to_torchvision(network: Network, out: Path) -> str:
             f"torchvision's AlexNet has 4096 units in fc6 and fc7, {network.path} has {hidden}. Export it as .onnx or "
             ".safetensors."
         )
+    folded: list[Any] = []  # the layers with weights; batch norm in the convolution before it gives the same numbers
+    for module in [*network.model.features, *network.model.classifier]:
+        if isinstance(module, nn.BatchNorm2d):
+            folded[-1] = fuse_conv_bn_eval(folded[-1], module)
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            folded.append(module)
     model = onetower(len(network.classes), replace(network.config, arch="onetower"))
-    for folded, layer in zip(folded_layers(network.model), model.layers().values(), strict=True):
-        layer.load_state_dict(folded.state_dict())
+    for layer, source in zip(model.layers().values(), folded, strict=True):
+        layer.load_state_dict(source.state_dict())
     with written(out) as temporary, written(out.with_suffix(".json")) as note:
         torch.save({name: values.contiguous() for name, values in model.state_dict().items()}, temporary)
         note.write_text(json.dumps(about(network), indent=1) + "\n", encoding="utf-8")
@@ -69,18 +75,6 @@ def to_torchvision(network: Network, out: Path) -> str:
         f"torchvision.models.alexnet(num_classes={len(network.classes)}) loads it. Its input: see after_to_tensor in "
         f"{out.with_suffix('.json')}; torchvision's usual Normalize gives other logits"
     )
-
-
-def folded_layers(model: AlexNet) -> list[nn.Conv2d | nn.Linear]:
-    """The layers with weights in their order, batch norm folded into the convolution before it: the same numbers, in
-    evaluation mode."""
-    layers: list[Any] = []
-    for module in [*model.features, *model.classifier]:
-        if isinstance(module, nn.BatchNorm2d):
-            layers[-1] = fuse_conv_bn_eval(layers[-1], module)
-        elif isinstance(module, nn.Conv2d | nn.Linear):
-            layers.append(module)
-    return layers
 
 
 def to_safetensors(network: Network, out: Path) -> str:

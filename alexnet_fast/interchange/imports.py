@@ -36,10 +36,9 @@ def import_weights(path: Path, out: Path, classes: Classes | None, mean: Path | 
         raise InputError(f"{path} does not exist. Name a file that ends in {', '.join(FORMATS)}.")
     if path.suffix not in FORMATS:
         raise InputError(f"{path} must end in {', '.join(FORMATS)}, by its format.")
-    if path.suffix == ".safetensors":
-        if classes is not None:
-            raise InputError(f"{path} has its own classes: leave out --classes and --shards.")
-    elif classes is None:
+    if path.suffix == ".safetensors" and classes is not None:
+        raise InputError(f"{path} has its own classes: leave out --classes and --shards.")
+    if path.suffix != ".safetensors" and classes is None:
         raise InputError(
             f"{path} does not name its classes. Give --classes synset_words.txt, a line an output of the network, or "
             "--shards with a set of the same classes."

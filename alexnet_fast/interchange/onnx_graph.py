@@ -69,13 +69,9 @@ def onnx_graph(model: AlexNet, crop: int, mean: list[float]) -> onnx.ModelProto:
         _module(graph, f"classifier.{name}", module, ())
     graph.nodes.append(helper.make_node("Identity", [graph.at], ["logits"], "logits"))
     classes = list(model.layers().values())[-1].weight.shape[0]
-    body = helper.make_graph(
-        graph.nodes,
-        "alexnet",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, crop, crop])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", classes])],
-        graph.constants,
-    )
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, crop, crop])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", classes])
+    body = helper.make_graph(graph.nodes, "alexnet", [images], [logits], graph.constants)
     opset = helper.make_opsetid("", OPSET)
     return helper.make_model(body, opset_imports=[opset], ir_version=IR_VERSION, producer_name="alexnet-fast")
 
@@ -125,11 +121,10 @@ def _normalise(graph: _Graph, name: str, module: LocalResponseNorm) -> None:
         graph.add(name, "LRN", **constants)
         return
     parts = [f"{name}.tower{i}" for i in range(module.towers)]
+    normed = [f"{part}.normalised" for part in parts]
     graph.nodes.append(helper.make_node("Split", [graph.at], parts, f"{name}.split", axis=1))
-    normed = []
-    for part in parts:
+    for part, output in zip(parts, normed, strict=True):
         graph.at = part
-        graph.add(f"{part}.normalised", "LRN", **constants)
-        normed.append(graph.at)
+        graph.add(output, "LRN", **constants)
     graph.nodes.append(helper.make_node("Concat", normed, [name], name, axis=1))
     graph.at = name

@@ -10,8 +10,7 @@ from typing import Any
 from alexnet_fast.config import REMOVABLE, TrainConfig
 from alexnet_fast.console import draw_table
 from alexnet_fast.errors import InputError
-from alexnet_fast.paper import measures
-from alexnet_fast.paper.measures import BASE, Found
+from alexnet_fast.paper.measures import BASE, Found, averaging, difference, error, gap, joining, slower, views
 from alexnet_fast.paper.statistics import Estimate
 from alexnet_fast.recipes import make_config
 
@@ -73,30 +72,25 @@ class Claim:
     by_name: bool = False
 
 
-def _better(name: str, text: str, paper: str, than: str, network: str = BASE, needs: str = "") -> Claim:
-    """That the error of `network` is lower than that of another."""
-    networks = {name: 1 for name in NETWORKS if name in (than, network)}
-    measure = partial(measures.difference, worse=than, better=network)
+def _better(name: str, text: str, paper: str, than: str = "", network: str = BASE, needs: str = "") -> Claim:
+    """That the error of `network` is lower than that of another, which without `than` is the one called `name`."""
+    than = than or name
+    networks = {each: 1 for each in NETWORKS if each in (than, network)}
+    measure = partial(difference, worse=than, better=network)
     return Claim(name, f"{text} the error", paper, networks, measure, needs)
-
-
-def _lowers(network: str, text: str, paper: str) -> Claim:
-    """That the base network's error is lower than that of `network`, which lacks something."""
-    return _better(network, text, paper, than=network)
 
 
 def _narrows(network: str, text: str) -> Claim:
     """That the gap to the training images is narrower than without what `network` lacks."""
-    paper, measure = '"substantial overfitting" without', partial(measures.gap, network=network)
+    paper, measure = '"substantial overfitting" without', partial(gap, network=network)
     return Claim(network, f"{text} the gap", paper, {BASE: 1, network: 1}, measure)
 
 
-def _number(
-    name: str, text: str, paper: str, networks: dict[str, int], needs: str = "", by_name: bool = False
-) -> Claim:
-    """The error of one network, or of the average of several."""
-    measure = partial(measures.error, members=networks)
-    return Claim(name, f"error of {text}", paper, networks, measure, needs, decides=False, by_name=by_name)
+def _number(name: str, text: str, paper: str, networks: dict[str, int], needs: str = "", own: str = "") -> Claim:
+    """The error of one network, or of the average of several. `own`: the only shard set that it is about."""
+    needs = f"as --shards: {own}" if own else needs
+    measure = partial(error, members=networks)
+    return Claim(name, f"error of {text}", paper, networks, measure, needs, decides=False, by_name=bool(own))
 
 
 FIVE = {BASE: 5}
@@ -104,31 +98,25 @@ SEVEN = {BASE: 5, TUNED: 2}
 BIG = "--big: Fall 2011"
 CLAIMS = [
     _number("one-cnn", "one CNN", "40.7 / 18.2 (2012)", {BASE: 1}),
-    Claim("views", "10 views lower the error", "1.5 / 1.3 (2010)", {BASE: 1}, measures.views),
+    Claim("views", "10 views lower the error", "1.5 / 1.3 (2010)", {BASE: 1}, views),
     _narrows("no-dropout", "dropout narrows"),
     _narrows("no-crops", "crops and flips narrow"),
     _number("five-cnns", "five CNNs", "38.1 / 16.4 (2012; test images - / 16.4)", FIVE),
-    Claim(
-        "averaging",
-        "averaging five lowers the error",
-        "2.6 / 1.8 (2012)",
-        FIVE,
-        partial(measures.averaging, members=FIVE),
-    ),
+    Claim("averaging", "averaging five lowers the error", "2.6 / 1.8 (2012)", FIVE, partial(averaging, members=FIVE)),
     *[
-        _lowers(f"no-{layer.split()[-1]}", f"{layer} lowers", "about 2 (top-1; any of the middle layers)")
+        _better(f"no-{layer.split()[-1]}", f"{layer} lowers", "about 2 (top-1; any of the middle layers)")
         for layer in ("conv4", "conv3", "conv5", "conv2", "fc6 or fc7")
     ],
-    _lowers("half", "two towers, not the half net, lower", "1.7 / 1.2 (2010)"),
-    _lowers("no-lrn", "LRN lowers", "1.4 / 1.2 (2012)"),
-    _lowers("no-overlap", "overlapping pools lower", "0.4 / 0.3 (2012)"),
-    _lowers("no-colour", "PCA colour lowers", "more than 1 (top-1)"),
+    _better("half", "two towers, not the half net, lower", "1.7 / 1.2 (2010)"),
+    _better("no-lrn", "LRN lowers", "1.4 / 1.2 (2012)"),
+    _better("no-overlap", "overlapping pools lower", "0.4 / 0.3 (2012)"),
+    _better("no-colour", "PCA colour lowers", "more than 1 (top-1)"),
     Claim(
         "tanh",
         "ReLU needs fewer epochs than tanh",
         "6 times fewer to 25 % training error (CIFAR-10)",
         {BASE: 1, "tanh": 1},
-        partial(measures.slower, network="tanh"),
+        partial(slower, network="tanh"),
     ),
     _better("sixconv", "a sixth convolution lowers", "not stated", than=BASE, network=SIX),
     _number("tuned", "one CNN, pre-trained", "39.0 / 16.6 (2012)", {TUNED: 1}, BIG),
@@ -140,7 +128,7 @@ CLAIMS = [
         "two pre-trained ones lower the error of five",
         "1.4 / 1.0 (2012)",
         SEVEN,
-        partial(measures.joining, before=FIVE, after=SEVEN),
+        partial(joining, before=FIVE, after=SEVEN),
         BIG,
     ),
     _number(
@@ -148,16 +136,10 @@ CLAIMS = [
         "one CNN, ILSVRC-2010",
         "37.5 / 17.0 (test images; with 1 view 39.0 / 18.3)",
         {BASE: 1},
-        "as --shards: ILSVRC-2010, with --split test",
-        by_name=True,
+        own="ILSVRC-2010, with --split test",
     ),
     _number(
-        "fall-2009",
-        "six convolutions, Fall 2009",
-        "67.4 / 40.9",
-        {SIX: 1},
-        "as --shards: Fall 2009, made with --split half",
-        by_name=True,
+        "fall-2009", "six convolutions, Fall 2009", "67.4 / 40.9", {SIX: 1}, own="Fall 2009, made with --split half"
     ),
 ]
 """In order of importance: a short budget leaves out the last ones first."""
@@ -179,8 +161,7 @@ def configure(
     recipe, this = make_config(RECIPE, **given), NETWORKS[network]
     config = replace(recipe, shards=shards, seed=seed, **this.settings)
     if this.big:
-        assert big is not None
-        config = replace(config, shards=big, bottleneck=recipe.hidden // 2)  # 146-2011: 2 x 1024 after 4096
+        config = replace(config, shards=big or "", bottleneck=recipe.hidden // 2)  # 146-2011: 2 x 1024 after 4096
     if this.start:
         config = replace(
             config,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -32,9 +33,8 @@ def write(experiment: Experiment, found: Found, log: Callable[[str], None]) -> l
         errors = {"ReLU": found[BASE][seeds[0]].errors, "tanh": found["tanh"][seeds[0]].errors}
         figures["figure1.png"] = lambda figure: draw_errors(figure.add_subplot(), errors)
     if found.get(BASE):
-        last = experiment.run(BASE, min(found[BASE])).folder / "last.pt"
-        figures["figure3.png"] = lambda figure: _draw_kernels(figure, last)
-        figures["figure4.png"] = lambda figure: _draw_examples_and_neighbours(figure, last)
+        last = experiment.run(BASE, min(found[BASE])).last
+        figures |= {"figure3.png": partial(_draw_kernels, last), "figure4.png": partial(_draw_predictions, last)}
     drawn = []
     for name, draw in figures.items():
         figure = Figure(layout="constrained")
@@ -58,17 +58,16 @@ def draw_errors(axes: Axes, errors: dict[str, Array]) -> None:
     axes.legend()
 
 
-def _draw_kernels(figure: Figure, last: Path) -> None:
+def _draw_kernels(last: Path, figure: Figure) -> None:
     figure.set_size_inches(7.2, 3.8)
     draw_kernels(figure, conv1_pictures(open_network(last).model))
 
 
-def _draw_examples_and_neighbours(figure: Figure, last: Path) -> None:
+def _draw_predictions(last: Path, figure: Figure) -> None:
+    """Examples with their predictions beside nearest neighbours."""
     network, shards = insight.open_with_shards(last)
     figure.set_size_inches(16, 7.5)
     grid = figure.add_gridspec(1, 2)
     left, right = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
-    examples = insight.find_examples(network, shards, NUM_EXAMPLES)
-    draw_examples(left, examples, network.names, columns=NUM_EXAMPLES // 2)
-    neighbours = insight.find_neighbours(network, shards, QUERIES, NEAREST, SEARCHED)
-    draw_neighbours(right, neighbours, network.names)
+    draw_examples(left, insight.find_examples(network, shards, NUM_EXAMPLES), network.names, NUM_EXAMPLES // 2)
+    draw_neighbours(right, insight.find_neighbours(network, shards, QUERIES, NEAREST, SEARCHED), network.names)

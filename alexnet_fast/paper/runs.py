@@ -9,18 +9,22 @@ from pathlib import Path
 from time import monotonic, perf_counter, sleep
 from typing import Any
 
+import numpy as np
 import torch
 
 from alexnet_fast.config import RESUMABLE, TrainConfig
 from alexnet_fast.distributed import devices, topology
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError, TrainingError
-from alexnet_fast.files import Taken, locked
+from alexnet_fast.files import Taken, locked, save_npz
+from alexnet_fast.inference.networks import open_network
+from alexnet_fast.inference.predictions import predict_split
 from alexnet_fast.loading.plan import steps_per_epoch
 from alexnet_fast.loading.synthetic import synthetic
-from alexnet_fast.paper import scores
 from alexnet_fast.paper.claims import NETWORKS, Claim, configure, plan
-from alexnet_fast.paper.measures import BASE, Found
+from alexnet_fast.paper.measures import BASE, Found, NetworkScores
+from alexnet_fast.report.insight import best_predictions
+from alexnet_fast.report.record import read_run
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.text import duration
 from alexnet_fast.training import checkpoint, placement, start
@@ -40,25 +44,34 @@ OVERHEAD = 1.2
 
 
 @dataclass(frozen=True)
-class Run:
-    """`split`: by whose images it is judged."""
+class PaperRun:
+    """One network trained with one seed. `split`: by whose images it is judged. `before`: the run from whose weights it
+    starts."""
 
     network: str
     seed: int
     folder: Path
     config: TrainConfig
     split: str
+    before: PaperRun | None
 
     @property
     def name(self) -> str:
         return f"{self.network} seed {self.seed}"
 
     @property
+    def last(self) -> Path:
+        """The checkpoint that is scored: as the network was at the end, not chosen by the images it is judged by."""
+        return self.folder / "last.pt"
+
+    @property
+    def scores_file(self) -> Path:
+        return self.folder / ("scores.npz" if self.split == "val" else f"scores-{self.split}.npz")
+
+    @property
     def done(self) -> bool:
         """Trained and scored; only trained where others start from it."""
-        if NETWORKS[self.network].big:
-            return self.trained
-        return (self.folder / "last.pt").is_file() and scores.file(self.folder, self.split).is_file()
+        return self.trained if NETWORKS[self.network].big else self.last.is_file() and self.scores_file.is_file()
 
     @property
     def trained(self) -> bool:
@@ -66,8 +79,25 @@ class Run:
 
     @property
     def epochs_done(self) -> int:
-        last = self.folder / "last.pt"
-        return int(checkpoint.load(last)["epoch"]) if last.is_file() else 0
+        return int(checkpoint.load(self.last)["epoch"]) if self.last.is_file() else 0
+
+    def score(self, gpus: int) -> None:
+        network = open_network(self.last, gpus)
+        one, ten = (predict_split([network], split=self.split, views=n, keep=n == 10) for n in (1, 10))
+        labels, best = best_predictions(network, ShardSet.of(network.config).split("train"), most=len(one.labels))
+        save_npz(
+            self.scores_file,
+            right1=one.right,
+            right10=ten.right,
+            train_right=labels == best,
+            probabilities=ten.probabilities,
+            labels=ten.known_labels,
+        )
+
+    def scores(self) -> NetworkScores:
+        top1 = list(read_run(self.folder).training_top1().values())
+        with np.load(self.scores_file) as arrays:
+            return NetworkScores(**arrays, errors=100 - np.array(top1))
 
 
 @dataclass(frozen=True)
@@ -82,27 +112,21 @@ class Experiment:
     given: dict[str, Any] = field(default_factory=dict)
     split: str = "val"
 
-    def run(self, network: str, seed: int) -> Run:
+    def run(self, network: str, seed: int) -> PaperRun:
         start = NETWORKS[network].start
-        init = str(self.out / f"{start}-{seed}" / "last.pt") if start else ""
-        config = configure(network, seed, self.shards, self.big or "", self.given, init)
-        return Run(network, seed, self.out / f"{network}-{seed}", config, self.split)
-
-    def before(self, run: Run) -> Run | None:
-        """The run from whose weights this one starts."""
-        start = NETWORKS[run.network].start
-        return self.run(start, run.seed) if start else None
+        before = self.run(start, seed) if start else None
+        config = configure(network, seed, self.shards, self.big, self.given, str(before.last) if before else "")
+        return PaperRun(network, seed, self.out / f"{network}-{seed}", config, self.split, before)
 
     def found(self) -> Found:
         """The scores of all runs that are done, now or before."""
         return {
-            name: of
+            name: seeds
             for name, network in NETWORKS.items()
-            if not network.big
-            and (of := {run.seed: scores.load(run.folder, self.split) for run in self.runs(name) if run.done})
+            if not network.big and (seeds := {run.seed: run.scores() for run in self.runs(name) if run.done})
         }
 
-    def runs(self, network: str) -> Iterator[Run]:
+    def runs(self, network: str) -> Iterator[PaperRun]:
         """The runs that have a folder, finished or not, by seed."""
         seeds = (path.name.removeprefix(f"{network}-") for path in self.out.glob(f"{network}-*"))
         yield from (self.run(network, seed) for seed in sorted(int(seed) for seed in seeds if seed.isdecimal()))
@@ -121,19 +145,14 @@ def check(experiment: Experiment, gpus: int) -> None:
     ShardSet.of(base).split(experiment.split)
     for name, network in NETWORKS.items():
         for run in experiment.runs(name) if experiment.big or not network.big else ():
-            _check_same(run)
-
-
-def _check_same(run: Run) -> None:
-    last = run.folder / "last.pt"
-    old = checkpoint.load(last)["config"] if last.is_file() else {}
-    for name, value in run.config.as_dict().items():
-        filled_in = value == FILLED_IN.get(name)
-        if name not in SAME_RESULT and old.get(name, value) != value and not filled_in:
-            raise InputError(
-                f"{run.folder} was trained with {name}={old[name]}, not {value}: networks are only compared with the "
-                "same settings. Take another --out, or those settings."
-            )
+            old = checkpoint.load(run.last)["config"] if run.last.is_file() else {}
+            for setting, value in run.config.as_dict().items():
+                filled_in = value == FILLED_IN.get(setting)
+                if setting not in SAME_RESULT and old.get(setting, value) != value and not filled_in:
+                    raise InputError(
+                        f"{run.folder} was trained with {setting}={old[setting]}, not {value}: networks are only "
+                        "compared with the same settings. Take another --out, or those settings."
+                    )
 
 
 @dataclass(frozen=True)
@@ -164,18 +183,17 @@ def run_all(
     failed = False
     clock = Clock(gpus, budget) if budget is not None else None
     if clock:
-        log(_describe_plan(experiment, todo, clock))
-    waiting, logged = todo, list[Run]()
+        log(_describe_plan(todo, clock))
+    waiting, logged = todo, list[PaperRun]()
     while waiting:
-        elsewhere: list[Run] = []
+        elsewhere: list[PaperRun] = []
         for run in waiting:
-            before = experiment.before(run)
             if run.done:  # by another process, meanwhile
                 continue
-            if before in elsewhere:
+            if run.before in elsewhere:
                 elsewhere.append(run)
-            elif before and not before.trained:
-                left_out[run.name] = f"{before.name}, which it starts from, is not there"
+            elif run.before and not run.before.trained:
+                left_out[run.name] = f"{run.before.name}, which it starts from, is not there"
             elif clock and (why_not := clock.why_not(run)):
                 left_out[run.name] = why_not
             else:
@@ -191,16 +209,16 @@ def run_all(
                     left_out[run.name], failed = str(error), True
                 else:
                     save_table(left_out)
-        if elsewhere and elsewhere != logged:
-            log(f"other processes are at {', '.join(run.name for run in elsewhere)}")
         if elsewhere:
+            if elsewhere != logged:
+                log(f"other processes are at {', '.join(run.name for run in elsewhere)}")
             sleep(POLL_SECONDS)
         waiting = logged = elsewhere
     made = {run.name for run in todo if run.done}  # by others too
     return Outcome({name: why for name, why in left_out.items() if name not in made}, failed)
 
 
-def _missing(experiment: Experiment, seeds: int) -> tuple[list[Run], dict[str, str]]:
+def _missing(experiment: Experiment, seeds: int) -> tuple[list[PaperRun], dict[str, str]]:
     """The runs to be made, and why others cannot be."""
     todo, cannot = [], {}
     for network, seed in plan(experiment.claims, seeds):
@@ -212,14 +230,14 @@ def _missing(experiment: Experiment, seeds: int) -> tuple[list[Run], dict[str, s
     return todo, cannot
 
 
-def _train_and_score(run: Run, gpus: int, clock: Clock | None) -> bool:
+def _train_and_score(run: PaperRun, gpus: int, clock: Clock | None) -> bool:
     """Begins the run or resumes it; returns whether it was not stopped."""
     estimated = clock.seconds(run) if clock else 0.0
     begun = perf_counter()
     if not run.trained and not topology.run(start.train, gpus, run.folder, run.config.as_dict(), True).finished:
         return False
     if not run.done:
-        scores.score(run.folder, run.split, min(gpus, 1))
+        run.score(min(gpus, 1))
     if clock and estimated:  # there was training to do
         clock.learn(estimated, perf_counter() - begun)
     return True
@@ -238,7 +256,7 @@ class Clock:
         self._steps: dict[str, float] = {}
         self._estimated = self._took = 0.0
 
-    def seconds(self, run: Run) -> float:
+    def seconds(self, run: PaperRun) -> float:
         """For what is not done of the run yet."""
         if run.network not in self._steps:
             self._steps[run.network] = step_seconds(run.config, self._gpus)
@@ -246,7 +264,7 @@ class Clock:
         steps = epochs * steps_per_epoch(len(ShardSet.of(run.config).split("train")), run.config.batch)
         return self._steps[run.network] * steps * self._factor
 
-    def why_not(self, run: Run) -> str:
+    def why_not(self, run: PaperRun) -> str:
         """Why the run does not fit into the budget; empty where it does."""
         needed, left = self.seconds(run), self._end - monotonic()
         if needed <= left:
@@ -280,12 +298,11 @@ def step_seconds(config: TrainConfig, gpus: int) -> float:
     return min(times[1:])
 
 
-def _describe_plan(experiment: Experiment, todo: list[Run], clock: Clock) -> str:
-    fits: list[Run] = []
+def _describe_plan(todo: list[PaperRun], clock: Clock) -> str:
+    fits: list[PaperRun] = []
     total = 0.0
     for run in todo:
-        before = experiment.before(run)
-        can_start = before is None or before in fits or before.trained
+        can_start = run.before is None or run.before in fits or run.before.trained
         if can_start and total + (needed := clock.seconds(run)) <= clock.budget:
             fits.append(run)
             total += needed

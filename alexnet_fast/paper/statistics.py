@@ -58,11 +58,11 @@ def between_seeds(one: Sequence[float], other: Sequence[float]) -> Estimate:
 def over_images(parts: Sequence[Array]) -> Estimate:
     """The sum of the means of independent samples, a value of -100 to 100 an image in each: the normal interval of two
     images more in each, one of them with +-100, so that a few images alone decide nothing (Agresti and Min 2005)."""
-    value, middle, variance = 0.0, 0.0, 0.0
+    value = sum(float(part.mean()) for part in parts)
+    middle = variance = 0.0
     for part in parts:
         n = len(part) + 2
         mean = float(part.sum()) / n
-        value += float(part.mean())
         middle += mean
         variance += ((float((part**2).sum()) + 100.0**2) / n - mean**2) / n
     half = Z95 * math.sqrt(variance)

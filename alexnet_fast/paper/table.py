@@ -34,24 +34,12 @@ UNCHANGED = {"recipe", "shards", "seed", "threads", "cache", "cache_bytes", "log
 
 
 @dataclass(frozen=True)
-class Row:
-    """`failed`: those of its networks that learnt nothing, with any seed. `lacks`: runs that were left out; it has no
-    estimates then."""
+class ClaimRow:
+    """`estimates`: empty where a run was left out. `verdict`: by top-1."""
 
     claim: Claim
     estimates: list[Estimate]
-    failed: list[str]
-    lacks: list[str]
-
-    @property
-    def verdict(self) -> str:
-        """By top-1."""
-        if self.lacks:
-            return f"not tried: {', '.join(self.lacks)} left out"
-        learnt_nothing = f"{', '.join(self.failed)} learnt nothing"
-        if not self.claim.decides:
-            return learnt_nothing if self.failed else "-"
-        return f"{UNDECIDED}: {learnt_nothing}" if self.failed else self.estimates[0].verdict()
+    verdict: str
 
     @property
     def over(self) -> str:
@@ -75,7 +63,7 @@ class Row:
         }
 
 
-def rows(found: Found, chosen: Sequence[Claim], left_out: Iterable[str]) -> list[Row]:
+def rows(found: Found, chosen: Sequence[Claim], left_out: Iterable[str]) -> list[ClaimRow]:
     """Of every claim whose networks are there, and of the chosen ones that lack a run that was left out."""
     failed = [name for name, seeds in found.items() if not all(scores.learnt for scores in seeds.values())]
     table = []
@@ -83,25 +71,24 @@ def rows(found: Found, chosen: Sequence[Claim], left_out: Iterable[str]) -> list
         lacking = missing(claim, found)
         lacks = [run for run in lacking if run in left_out] if claim in chosen else []
         if lacks:
-            table.append(Row(claim, [], [], lacks))
+            table.append(ClaimRow(claim, [], f"not tried: {', '.join(lacks)} left out"))
         elif not lacking and (claim in chosen or not claim.by_name):
-            table.append(Row(claim, claim.measure(found), [name for name in claim.networks if name in failed], []))
+            estimates = claim.measure(found)
+            verdict = estimates[0].verdict() if claim.decides else "-"
+            if learnt_nothing := ", ".join(name for name in claim.networks if name in failed):
+                verdict = f"{UNDECIDED}: " * claim.decides + f"{learnt_nothing} learnt nothing"
+            table.append(ClaimRow(claim, estimates, verdict))
     return table
 
 
 def missing(claim: Claim, found: Found) -> list[str]:
     """Runs that a claim still needs."""
-    return [
-        f"{network} seed {seed}"
-        for network, count in claim.networks.items()
-        for seed in range(count)
-        if seed not in found.get(network, {})
-    ]
+    needed = ((network, seed) for network, count in claim.networks.items() for seed in range(count))
+    return [f"{network} seed {seed}" for network, seed in needed if seed not in found.get(network, {})]
 
 
 def interval(estimate: Estimate) -> str:
-    unit = " times" if estimate.none else ""
-    value = f"{estimate.value:.1f}{unit}"
+    value = f"{estimate.value:.1f}{' times' if estimate.none else ''}"
     return value if math.isinf(estimate.high) else f"{value} [{estimate.low:.1f} to {estimate.high:.1f}]"
 
 
@@ -117,8 +104,7 @@ def network_cells(found: Found) -> list[list[str]]:
 
 def changes(experiment: Experiment) -> dict[str, Any]:
     """Settings of the base network other than the recipe's."""
-    recipe = RECIPES[RECIPE].as_dict()
-    config = experiment.run(BASE, 0).config.as_dict()
+    recipe, config = RECIPES[RECIPE].as_dict(), experiment.run(BASE, 0).config.as_dict()
     return {name: value for name, value in config.items() if value != recipe[name] and name not in UNCHANGED}
 
 

@@ -54,25 +54,23 @@ def draw_loss(axes: Axes, records: list[RunRecord]) -> None:
 def draw_accuracy(axes: Axes, records: list[RunRecord]) -> None:
     """Of one run, epoch by epoch: validation top-1 and top-5, and top-1 of the training images."""
     (record,) = records
-    epochs = [line["epoch"] for line in record.evaluations]
-    markers = ["o", "s"] if len(epochs) <= 40 else ["", ""]
-    axes.plot(epochs, [line["val_top1"] for line in record.evaluations], "-", marker=markers[0], color="black")
-    axes.plot(epochs, [line["val_top5"] for line in record.evaluations], "--", marker=markers[1], color="grey")
-    top1 = record.training_top1()
+    lines, top1 = record.evaluations, record.training_top1()
+    epochs, few = [line["epoch"] for line in lines], len(lines) <= 40
+    axes.plot(epochs, [line["val_top1"] for line in lines], "-", marker="o" * few, color="black")
+    axes.plot(epochs, [line["val_top5"] for line in lines], "--", marker="s" * few, color="grey")
     axes.plot(list(top1), list(top1.values()), ":", color="black")
     axes.legend(["top-1", "top-5", "top-1 of training images"], loc="best", fontsize=9)
-    _finish_epochs(axes, "Validation accuracy, one view")
+    _finish(axes, records, "Validation accuracy, one view", "epoch", "per cent")
+    axes.set_ylim(0, 102)
 
 
 def draw_validation(axes: Axes, records: list[RunRecord], key: str) -> None:
     """Of several runs, epoch by epoch: `key` is val_top1 or val_top5."""
     for i, record in enumerate(records):
-        lines = record.evaluations
-        marker = "o" if len(lines) <= 40 else ""
-        x, y = [line["epoch"] for line in lines], [line[key] for line in lines]
-        axes.plot(x, y, marker=marker, markersize=4, **_style(i))
-    _legend(axes, records)
-    _finish_epochs(axes, f"Validation top-{key[-1]}, one view")
+        epochs, values = ([line[name] for line in record.evaluations] for name in ("epoch", key))
+        axes.plot(epochs, values, marker="o" * (len(epochs) <= 40), markersize=4, **_style(i))
+    _finish(axes, records, f"Validation top-{key[-1]}, one view", "epoch", "per cent")
+    axes.set_ylim(0, 102)
 
 
 def draw_rate(axes: Axes, records: list[RunRecord]) -> None:
@@ -108,16 +106,15 @@ def kernel_pictures(weights: NDArray[np.float32], towers: int) -> list[NDArray[n
     """
     scale = np.abs(weights).max((1, 2, 3), keepdims=True)
     tiles = (0.5 + weights / np.where(scale > 0, 2 * scale, 1)).astype(np.float32).transpose(0, 2, 3, 1)
-    tiles = np.pad(tiles, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1)
     return [_grid(tower) for tower in np.split(tiles, towers)]
 
 
 def _grid(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n, h, w, 3) -> one picture, without its last row and column of pixels."""
+    """(n, h, w, 3) -> one picture, a white pixel between neighbours."""
     n, height, width, _ = tiles.shape
-    tiles = np.pad(tiles, ((0, -n % KERNELS_A_ROW), (0, 0), (0, 0), (0, 0)), constant_values=1)
-    rows = tiles.reshape(-1, KERNELS_A_ROW, height, width, 3).swapaxes(1, 2)
-    return rows.reshape(-1, KERNELS_A_ROW * width, 3)[:-1, :-1]
+    tiles = np.pad(tiles, ((0, -n % KERNELS_A_ROW), (0, 1), (0, 1), (0, 0)), constant_values=1)
+    rows = tiles.reshape(-1, KERNELS_A_ROW, height + 1, width + 1, 3).swapaxes(1, 2)
+    return rows.reshape(-1, KERNELS_A_ROW * (width + 1), 3)[:-1, :-1]
 
 
 def draw_confusion(axes: Axes, counts: NDArray[np.int64], names: list[str]) -> None:
@@ -201,19 +198,8 @@ def _style(i: int) -> dict[str, Any]:
 def _finish(axes: Axes, records: list[RunRecord], title: str, xlabel: str, ylabel: str) -> None:
     highest = max(axes.dataLim.ymax, 0.0)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, xlim=(0, None), ylim=(0, 1.08 * highest or 1))
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=xlabel == "epoch"))
     axes.grid(alpha=0.3)
-    _legend(axes, records)
-
-
-def _finish_epochs(axes: Axes, title: str) -> None:
-    axes.set(title=title, xlabel="epoch", ylabel="per cent", xlim=(0, None), ylim=(0, 102))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.grid(alpha=0.3)
-
-
-def _legend(axes: Axes, records: list[RunRecord]) -> None:
-    """Below the axes, where it hides no curve."""
     if len(records) > 1:
         columns, names = _legend_columns(records), [short(name) for name in run_names(records)]
         place: Any = "outside lower center"

@@ -21,8 +21,6 @@ from alexnet_fast.loading.loader import Loader, check_crop
 from alexnet_fast.shards.format import UNLABELLED
 from alexnet_fast.shards.reader import ShardSet, Split
 
-BATCH = 256
-
 
 @dataclass(frozen=True)
 class Examples:
@@ -87,7 +85,7 @@ def best_predictions(network: Network, split: Split, most: int) -> tuple[NDArray
     """Labels and best predictions (n,), one view, of all images of the split, or of `most` of them."""
     labels, best = [], []
     with torch.inference_mode():
-        for images, some, _ in _batches(network, split, choose_samples(len(split), most), BATCH):
+        for images, some, _ in _batches(network, split, choose_samples(len(split), most)):
             labels.append(some)
             best.append(network.model(images).argmax(1).cpu().numpy())
     return np.concatenate(labels), np.concatenate(best)
@@ -100,7 +98,7 @@ def find_neighbours(network: Network, shards: ShardSet, queries: int, nearest: i
     last_hidden = list(outputs(network.model))[-2]
     ((query, query_labels, _),) = _batches(network, val, spread(val.labels, queries), queries)
     samples, features = [], []
-    for images, _, some in _batches(network, train, choose_samples(len(train), most), BATCH):
+    for images, _, some in _batches(network, train, choose_samples(len(train), most)):
         samples.append(some)
         features.append(layer_output(network.model, last_hidden, images))
     searched = np.concatenate(samples)
@@ -143,7 +141,7 @@ def choose_samples(total: int, most: int) -> NDArray[np.int64]:
 
 
 def _batches(
-    network: Network, split: Split, samples: NDArray[np.int64], size: int
+    network: Network, split: Split, samples: NDArray[np.int64], size: int = 256
 ) -> Iterator[tuple[Tensor, NDArray[np.int64], NDArray[np.int64]]]:
     """Central crops (n, 3, S, S) of `samples`, labels (n,) and sample numbers (n,), at most `size` at a time, in
     whatever order; corrupt images are left out."""

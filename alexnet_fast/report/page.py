@@ -68,7 +68,7 @@ def render(content: dict[str, Any], curves: list[dict[str, Any]], left_out: list
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters.update(number=_number, duration=_duration, picture=_picture)
+    templates.filters.update(number=_number, duration=duration, picture=_picture)
     made = f"{datetime.now():%Y-%m-%d %H:%M}"
     return templates.get_template("report.html.jinja").render(
         **content, curves=curves, left_out=left_out, version=__version__, made=made
@@ -183,10 +183,8 @@ def _kernels(record: RunRecord) -> dict[str, Any]:
     figure = Figure(figsize=(7.2, height), layout="constrained")
     figures.draw_kernels(figure, pictures)
     split = f", {num_kernels // towers} in each tower" if towers > 1 else ""
-    caption = (
-        f"The {num_kernels} kernels of conv1{split}, 11x11 pixels in RGB. Each is scaled by its own largest weight; "
-        "grey is 0."
-    )
+    caption = f"The {num_kernels} kernels of conv1{split}, 11x11 pixels in RGB."
+    caption += " Each is scaled by its own largest weight; grey is 0."
     return _drawing(figure, f"{num_kernels} kernels of conv1", caption, png=True)
 
 
@@ -233,10 +231,6 @@ def _data(kind: str, content: bytes) -> str:
 
 def _number(value: float | None, form: str = "{:.2f}", factor: float = 1) -> str:
     return "–" if value is None else form.format(value * factor)
-
-
-def _duration(seconds: float | None) -> str:
-    return "–" if seconds is None else duration(seconds)
 
 
 def _text(value: Any) -> str:

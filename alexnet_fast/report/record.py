@@ -15,8 +15,8 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.training import checkpoint
 
 STEP = ("step", "epoch", "loss", "top1", "images_per_second", "data_wait", "peak_gib")
-COUNTS = ("step", "epoch")
 EVALUATION = ("epoch", "val_top1", "val_top5")
+MOST = 2**53  # up to here float64 has every whole number
 
 
 @dataclass(frozen=True)
@@ -128,17 +128,13 @@ def _read_log(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], i
             line = None
         if not isinstance(line, dict):
             unread += 1
-        elif not all(_is_count(line.get(key, 0)) for key in COUNTS):
+        elif not all(type(count := line.get(key, 0)) is int and 0 <= count < MOST for key in ("step", "epoch")):
             continue
         elif all(_is_number(line.get(key)) for key in EVALUATION):
             evaluations.append(line)
         elif all(_is_number(line.get(key)) for key in STEP) and line["images_per_second"] > 0:
             steps += [line] * (line["step"] > (steps[-1]["step"] if steps else 0))
     return steps, evaluations, unread
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**53  # where float64 has every whole number
 
 
 def _is_number(value: Any) -> bool:

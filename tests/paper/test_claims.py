@@ -86,7 +86,7 @@ def test_a_claim_waits_for_its_networks() -> None:
     averaging = next(claim for claim in claims.CLAIMS if claim.name == "averaging")
     assert table.missing(averaging, found) == ["base seed 4"]
     assert [row.claim.name for row in table.rows(found, [averaging], [])] == ["one-cnn", "views"]
-    (row,) = [row for row in table.rows(found, [averaging], ["base seed 4"]) if row.lacks]
+    (row,) = [row for row in table.rows(found, [averaging], ["base seed 4"]) if not row.estimates]
     assert row.cells()[0::4] == ["averaging five lowers the error", "not tried: base seed 4 left out"]
     named = claims.choose(["ilsvrc-2010"])
     assert [row.claim.name for row in table.rows(found, named, [])] == ["one-cnn", "views", "ilsvrc-2010"]

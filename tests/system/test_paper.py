@@ -19,7 +19,7 @@ from alexnet_fast.errors import TrainingError
 from alexnet_fast.inference.networks import open_networks
 from alexnet_fast.inference.predictions import predict_split
 from alexnet_fast.model.alexnet import build
-from alexnet_fast.paper import runs, scores
+from alexnet_fast.paper import runs
 from alexnet_fast.report.insight import choose_samples
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
@@ -132,7 +132,7 @@ def test_five_networks_from_folders_to_the_table(small_shards: Path, tmp_path: P
     model = checkpoint.build_model(checkpoint.load(tmp_path / "base-3" / "last.pt")).eval()
     with torch.inference_mode():
         (seen,), (learnt,) = ([(model(b.images).argmax(1) == b.labels, b.rows) for b in of] for of in (val, train))
-    found = scores.load(tmp_path / "base-3", "val")
+    found = runs.Experiment(tmp_path, [], str(small_shards), None, {"epochs": 1}).run("base", 3).scores()
     assert np.array_equal(found.right1[seen[1].samples, 0], seen[0])
     some = choose_samples(len(shards.split("train")), len(shards.split("val")))
     order = np.argsort(learnt[1].samples)
