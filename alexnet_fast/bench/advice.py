@@ -10,19 +10,19 @@ from alexnet_fast.text import duration
 IMAGENET, EPOCHS = 1_281_167, 90
 """Training images of ILSVRC-2012, and the paper's epochs."""
 NEAR = 1.25
-"""A part of the loader no faster than this many times the loader is what holds it up."""
+"""A part of the loader is its limit when it is less than this many times as fast."""
 ABOUT = 1.1
 """Two rates within this factor are called about the same."""
 SHARE = 0.1
-"""Of the cores' time: what the loader may take from a network that trains on them, unmentioned."""
+"""Of the cores' time: what the loader may take from a network on the same cores without being mentioned."""
 TOGETHER = 0.8
-"""Of the rate that both alone allow: below it the loader and the network disturb one another."""
+"""Of the rate that both alone allow: below it the loader and the network slow each other down."""
 SPREAD = 1.5
 """Fastest by slowest turn of a stage: above it something else ran."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
+class BenchSetup:
     """What the rates were measured with. `cores` are those this process may use, `gpus` those torch finds."""
 
     shards: str
@@ -43,14 +43,9 @@ class Setup:
     def on_cpu(self) -> bool:
         return self.device == "cpu"
 
-    @property
-    def raw_factor(self) -> float:
-        """Bytes of a raw image by those of a stored one."""
-        return 3 * self.size**2 / self.image_bytes
 
-
-def find_limit(rates: Mapping[str, float], setup: Setup) -> str:
-    """The stage that holds training up: step, read, copy, decode, or loader for what comes after decoding.
+def find_limit(rates: Mapping[str, float]) -> str:
+    """The slowest stage: step, read, copy, decode, or loader for what comes after decoding.
 
     `rates`: images/s of read, decode, loader, step, joint and, on a GPU, copy.
     """
@@ -61,38 +56,31 @@ def find_limit(rates: Mapping[str, float], setup: Setup) -> str:
     return next((part for part in parts if part in rates and rates[part] < NEAR * loader), "loader")
 
 
-def expected(rates: Mapping[str, float], setup: Setup) -> float:
+def expected(rates: Mapping[str, float], setup: BenchSetup) -> float:
     """Images/s of loader and step together: the slower one's, or what is left where they share the same cores."""
     loader, step = rates["loader"], rates["step"]
     return 1 / (1 / loader + 1 / step) if setup.on_cpu else min(loader, step)
 
 
-def advise(rates: Mapping[str, float], setup: Setup) -> list[str]:
+def advise(rates: Mapping[str, float], setup: BenchSetup) -> list[str]:
     """Sentences: first what is the limit, then what to change. `rates` as in `find_limit`."""
-    limit = find_limit(rates, setup)
-    sentences = {
-        "step": _network,
-        "read": _reading,
-        "copy": _copying,
-        "decode": _decoding,
-        "loader": _converting,
-    }[limit](rates, setup)
+    rules = {"step": _network, "read": _reading, "copy": _copying, "decode": _loading, "loader": _loading}
+    sentences = rules[find_limit(rates)](rates, setup)
     allowed = expected(rates, setup)
     if rates["joint"] < TOGETHER * allowed:
-        fewer = f"Try --threads {setup.threads - 1}. " if setup.threads > 1 else ""
+        fewer = f" Try --threads {setup.threads - 1}." if setup.threads > 1 else ""
         sentences.append(
             f"Loader and network together reach {100 * rates['joint'] / allowed:.0f} % of what the two allow alone: "
-            f"they disturb one another, or something else runs on these cores. {fewer}".rstrip()
+            f"they slow each other down, or something else runs on these cores.{fewer}"
         )
     return sentences
 
 
-def _network(rates: Mapping[str, float], setup: Setup) -> list[str]:
+def _network(rates: Mapping[str, float], setup: BenchSetup) -> list[str]:
     times = rates["loader"] / rates["step"]
-    if times < ABOUT:
-        sentences = ["The network is the limit, but only just: the loader alone is about as fast."]
-    else:
-        sentences = [f"The network is the limit: the loader alone is {number(times)} times as fast."]
+    faster = "about" if times < ABOUT else f"{number(times)} times"
+    only_just = ", but only just" * (times < ABOUT)
+    sentences = [f"The network is the limit{only_just}: the loader alone is {faster} as fast."]
     if setup.on_cpu:
         share = 1 / (1 + times)
         if share > SHARE:
@@ -105,7 +93,7 @@ def _network(rates: Mapping[str, float], setup: Setup) -> list[str]:
     return sentences
 
 
-def _reading(rates: Mapping[str, float], setup: Setup) -> list[str]:
+def _reading(rates: Mapping[str, float], setup: BenchSetup) -> list[str]:
     speed = rates["read"] * setup.image_bytes / 1e6
     fewer = ", or a JPEG set, which has a tenth of the bytes" if setup.encoding != "jpeg" else ""
     return [
@@ -114,67 +102,50 @@ def _reading(rates: Mapping[str, float], setup: Setup) -> list[str]:
     ]
 
 
-def _copying(rates: Mapping[str, float], setup: Setup) -> list[str]:
+def _copying(rates: Mapping[str, float], setup: BenchSetup) -> list[str]:
     speed = rates["copy"] * 3 * setup.crop**2 / 1e9
-    other = [] if setup.encoding == "jpeg" else ["a JPEG shard set, of which the GPU decodes its share itself"]
-    return [
-        f"The copy to the GPU is the limit: {number(speed)} GB/s of uint8 crops.",
-        _would_help([*other, "a smaller crop"]),
-    ]
+    ways = ["a JPEG shard set, of which the GPU decodes its share itself"] * (setup.encoding != "jpeg")
+    limit = f"The copy to the GPU is the limit: {number(speed)} GB/s of uint8 crops."
+    return [limit, _would_help([*ways, "a smaller crop"])]
 
 
-def _decoding(rates: Mapping[str, float], setup: Setup) -> list[str]:
+def _loading(rates: Mapping[str, float], setup: BenchSetup) -> list[str]:
+    """Where decoding, or what comes after it, is the limit."""
     share = min(rates["loader"] / rates["decode"], 1)
-    what = "copying crops" if setup.encoding == "raw" else "decoding"
-    ways = _more_threads(setup)
-    if setup.encoding == "jpeg":
-        more = f"{number(setup.raw_factor)} times the bytes"
-        ways.append(f"a raw or mixed shard set (alexnet-fast shard --encoding raw: {more})")
-    elif setup.encoding == "mixed":
-        ways.append("a larger share of raw images in the set")
-    if setup.encoding != "raw" and setup.on_cpu:
-        ways.append("the decoder of " + _a_gpu(setup))
+    threads = [f"more --threads ({setup.threads} of {setup.cores} cores used)"] * (setup.threads < setup.cores)
+    if find_limit(rates) == "decode":
+        what, ways = "copying crops takes" if setup.encoding == "raw" else "decoding takes", threads
+        if setup.encoding == "jpeg":
+            more = f"{number(3 * setup.size**2 / setup.image_bytes)} times the bytes"
+            ways.append(f"a raw or mixed shard set (alexnet-fast shard --encoding raw: {more})")
+        elif setup.encoding == "mixed":
+            ways.append("a larger share of raw images in the set")
+        if setup.encoding != "raw" and setup.on_cpu:
+            ways.append("the decoder of " + _a_gpu(setup))
+    else:
+        what, share = "flips, colour and conversion take", 1 - share
+        ways = [_a_gpu(setup) + ", which does them at no cost"] if setup.on_cpu else threads
     if not setup.on_cpu:
         ways.append(f"a larger batch (--batch {2 * setup.batch})")
-    return [f"The loader is the limit: {what} takes {100 * share:.0f} % of its time.", _would_help(ways)]
+    return [f"The loader is the limit: {what} {100 * share:.0f} % of its time.", _would_help(ways)]
 
 
-def _converting(rates: Mapping[str, float], setup: Setup) -> list[str]:
-    share = 1 - rates["loader"] / rates["decode"]
-    ways = [_a_gpu(setup) + ", which does them in passing"] if setup.on_cpu else _more_threads(setup)
-    if not setup.on_cpu:
-        ways.append(f"a larger batch (--batch {2 * setup.batch})")
-    return [
-        f"The loader is the limit: flips, colour and conversion take {100 * share:.0f} % of its time.",
-        _would_help(ways),
-    ]
-
-
-def _more_threads(setup: Setup) -> list[str]:
-    if setup.threads < setup.cores:
-        return [f"more --threads ({setup.threads} of {setup.cores} cores used)"]
-    return []
-
-
-def _a_gpu(setup: Setup) -> str:
+def _a_gpu(setup: BenchSetup) -> str:
     return "a GPU (--gpus 1)" if setup.gpus else "a GPU"
 
 
 def _would_help(ways: list[str]) -> str:
-    if not ways:
-        return "What would help: more or faster cores."
-    text = ways[0] if len(ways) == 1 else ", ".join(ways[:-1]) + ", or " + ways[-1]
+    text = ", or ".join([", ".join(ways[:-1]), ways[-1]] if len(ways) > 1 else ways) or "more or faster cores"
     return f"What would help: {text}."
 
 
 def noise(turns: Mapping[str, list[float]]) -> list[str]:
     """A sentence where the turns of a stage differ too much to be trusted."""
-    factors = {name: max(rates) / min(rates) for name, rates in turns.items()}
-    worst = max(factors, key=lambda name: factors[name])
-    if factors[worst] < SPREAD:
+    factor, worst = max((max(rates) / min(rates), name) for name, rates in turns.items())
+    if factor < SPREAD:
         return []
     return [
-        f"The turns of {worst} differ by a factor of {number(factors[worst])}: something else ran on this machine. "
+        f"The turns of {worst} differ by a factor of {number(factor)}: something else ran on this machine. "
         "Measure again when it is idle."
     ]
 

@@ -1,4 +1,4 @@
-"""What `bench` found, as a table, as JSON and as a picture."""
+"""The result of `bench` as a table, as JSON and as a picture."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from alexnet_fast import native
-from alexnet_fast.bench.advice import EPOCHS, IMAGENET, Setup, advise, find_limit, imagenet, noise, number
+from alexnet_fast.bench.advice import EPOCHS, IMAGENET, BenchSetup, advise, find_limit, imagenet, noise, number
 
 STAGES = {
     "read": "stored bytes in random order",
@@ -25,10 +26,10 @@ STAGES = {
 
 
 @dataclass(frozen=True)
-class Report:
+class BenchReport:
     """`turns`: images/s of every stage, turn by turn; none of `copy` where there is no GPU."""
 
-    setup: Setup
+    setup: BenchSetup
     turns: dict[str, list[float]]
 
     @property
@@ -38,11 +39,11 @@ class Report:
 
     @property
     def limit(self) -> str:
-        return find_limit(self.rates, self.setup)
+        return find_limit(self.rates)
 
     @property
     def advice(self) -> list[str]:
-        return advise(self.rates, self.setup) + noise({stage: rates for stage, rates in self.turns.items() if rates})
+        return advise(self.rates, self.setup) + noise({stage: self.turns[stage] for stage in self.rates})
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -63,57 +64,43 @@ class Report:
     def as_text(self, width: int | None = None) -> str:
         """The table and the advice under it."""
         table = Table(caption=f"{len(self.turns['joint'])} turns, warm-up not counted", caption_justify="left")
-        table.add_column("stage")
-        table.add_column("what")
-        table.add_column("images/s", justify="right")
-        table.add_column("low-high", justify="right")
+        for head in ("stage", "what", "images/s", "low-high"):
+            table.add_column(head, justify="right" if head in ("images/s", "low-high") else "left")
+        setup = self.setup
         for stage, rates in self.turns.items():
             is_limit = stage == self.limit
+            what = "read, copy uint8 crops" if (stage, setup.encoding) == ("decode", "raw") else STAGES[stage]
             columns = [number(median(rates)), f"{number(min(rates))}-{number(max(rates))}"] if rates else ["no GPU"]
-            table.add_row(stage + " <" * is_limit, self._what(stage), *columns, style="bold" if is_limit else "")
+            table.add_row(stage + " <" * is_limit, what, *columns, style="bold" if is_limit else "")
         console = Console(width=width)
         with console.capture() as capture:
             console.print(table)
-        setup = self.setup
+        found = native.description()
+        decoder = f"none, {found['native_reason']}"
+        if found["instructions"]:
+            decoder = f"{found['native']}, {found['libjpeg'] or 'no libjpeg'}, {found['instructions']}"
         about = (
             f"{setup.shards}: {setup.encoding}, {setup.size} px; {setup.arch}, batch {setup.batch}, crop "
             f"{setup.crop}, {setup.precision}, on {setup.device}; {setup.threads} of {setup.cores} cores decode"
-            f" ({_native()})"
+            f" (native: {decoder})"
         )
         return "\n".join([about, capture.get().rstrip(), *self.advice, imagenet(self.rates["joint"])])
 
     def draw(self, out: Path) -> None:
         """A PNG: a bar a stage, the limit dark, with the turns' low and high."""
-        import matplotlib.pyplot as plt  # takes a second to import
+        from matplotlib.figure import Figure  # takes a second to import
 
-        stages = list(self.rates)
-        medians = list(self.rates.values())
-        errors = [
-            [median(self.turns[stage]) - min(self.turns[stage]) for stage in stages],
-            [max(self.turns[stage]) - median(self.turns[stage]) for stage in stages],
-        ]
-        figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+        stages, medians = list(self.rates), np.array(list(self.rates.values()))
+        low, high = (np.array([end(self.turns[stage]) for stage in stages]) for end in (min, max))
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        axes = figure.add_subplot()
         colours = ["black" if stage == self.limit else "lightgrey" for stage in stages]
+        errors = [medians - low, high - medians]
         axes.barh(stages, medians, xerr=errors, color=colours, edgecolor="grey", ecolor="grey", capsize=3)
-        for place, stage in enumerate(stages):
-            axes.text(max(self.turns[stage]) * 1.1, place, number(medians[place]), va="center", fontsize=9)
-        axes.set_xscale("log")
-        axes.set_xlim(min(medians) / 5, max(max(self.turns[stage]) for stage in stages) * 4)
+        for place, end in enumerate(high):
+            axes.text(end * 1.1, place, number(medians[place]), va="center", fontsize=9)
+        axes.set(xscale="log", xlim=(medians.min() / 5, high.max() * 4))
         axes.invert_yaxis()
         axes.set(xlabel="images/s, median and range of the turns", title=self.advice[0])
         axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(out, dpi=110)
-        plt.close(figure)
-
-    def _what(self, stage: str) -> str:
-        if stage == "decode" and self.setup.encoding == "raw":
-            return "read, copy uint8 crops"
-        return STAGES[stage]
-
-
-def _native() -> str:
-    """What decodes on the host."""
-    found = native.description()
-    if not found["instructions"]:
-        return f"native: none, {found['native_reason']}"
-    return f"native: {found['native']}, {found['libjpeg'] or 'no libjpeg'}, {found['instructions']}"

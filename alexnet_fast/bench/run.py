@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet_fast.bench.advice import Setup
-from alexnet_fast.bench.report import STAGES, Report
+from alexnet_fast.bench.advice import BenchSetup
+from alexnet_fast.bench.report import STAGES, BenchReport
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.console import Progress
 from alexnet_fast.demo.samples import draw_samples
@@ -45,16 +45,12 @@ CLASSES = 1000
 SAMPLES_PER_CLASS = 30
 
 
-@dataclass(frozen=True)
-class Stage:
-    """`work` does a batch and yields its number of images, without end. What its loader, if it has one, has prepared
-    `ahead` of it while other stages ran must not count."""
-
-    work: Iterator[int]
-    ahead: Iterator[Batch] | None = None
+Stage = tuple[Iterator[int], Iterator[Batch] | None]
+"""What does a batch and yields its number of images, without end; and its loader, if it has one: what that has
+prepared while other stages ran must not count."""
 
 
-def bench(config: TrainConfig, gpus: int | None, turns: int) -> Report:
+def bench(config: TrainConfig, gpus: int | None, turns: int) -> BenchReport:
     """Measures `config` on one GPU, or on the CPU with `gpus` 0; None: on a GPU where there is one.
 
     Raises InputError where training would.
@@ -65,35 +61,28 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> Report:
     shards = ShardSet.of(config)
     split = shards.split("train")
     config = resolve(config, split.size, Topology(0, 1, device))
-    setup = Setup(
+    taken = {name: getattr(config, name) for name in ("arch", "batch", "crop", "precision", "threads")}
+    setup = BenchSetup(
         shards=str(shards.folder),
         encoding=split.encoding,
         size=split.size,
         image_bytes=float(split.index["size"].mean()),
-        arch=config.arch,
-        batch=config.batch,
-        crop=config.crop,
-        precision=config.precision,
         device=torch.cuda.get_device_name(device) if gpus else "cpu",
         gpus=usable_gpus(),
-        threads=config.threads,
         cores=cores(),
+        **taken,
     )
     stages = _stages(shards, split, config, device)
     turns_of: dict[str, list[float]] = {name: [] for name in STAGES}
 
-    def finish() -> None:
-        if gpus:
-            torch.cuda.synchronize(device)
-
     with Progress("measuring", turns * len(stages)) as progress:
         for number, (turn, name) in enumerate(product(range(turns), stages)):
             progress.update(number, f"turn {turn + 1}/{turns}  {name}")
-            turns_of[name].append(_measure(stages[name], finish))
-    return Report(setup, turns_of)
+            turns_of[name].append(_measure(*stages[name], device))
+    return BenchReport(setup, turns_of)
 
 
-def bench_samples(config: TrainConfig, gpus: int | None, turns: int) -> Report:
+def bench_samples(config: TrainConfig, gpus: int | None, turns: int) -> BenchReport:
     """As `bench`, on sample images of ImageNet's size in a temporary folder."""
     with TemporaryDirectory(prefix="alexnet-fast-bench-") as folder:
         images, shards = Path(folder, "images"), str(Path(folder, "shards"))
@@ -105,22 +94,23 @@ def bench_samples(config: TrainConfig, gpus: int | None, turns: int) -> Report:
     return replace(report, setup=replace(report.setup, shards="sample images"))
 
 
-def _measure(stage: Stage, finish: Callable[[], None]) -> float:
-    """Images/s of one turn; `finish` waits for the device."""
-    if stage.ahead:
+def _measure(work: Iterator[int], loader: Iterator[Batch] | None, device: torch.device) -> float:
+    """Images/s of one turn."""
+    if loader:
         for _ in range(PREFETCH):
-            next(stage.ahead)
-    _rate(stage.work, WARM_SECONDS, finish)
-    return _rate(stage.work, SECONDS, finish)
+            next(loader)
+    _rate(work, WARM_SECONDS, device)
+    return _rate(work, SECONDS, device)
 
 
-def _rate(work: Iterator[int], seconds: float, finish: Callable[[], None]) -> float:
+def _rate(work: Iterator[int], seconds: float, device: torch.device) -> float:
     """Images/s over so many seconds, or one batch."""
     started = perf_counter()
     images = next(work)
     while perf_counter() - started < seconds:
         images += next(work)
-    finish()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return images / (perf_counter() - started)
 
 
@@ -151,23 +141,20 @@ def _stages(shards: ShardSet, split: Split, config: TrainConfig, device: torch.d
         )
         return iter(loader)
 
-    def count(batches: Iterator[Batch]) -> Iterator[int]:
-        return (len(batch.labels) for batch in batches)
-
     def step(batches: Iterator[Batch]) -> Iterator[int]:
         for batch in batches:
             train_step(state.model, state, batch, config, 1.0)
             yield len(batch.labels)
 
     decoded, loaded, trained = load(1, torch.uint8, False), load(2, dtype, True), load(3, dtype, True)
-    stages = {
-        "read": Stage(_read(split, samples, config)),
-        "decode": Stage(count(decoded), decoded),
-        "loader": Stage(count(loaded), loaded),
-        "step": Stage(step(synthetic(config, classes, dtype, device))),
-        "joint": Stage(step(trained), trained),
+    stages: dict[str, Stage] = {
+        "read": (_read(split, samples, config), None),
+        "decode": ((len(batch.labels) for batch in decoded), decoded),
+        "loader": ((len(batch.labels) for batch in loaded), loaded),
+        "step": (step(synthetic(config, classes, dtype, device)), None),
+        "joint": (step(trained), trained),
     }
-    return stages if device.type == "cpu" else {**stages, "copy": Stage(_copy(config, device))}
+    return stages if device.type == "cpu" else {**stages, "copy": (_copy(config, device), None)}
 
 
 def _read(split: Split, samples: NDArray[np.int64], config: TrainConfig) -> Iterator[int]:

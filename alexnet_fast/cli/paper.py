@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class DurationType(click.ParamType[float]):
 
 
 @click.command("paper")
-@click.option("--list", "list_only", is_flag=True, help="Show the claims, the paper's numbers and what each takes.")
+@click.option("--list", "list_only", is_flag=True, help="Show the claims, the paper's numbers and what each needs.")
 @click.option("--shards", help="Folder of the shard set, or its URL.")
 @click.option("--big", metavar="SHARDS", help="A second shard set, to pre-train on before --shards.")
 @click.option("--split", metavar="NAME", default="val", show_default=True, help="Judge networks by these images.")
@@ -55,18 +56,18 @@ def paper_command(
     gpus: int | None,
     json_file: str | None,
 ) -> None:
-    """Try every claim of the paper on your data: train the networks it takes, and write one table.
+    """Try every claim of the paper on your data: train the networks it needs, and write one table.
 
-    Each network and seed has a run folder below --out. Stopped, the same command goes on; what is finished is not
+    Each network and seed has a run folder below --out. After a stop the same command resumes; what is finished is not
     done again, and the table shows all of it: OUT/paper.md, OUT/paper.json. Beside it are the paper's figures 1, 3
-    and 4. Given twice at a time, on two GPUs say, the two share the runs.
+    and 4. Started twice at a time, on two GPUs say, the two share the runs.
     """
-    from alexnet_fast.paper import systems
+    from alexnet_fast.paper import claims
 
-    chosen = systems.choose(only.split(",") if only else [])
+    chosen = claims.choose(only.split(",") if only else [])
     width = max(shutil.get_terminal_size((130, 24)).columns, 80)
     if list_only:
-        click.echo(systems.as_list(width))
+        click.echo(claims.as_list(width))
         return
     if shards is None:
         raise click.UsageError("Missing option '--shards'.")
@@ -82,21 +83,20 @@ def paper_command(
     runs.check(experiment, gpus)
     out.mkdir(parents=True, exist_ok=True)
 
-    def print_line(text: str) -> None:
-        click.echo(text, err=True)
+    log = partial(click.echo, err=True)
 
-    def keep(left_out: dict[str, str]) -> dict[str, Any]:
+    def save_table(left_out: dict[str, str]) -> dict[str, Any]:
         with locked(out / runs.LOCK, wait=True):
             return table.write(experiment, left_out)
 
-    outcome = runs.run_all(experiment, seeds=seeds, gpus=gpus, budget=budget, say=print_line, keep=keep)
+    outcome = runs.run_all(experiment, seeds=seeds, gpus=gpus, budget=budget, log=log, save_table=save_table)
     found = experiment.found()
     with locked(out / runs.LOCK, wait=True):
-        drawn = [] if outcome.stopped else figures.write(experiment, found, print_line)
+        drawn = [] if outcome.stopped else figures.write(experiment, found, log)
     text = table.as_text(found, chosen, outcome.left_out, width)
-    show("\n".join([text, str(out / "paper.md"), *map(str, drawn)]), keep(outcome.left_out), json_file)
+    show("\n".join([text, str(out / "paper.md"), *map(str, drawn)]), save_table(outcome.left_out), json_file)
     if outcome.stopped:
-        print_line("Stopped; what is done is kept. Go on with the same command.")
+        log("Stopped; what is done is kept. Resume with the same command.")
         sys.exit(signals.INTERRUPTED)
     sys.exit(1 if outcome.failed else 0)
 

@@ -14,7 +14,7 @@ from alexnet_fast.cli.options import cache_options, gpus_option, json_option, pa
 from alexnet_fast.errors import InputError
 
 if TYPE_CHECKING:
-    from alexnet_fast.inference.predictions import Guesses
+    from alexnet_fast.inference.predictions import Predictions
 
 views_option = click.option(
     "--views", type=click.Choice(["1", "10"]), default="1", show_default=True, help="Crops averaged an image."
@@ -35,82 +35,77 @@ views_option = click.option(
     help="Of several networks in the average; search: the likeliest on this very split.",
 )
 @click.option("--per-class", is_flag=True, help="Also each class' accuracy and the pairs most often confused.")
-@click.option("--predictions", type=path_type, metavar="FILE.npz", help="Write the probabilities of every image.")
-@click.option("--submission", type=path_type, metavar="FILE.txt", help="Write five guesses a line, as the challenge.")
+@click.option(
+    "--predictions",
+    "npz_file",
+    type=path_type,
+    metavar="FILE.npz",
+    help="Write the probabilities of every image.",
+)
+@click.option("--submission", type=path_type, metavar="FILE.txt", help="Write five ids a line, as the challenge.")
 @click.option("--devkit", type=path_type, metavar="DIR", help="Of --submission: where the development kit is.")
 @gpus_option
 @json_option
 def evaluate_command(
     checkpoints: tuple[Path, ...],
-    shards: str | None,
-    cache: str | None,
-    cache_bytes: int | None,
     split: str,
     views: str,
     weights: str,
     per_class: bool,
-    predictions: Path | None,
+    npz_file: Path | None,
     submission: Path | None,
     devkit: Path | None,
     gpus: int | None,
     json_file: str | None,
+    **shards: Any,
 ) -> None:
     """Exact top-1 and top-5 accuracy; several networks: their predictions averaged.
 
-    An image set without labels takes --predictions or --submission.
+    Images without labels need --predictions or --submission.
     """
     if devkit is not None and submission is None:
         raise InputError("--devkit goes with --submission.")
     given = None if weights in ("equal", "search") else _numbers(weights)
 
     from alexnet_fast.files import check_target
-    from alexnet_fast.inference import challenge
+    from alexnet_fast.inference import predictions
     from alexnet_fast.inference.networks import open_networks
-    from alexnet_fast.inference.predictions import check_weights, guess_split, summary
 
     started = perf_counter()
-    check_target(predictions, "--predictions", (".npz",))
+    check_target(npz_file, "--predictions", (".npz",))
     check_target(submission, "--submission", (".txt",))
     if given:
-        check_weights(given, len(checkpoints))
+        predictions.check_weights(given, len(checkpoints))
     networks = open_networks(list(checkpoints), gpus)
     classes = networks[0].classes
-    ids = list(range(1, len(classes) + 1)) if devkit is None else challenge.challenge_ids(devkit, classes)
-    guesses = guess_split(
+    ids = list(range(1, len(classes) + 1)) if devkit is None else predictions.challenge_ids(devkit, classes)
+    found = predictions.predict_split(
         networks,
-        shards,
-        split,
+        split=split,
         views=int(views),
         weights=given,
         search=weights == "search",
-        keep=predictions is not None,
-        labelled=weights == "search" or per_class or (predictions is None and submission is None),
-        cache=cache,
-        cache_bytes=cache_bytes,
+        keep=npz_file is not None,
+        labelled=weights == "search" or per_class or (npz_file is None and submission is None),
+        **shards,  # and their cache
     )
-    result = {"split": split, **summary(guesses), "weights_from": _origin(weights, split)}
-    lines = [*_accuracy_lines(guesses, result), *_average_lines(guesses, result)]
+    searched = f"searched on {split}, these same images: not a test result"
+    weights_from = {"equal": "equal", "search": searched}.get(weights, "given")
+    result = {"split": split, **predictions.summary(found), "weights_from": weights_from}
+    lines = _accuracy_lines(found, result)
+    if len(networks) > 1:
+        shown = ", ".join(f"{weight:.4g}" for weight in found.weights)
+        lines.append(f"{len(networks)} networks, weights {shown}: {weights_from}")
     if per_class:
-        lines += _class_lines(guesses, result)
-    if predictions is not None:
-        challenge.save_predictions(predictions, guesses)
-        lines.append(f"probabilities: {predictions}")
+        lines += _class_lines(found, result)
+    if npz_file is not None:
+        predictions.save_predictions(npz_file, found)
+        lines.append(f"probabilities: {npz_file}")
     if submission is not None:
-        challenge.save_submission(submission, guesses, ids)
-        lines.append(_submission_line(submission, devkit))
+        predictions.save_submission(submission, found, ids)
+        which = "ILSVRC ids" if devkit else "class index + 1, in the shard set's order, not ILSVRC ids: give --devkit"
+        lines.append(f"five predictions a line ({which}), in the order of the images' names: {submission}")
     show("\n".join(lines), {**result, "seconds": perf_counter() - started}, json_file)
-
-
-def _average_lines(guesses: Guesses, result: dict[str, Any]) -> list[str]:
-    if len(guesses.weights) == 1:
-        return []
-    shown = ", ".join(f"{weight:.4g}" for weight in guesses.weights)
-    return [f"{len(guesses.weights)} networks, weights {shown}: {result['weights_from']}"]
-
-
-def _submission_line(submission: Path, devkit: Path | None) -> str:
-    numbered = "ILSVRC ids" if devkit else "class index + 1, in the shard set's order, not ILSVRC ids: give --devkit"
-    return f"five guesses a line ({numbered}), in the order of the images' names: {submission}"
 
 
 def _numbers(text: str) -> list[float]:
@@ -121,37 +116,32 @@ def _numbers(text: str) -> list[float]:
         raise InputError(f"--weights {text}: expected equal, search, or numbers like 0.5,0.3,0.2.") from error
 
 
-def _origin(weights: str, split: str) -> str:
-    """Returns where the weights of the average come from."""
-    searched = f"searched on {split}, these same images: not a test result"
-    return {"equal": "equal", "search": searched}.get(weights, "given")
-
-
-def _accuracy_lines(guesses: Guesses, result: dict[str, Any]) -> list[str]:
+def _accuracy_lines(predictions: Predictions, result: dict[str, Any]) -> list[str]:
     from alexnet_fast.evaluation.scoring import corruption_note
 
-    accuracy = guesses.accuracy()
-    seen = f"{len(guesses.labels):,} images, {guesses.views} view{'s' * (guesses.views > 1)}"
+    accuracy = predictions.accuracy()
+    seen = f"{len(predictions.labels):,} images, {predictions.views} view{'s' * (predictions.views > 1)}"
     if accuracy is None:
-        damaged = f"; {len(guesses.damaged):,} damaged, for which nothing is known" * bool(guesses.damaged)
-        return [f"no accuracy: not every image has a label ({seen}{damaged})"]
-    ends = {name: " to ".join(f"{end:.2f}" for end in result[f"{name}_interval"]) for name in ("top1", "top5")}
+        num_corrupt = len(predictions.corrupt)
+        corrupt = f"; {num_corrupt:,} corrupt, without a prediction" * bool(num_corrupt)
+        return [f"no accuracy: not every image has a label ({seen}{corrupt})"]
+    top1, top5 = (" to ".join(f"{end:.2f}" for end in result[f"{name}_interval"]) for name in ("top1", "top5"))
     return [
         f"top-1 {accuracy.top1:.2f} %  top-5 {accuracy.top5:.2f} %  ({seen}{corruption_note(accuracy)})",
         f"error {100 - accuracy.top1:.2f} %        {100 - accuracy.top5:.2f} %",
-        f"95 % intervals (Wilson): top-1 {ends['top1']} %, top-5 {ends['top5']} %",
+        f"95 % intervals (Wilson): top-1 {top1} %, top-5 {top5} %",
     ]
 
 
-def _class_lines(guesses: Guesses, result: dict[str, Any]) -> list[str]:
+def _class_lines(predictions: Predictions, result: dict[str, Any]) -> list[str]:
     """Adds `classes` and `confusions` to the result; returns lines with the ten worst of each."""
     from alexnet_fast.evaluation.counts import per_class, worst_pairs
 
-    judged = guesses.judged >= 0  # not the corrupt ones
-    best, labels = guesses.best[judged], guesses.labels[judged]
-    result["classes"] = per_class(best, labels, guesses.classes)
-    result["confusions"] = worst_pairs(best, labels, guesses.classes)
-    names = {entry["id"]: entry["name"] or entry["id"] for entry in guesses.classes}
+    known = predictions.known_labels >= 0  # not the corrupt ones
+    best, labels, classes = predictions.best[known], predictions.labels[known], predictions.classes
+    result["classes"] = per_class(best, labels, classes)
+    result["confusions"] = worst_pairs(best, labels, classes)
+    names = {entry["id"]: entry["name"] or entry["id"] for entry in classes}
     worst = sorted((row for row in result["classes"] if row["images"]), key=lambda row: row["top1"])[:10]
     return [
         "worst classes, top-1 and top-5 in per cent, with 95 % intervals:",
@@ -161,7 +151,7 @@ def _class_lines(guesses: Guesses, result: dict[str, Any]) -> list[str]:
         ),
         "most often confused, images and per cent of the class:",
         *(
-            f"  {row['images']:6,} {row['share']:6.2f}  {names[row['label']]} taken for {names[row['guess']]}"
+            f"  {row['images']:6,} {row['share']:6.2f}  {names[row['label']]} predicted as {names[row['guess']]}"
             for row in result["confusions"][:10]
         ),
     ]
@@ -175,26 +165,26 @@ def _interval(row: dict[str, Any], name: str) -> str:
 @click.command("predict")
 @click.argument("checkpoint", type=path_type, metavar="RUN_OR_CHECKPOINT")
 @click.argument("images", nargs=-1, required=True, type=path_type, metavar="IMAGE_OR_FOLDER...")
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Guesses an image.")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Predictions an image.")
 @views_option
 @gpus_option
 @json_option
 def predict_command(
     checkpoint: Path, images: tuple[Path, ...], top: int, views: str, gpus: int | None, json_file: str | None
 ) -> None:
-    """What is on images of any format: the likeliest classes of each.
+    """Predict the classes of images of any format.
 
-    Files that cannot be read are named; the exit code is then 1.
+    Files that cannot be read are listed; the exit code is then 1.
     """
     from alexnet_fast.inference.networks import open_network
     from alexnet_fast.inference.predict import as_table, predict_images
 
     started = perf_counter()
-    guesses, unread = predict_images(open_network(checkpoint, gpus), list(images), views=int(views), best=top)
-    predictions = [{"file": str(file), "guesses": [asdict(one) for one in best]} for file, best in guesses.items()]
-    result = {"images": len(guesses), "views": int(views), "predictions": predictions}
+    found, unread = predict_images(open_network(checkpoint, gpus), list(images), views=int(views), best=top)
+    rows = [{"file": str(file), "guesses": [asdict(one) for one in best]} for file, best in found.items()]
+    result = {"images": len(found), "views": int(views), "predictions": rows}
     named = {str(file): reason for file, reason in unread.items()}
-    show(as_table(guesses), {**result, **_unread(named), "seconds": perf_counter() - started}, json_file)
+    show(as_table(found), {**result, **_unread(named), "seconds": perf_counter() - started}, json_file)
     sys.exit(1 if unread else 0)
 
 
@@ -229,12 +219,14 @@ def features_command(
 ) -> None:
     """A layer's activations on images or a split, for other tools.
 
-    fc7, the last hidden layer, is what the paper finds its nearest neighbours with.
+    The paper finds its nearest neighbours with fc7, the last hidden layer.
     """
     if bool(images) == bool(shards):
         raise InputError("features takes either images and folders, or --shards.")
 
-    from alexnet_fast.files import check_target
+    import numpy as np
+
+    from alexnet_fast.files import check_target, save_npz
     from alexnet_fast.inference import features
     from alexnet_fast.inference.networks import open_network
     from alexnet_fast.shards.reader import ShardSet
@@ -247,7 +239,7 @@ def features_command(
         found = features.of_split(network, opened, layer)
     else:
         found = features.of_images(network, list(images), layer)
-    found.save(out)
+    save_npz(out, names=np.array(found.names), features=found.features, labels=found.labels)
     shape = list(found.features.shape)
     text = f"{layer} of {shape[0]:,} images, {' x '.join(map(str, shape[1:]))} numbers each: {out}"
     result = {"layer": layer, "images": shape[0], "shape": shape, "out": str(out)}
@@ -275,7 +267,7 @@ def report_command(run_folders: tuple[Path, ...], out: Path | None, json_file: s
 @click.argument("out", type=path_type, metavar="FILE")
 @json_option
 def export_command(checkpoint: Path, out: Path, json_file: str | None) -> None:
-    """Write a network for other programs; the name of FILE tells the form.
+    """Write a network for other programs, in the format of FILE's suffix.
 
     .pth: torchvision's AlexNet (of onetower and bn). .safetensors: our own parameters. .onnx: mean subtraction inside,
     checked with onnxruntime.
@@ -299,7 +291,7 @@ def export_command(checkpoint: Path, out: Path, json_file: str | None) -> None:
 def import_command(
     file: Path, out: Path, classes: Path | None, shards: str | None, mean: Path | None, json_file: str | None
 ) -> None:
-    """Make a checkpoint (.pt) of other programs' weights; the name of FILE tells the form.
+    """Make a checkpoint (.pt) of other programs' weights, in the format of FILE's suffix.
 
     .pth: torchvision's AlexNet. .caffemodel: BVLC's AlexNet. .safetensors: what export wrote.
     """
@@ -307,10 +299,11 @@ def import_command(
         raise InputError("--classes and --shards both name the classes; give one of the two.")
 
     from alexnet_fast.files import check_target
-    from alexnet_fast.interchange.imports import classes_of, import_weights, read_classes
+    from alexnet_fast.interchange.imports import import_weights, read_classes
+    from alexnet_fast.shards.reader import ShardSet
 
     check_target(out, "CHECKPOINT", (".pt",))
-    named = read_classes(classes) if classes else classes_of(shards) if shards else None
+    named = read_classes(classes) if classes else ShardSet(shards).manifest.classes if shards else None
     note = import_weights(file, out, named, mean)
     show(f"{out}: {note}", {"out": str(out), "note": note}, json_file)
 

@@ -1,4 +1,4 @@
-"""`alexnet-fast demo`: the whole way on images it draws itself."""
+"""`alexnet-fast demo`: every step from images to the report, on images that it draws itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from alexnet_fast.distributed import topology
 from alexnet_fast.distributed.devices import choose_gpus
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError, TrainingError
-from alexnet_fast.inference.predictions import guess_checkpoints
+from alexnet_fast.inference.networks import open_networks
+from alexnet_fast.inference.predictions import predict_split
 from alexnet_fast.sharding.output import open_output
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.pool import Processes
@@ -24,7 +25,7 @@ from alexnet_fast.training import start
 
 PARTS = ("images", "shards", "run")
 MARKER = ".alexnet-fast-demo"
-"""An empty file that tells a demo's folder from one of the user's: only there may a new demo delete the old."""
+"""An empty file that marks a demo's folder: only there may a new demo delete the old."""
 
 
 def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tuple[dict[str, Any], str]:
@@ -35,24 +36,22 @@ def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tupl
     started = perf_counter()
     _clear(out)
     images, shards, run = (out / part for part in PARTS)
-    quoted = {path: quote(str(path)) for path in (images, shards, run)}
+    quoted_images, quoted_shards, quoted_run = (quote(str(path)) for path in (images, shards, run))
     with Progress("demo", 1) as progress:
         progress.print(f"1/4  drawing sample images: {images}")
         draw_samples(images, train_per_class=train_per_class)
-        progress.print(f"2/4  alexnet-fast shard --src {quoted[images]} --out {quoted[shards]} --size 96")
-        output = open_output([str(shards)])
-        write_shard_set(find_images(images), output, Options(size=96), lambda: Processes(cores()))
+        progress.print(f"2/4  alexnet-fast shard --src {quoted_images} --out {quoted_shards} --size 96")
+        write_shard_set(find_images(images), open_output([str(shards)]), Options(size=96), lambda: Processes(cores()))
         gpus = choose_gpus(None, most=1)
         progress.print(
             f"3/4  alexnet-fast train --gpus {gpus} --recipe fast --epochs {epochs} --batch 64 "
-            f"--shards {quoted[shards]} --run {quoted[run]}"
+            f"--shards {quoted_shards} --run {quoted_run}"
         )
     settings = {"recipe": "fast", "shards": str(shards), "epochs": epochs, "batch": 64}
-    result = topology.run(start.train, gpus, run, settings, False)
-    if not result.finished:
+    if not topology.run(start.train, gpus, run, settings, False).finished:
         raise TrainingError("the demo was stopped. Start it again to see the rest.")
-    progress.print(f"4/4  alexnet-fast eval {quoted[run]}")
-    accuracy = guess_checkpoints([run], gpus).accuracy()
+    progress.print(f"4/4  alexnet-fast eval {quoted_run}")
+    accuracy = predict_split(open_networks([run], gpus)).accuracy()
     assert accuracy is not None  # every sample image has a label
 
     from alexnet_fast.report.figures import draw_run  # matplotlib takes a second to import
@@ -61,16 +60,11 @@ def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tupl
     picture, page = out / "demo.png", run / "report.html"
     draw_run(run, picture)
     write_report([run], page)
-    summary = {
-        "top1": accuracy.top1,
-        "top5": accuracy.top5,
-        "images": accuracy.images,
-        "views": accuracy.views,
-        "seconds": perf_counter() - started,
-    }
+    summary = {name: getattr(accuracy, name) for name in ("top1", "top5", "images", "views")}
+    summary["seconds"] = perf_counter() - started
     text = (
-        f"top-1 {accuracy.top1:.2f} %  top-5 {accuracy.top5:.2f} %  on {accuracy.images} images it never saw, "
-        f"in {summary['seconds']:.0f} s; curves and guesses: {picture}; all about it: {page}"
+        f"top-1 {accuracy.top1:.2f} %  top-5 {accuracy.top5:.2f} %  on {accuracy.images} images not trained on, "
+        f"in {summary['seconds']:.0f} s; curves and predictions: {picture}; report: {page}"
     )
     return summary, text
 
@@ -84,6 +78,6 @@ def _clear(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         (out / MARKER).touch()
     except OSError as error:
-        raise InputError(f"{out} cannot be made ({error.strerror}). Choose another --out.") from error
+        raise InputError(f"{out} cannot be created ({error.strerror}). Choose another --out.") from error
     for part in PARTS:
         shutil.rmtree(out / part, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""Sample images for the demo, drawn on the spot: printed cut-outs over soft backgrounds with confetti.
+"""Sample images for the demo: printed cut-outs over soft backgrounds with confetti.
 
-A class is a colour, a texture and a shape, as its name says: `red_striped_disc`. Every class has at least two
-others that differ from it in only one of the three, and knowing two of the three is right at most 70 % of the
-time. Neither a flip nor a small shift of RGB changes the class.
+A class is a colour, a texture and a shape, by its name: `red_striped_disc`. Every class has at least two others that
+differ from it in only one of the three, and predictions from two of the three are right at most 70 % of the time.
+Neither a flip nor a small shift of RGB changes the class.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ CLASSES = (  # sorted: the place of a class is its label
     "red_striped_star",
 )
 HUES = {"blue": 214.0, "gold": 43.0, "red": 355.0}  # degrees
-TEXTURES: dict[str, Wave] = {  # over a shape's own coordinates, as phases: marked where positive
+TEXTURES: dict[
+    str, Callable[[Array, Array], Array]
+] = {  # over a shape's own coordinates, as phases: marked where positive
     "dotted": lambda u, v: np.cos(u) + np.cos(v) - 0.9,
     "ringed": lambda u, v: np.sin(np.hypot(u, v)),
     "striped": lambda u, v: np.sin(u),
@@ -51,24 +53,22 @@ OVERSAMPLING = 2  # drawn this many times larger, then averaged
 
 def draw_samples(
     out: Path, *, train_per_class: int = 200, val_per_class: int = 40, size: int = 112, seed: int = 0
-) -> int:
-    """Draw JPEG images of ten classes under out/train/<class>/ and out/val/<class>/; return how many.
+) -> None:
+    """Draws JPEG images of ten classes under out/train/<class>/ and out/val/<class>/.
 
     Width and height are `size` to 1.3 `size` pixels. Image k of a class depends on `seed`, `size`, the split,
     the class and k alone, so a larger set begins with the smaller one.
     """
-    counts = {"train": train_per_class, "val": val_per_class}
-    for split, (folder, count) in enumerate(counts.items()):
+    for split, (folder, count) in enumerate((("train", train_per_class), ("val", val_per_class))):
         for label, name in enumerate(CLASSES):
             (out / folder / name).mkdir(parents=True, exist_ok=True)
             for k in range(count):
                 image = draw_sample(name, size, drawn_image(seed, split, label, k))
                 image.save(out / folder / name / f"{k:04d}.jpg", quality=92)
-    return len(CLASSES) * sum(counts.values())
 
 
 def draw_sample(name: str, size: int, rng: Generator) -> Image.Image:
-    """Draw one RGB image of the class `name`, width and height `size` to 1.3 `size` pixels."""
+    """One RGB image of the class `name`, width and height `size` to 1.3 `size` pixels."""
     colour, texture, shape = name.split("_")
     width, height = (OVERSAMPLING * rng.integers(size, int(1.3 * size) + 1, 2)).tolist()
     side = min(width, height)
@@ -97,7 +97,7 @@ def _background(width: int, height: int, rng: Generator) -> Image.Image:
 
 
 def _scatter_confetti(canvas: Image.Image, rng: Generator) -> None:
-    """Small plain shapes, half transparent, of any colour: clues that mislead."""
+    """Small plain shapes, half transparent, of any colour: misleading clues."""
     brush, outlines = ImageDraw.Draw(canvas, "RGBA"), list(OUTLINES.values())
     for _ in range(rng.integers(6, 18)):
         scale = min(canvas.size) * rng.uniform(0.03, 0.15)
@@ -129,7 +129,7 @@ def _cloth(half: int, to_shape: Array, wave: Wave, hue: float, rng: Generator) -
 
 
 def _expose(image: Image.Image, rng: Generator) -> Image.Image:
-    """Vary the brightness and add a sensor's noise."""
+    """The image with another brightness and a sensor's noise."""
     noise = rng.uniform(0, 5) * rng.standard_normal((image.height, image.width, 1), np.float32)
     pixels = rng.uniform(0.8, 1.1) * np.asarray(image, np.float32) + noise
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

@@ -1,10 +1,8 @@
-"""What a layer of a network answers to images: features for other tools."""
+"""The output of a network's layer on images, as features for other tools."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.scoring import views_of
-from alexnet_fast.files import save_npz
 from alexnet_fast.inference.images import BATCH, ImageFiles, find_images
 from alexnet_fast.inference.networks import Network
 from alexnet_fast.loading.loader import Loader
@@ -26,7 +23,7 @@ from alexnet_fast.shards.format import UNLABELLED
 from alexnet_fast.shards.reader import Split
 
 
-@dataclass
+@dataclass(frozen=True)
 class Features:
     """`features` (n, ...) float32, one a name; `labels` (n,), UNLABELLED where there is none; `unread`: what could not
     be read and is left out, with the reason."""
@@ -34,14 +31,11 @@ class Features:
     names: list[str]
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
-    unread: dict[str, str] = field(default_factory=dict)
-
-    def save(self, path: Path) -> None:
-        save_npz(path, names=np.array(self.names), features=self.features, labels=self.labels)
+    unread: dict[str, str]
 
 
-def places(model: AlexNet) -> dict[str, nn.Module]:
-    """By name, the module whose output is taken.
+def outputs(model: AlexNet) -> dict[str, nn.Module]:
+    """By layer name, the module whose output is the layer's.
 
     `conv1`, `fc6` and so on: the activation after the layer's nonlinearity, which in the paper's nets comes after
     normalisation and pooling in layer 1. `norm1` and so on: right after local response normalisation; `pool1`: the maps
@@ -52,10 +46,8 @@ def places(model: AlexNet) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     layer = ""
     for module in [*model.features, *model.classifier]:
-        if id(module) in weighted:
-            layer = weighted[id(module)]
-            found[layer] = module
-        elif isinstance(module, nn.ReLU | nn.Tanh):
+        layer = weighted.get(id(module), layer)
+        if id(module) in weighted or isinstance(module, nn.ReLU | nn.Tanh):
             found[layer] = module
         elif isinstance(module, LocalResponseNorm):
             found[f"norm{layer.removeprefix('conv')}"] = module
@@ -64,76 +56,57 @@ def places(model: AlexNet) -> dict[str, nn.Module]:
     return found
 
 
+@torch.inference_mode()
+def layer_output(model: AlexNet, layer: str, images: Tensor) -> Tensor:
+    """Images (N, 3, S, S) -> the layer's output (N, ...) float32: a copy, as a nonlinearity may follow in place."""
+    kept: list[Tensor] = []
+    hook = outputs(model)[layer].register_forward_hook(lambda *call: kept.append(call[2].float().clone()))
+    try:
+        model(images)
+    finally:
+        hook.remove()
+    return kept[0]
+
+
 def of_split(network: Network, split: Split, layer: str) -> Features:
-    """Of every image of a split, in stored order, its central crop; damaged ones are left out.
+    """Features of the central crop of every image of a split, in stored order; corrupt ones are left out.
 
     Raises InputError when there is no such layer or the features do not fit into memory.
     """
-    shape = _shape(network, layer, len(split))
+    features = _allocate(network, layer, len(split))
     loader = Loader.evaluation(
         split, batch=BATCH, crop=network.crop, mean=network.pixels.mean, device=network.device, threads=cores()
     )
-    features = np.empty((len(split), *shape), np.float32)
-    with taken(network.model, layer) as output, torch.inference_mode():
-        for batch in loader:
-            network.model(batch.images)
-            features[batch.rows.samples] = output().cpu().numpy()
+    for batch in loader:
+        features[batch.rows.samples] = layer_output(network.model, layer, batch.images).cpu()
     intact = np.setdiff1d(np.arange(len(split)), list(loader.corrupt))
-    names = split.keys()
     if len(intact) < len(split):
         features = features[intact]
-    unread = {names[sample]: name for sample, name in loader.corrupt.items()}
+    names = split.keys()
+    unread = {names[sample]: reason for sample, reason in loader.corrupt.items()}
     return Features([names[sample] for sample in intact], features, split.labels[intact], unread)
 
 
 def of_images(network: Network, paths: list[Path], layer: str) -> Features:
-    """Of image files and folders, the central crop. Raises InputError as `of_split` does, or without an image."""
-    files = find_images(paths)
-    shape = _shape(network, layer, len(files))
-    images = ImageFiles(network, files)
-    features, done = np.empty((len(files), *shape), np.float32), 0
-    read: list[str] = []
-    with taken(network.model, layer) as output, torch.inference_mode():
-        for names, pixels in images:
-            network.model(*views_of(pixels, network.crop, 1))
-            features[done : done + len(names)] = output().cpu().numpy()
-            done += len(names)
-            read += map(str, names)
+    """Features of the central crop of image files and folders of them. Raises InputError as `of_split` does, and when
+    there is no image."""
+    images = ImageFiles(network, find_images(paths))
+    features = _allocate(network, layer, len(images.files))
+    names: list[str] = []
+    for files, pixels in images:
+        (crops,) = views_of(pixels, network.crop, 1)
+        features[len(names) : len(names) + len(files)] = layer_output(network.model, layer, crops).cpu()
+        names += map(str, files)
     unread = {str(path): reason for path, reason in images.unread}
-    return Features(read, features[:done], np.full(done, UNLABELLED), unread)
+    return Features(names, features[: len(names)], np.full(len(names), UNLABELLED), unread)
 
 
-class _Output:
-    """Keeps a copy: a nonlinearity that follows may work in place."""
-
-    value: Tensor
-
-    def keep(self, module: nn.Module, inputs: object, output: Tensor) -> None:
-        self.value = output.detach().float().clone()
-
-    def __call__(self) -> Tensor:
-        return self.value
-
-
-@contextmanager
-def taken(model: AlexNet, layer: str) -> Iterator[_Output]:
-    """A function that returns the layer's output of the last forward pass, float32."""
-    output = _Output()
-    handle = places(model)[layer].register_forward_hook(output.keep)
-    try:
-        yield output
-    finally:
-        handle.remove()
-
-
-def _shape(network: Network, layer: str, images: int) -> tuple[int, ...]:
-    """Of one image's features, once it is known that those of all fit into memory."""
-    if layer not in places(network.model):
-        raise InputError(f"the network has no layer {layer}; it has: {', '.join(places(network.model))}.")
+def _allocate(network: Network, layer: str, num_images: int) -> NDArray[np.float32]:
+    """Memory for the layer's features of so many images. Raises InputError where there is none, or no such layer."""
+    if layer not in (names := outputs(network.model)):
+        raise InputError(f"the network has no layer {layer}; it has: {', '.join(names)}.")
     probe = torch.zeros(1, 3, network.crop, network.crop, device=network.device)
-    with taken(network.model, layer) as output, torch.inference_mode():
-        network.model(probe)
-    shape = tuple(output().shape[1:])
-    size = 4.0 * images * np.prod(shape)
-    check_memory(size, f"the features of {layer} of {images:,} images", "Take a later layer or fewer images.")
-    return shape
+    shape = (num_images, *layer_output(network.model, layer, probe).shape[1:])
+    size, what = 4.0 * np.prod(shape), f"the features of {layer} of {num_images:,} images"
+    check_memory(size, what, "Take a later layer or fewer images.")
+    return np.empty(shape, np.float32)

@@ -1,4 +1,4 @@
-"""Checkpoints -> networks ready to compute: on one device, in evaluation mode."""
+"""Checkpoints -> networks on one device, in evaluation mode."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def open_network(path: Path, gpus: int | None = 0) -> Network:
     check_gpus(gpus)
     model = checkpoint.build_model(state).on(torch.device("cuda", 0) if gpus else torch.device("cpu"))
     config = TrainConfig(**state["config"])
-    # Checkpoints of before `size` was kept: training takes 7/8 of the stored side.
+    # Older checkpoints have no `size`: training takes 7/8 of the stored side.
     stored = state.get("size") or -(-config.crop * 8 // 7)
     return Network(path, model, config, state["classes"], Pixels(**state["pixels"]), stored)
 
 
 def open_networks(paths: list[Path], gpus: int | None = 0) -> list[Network]:
-    """Networks whose predictions can be averaged. Raises InputError when they know different classes."""
+    """Networks whose predictions can be averaged. Raises InputError when their classes differ."""
     networks = [open_network(path, gpus) for path in paths]
     for network in networks[1:]:
         check_classes(network, networks[0].classes, str(networks[0].path))

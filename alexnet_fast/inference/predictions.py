@@ -1,4 +1,4 @@
-"""Guesses of one network or several on a split of a shard set, and what they are worth."""
+"""Predictions of one network or several on a split of a shard set: their accuracy, and as files."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.counts import wilson
 from alexnet_fast.evaluation.scoring import Accuracy, Member, ScoringPass
-from alexnet_fast.inference.networks import Network, check_classes, open_networks
+from alexnet_fast.files import save_npz, written
+from alexnet_fast.inference.networks import Network, check_classes
 from alexnet_fast.memory import check_memory
+from alexnet_fast.sharding.sources import devkit
 from alexnet_fast.shards.format import UNLABELLED
 from alexnet_fast.shards.reader import ShardSet, Split
 
 
 @dataclass(frozen=True)
-class Guesses:
+class Predictions:
     """Of every image of a split, in stored order.
 
     `best` (n, up to 5): class indexes, the likeliest first. `labels` (n,): UNLABELLED where nobody published them.
-    `weights`: of the networks in the average, sum 1. `damaged`: sample numbers of the images that could not be read;
-    their guess is worth nothing, their probabilities are equal. `probabilities` (n, classes) float32, if asked for.
+    `weights`: of the networks in the average, sum 1. `corrupt`: sample numbers of the images that could not be read;
+    their predictions mean nothing, their probabilities are equal. `probabilities` (n, classes) float32, if asked for.
     """
 
     split: Split
@@ -37,26 +39,32 @@ class Guesses:
     labels: NDArray[np.int64]
     views: int
     weights: list[float]
-    damaged: list[int]
+    corrupt: list[int]
     probabilities: NDArray[np.float32] | None = None
 
     @property
-    def judged(self) -> NDArray[np.int64]:
-        """(n,) the labels, UNLABELLED for damaged images: no guess is right there."""
+    def known_labels(self) -> NDArray[np.int64]:
+        """(n,) the labels, UNLABELLED for corrupt images too: no prediction is right there."""
         labels = self.labels.copy()
-        labels[self.damaged] = UNLABELLED
+        labels[self.corrupt] = UNLABELLED
         return labels
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """(n, 2): whether the best prediction is the label, and whether one of the five is."""
+        right = self.best == self.known_labels[:, None]
+        return np.stack([right[:, 0], right.any(1)], 1)
 
     def accuracy(self) -> Accuracy | None:
         """None where an image has no label."""
         if (self.labels == UNLABELLED).any():
             return None
-        right, images = self.best == self.judged[:, None], len(self.labels)
-        top1, top5 = (100 * int(count) / images for count in (right[:, 0].sum(), right.sum()))
-        return Accuracy(top1, top5, images, self.views, len(self.damaged))
+        images = len(self.labels)
+        top1, top5 = (100 * int(count) / images for count in self.right.sum(0))
+        return Accuracy(top1, top5, images, self.views, len(self.corrupt))
 
 
-def guess_split(
+def predict_split(
     networks: list[Network],
     shards: str | None = None,
     split: str = "val",
@@ -68,29 +76,28 @@ def guess_split(
     labelled: bool = True,
     cache: str | None = None,
     cache_bytes: int | None = None,
-) -> Guesses:
+) -> Predictions:
     """The networks' averaged softmax on every image of a split.
 
     `shards`, `cache` and `cache_bytes` are ShardSet's; None: those of the first network's training. `weights`: one a
-    network, or None: equal; `search`: those with the least negative log-likelihood on this very split, for which it is
-    seen twice. `keep` the probabilities: 200 MB for 50,000 images of 1,000 classes. `labelled=False`: images without a
-    label will do. Raises InputError when networks, weights and shards do not fit.
+    network, or None: equal; `search`: those with the least negative log-likelihood on this very split, which is then
+    read twice. `keep` the probabilities: 200 MB for 50,000 images of 1,000 classes. `labelled=False`: images need no
+    label. Raises InputError when networks, weights and shards do not fit.
     """
     config = networks[0].config
     cache_bytes = config.cache_bytes if cache_bytes is None else cache_bytes
     shard_set = ShardSet(shards or config.shards, cache or config.cache, cache_bytes or None)
+    classes = shard_set.manifest.classes
     for network in networks:
-        check_classes(network, shard_set.manifest.classes, shard_set.location)
+        check_classes(network, classes, shard_set.location)
     images = shard_set.split(split, labelled=labelled)
     if search:
         weights = search_weights(_likelihoods(networks, images, views))
     weights = check_weights(weights or [1.0] * len(networks), len(networks))
-    classes = shard_set.manifest.classes
     kept = None
     if keep:
-        check_memory(
-            4.0 * len(images) * len(classes), f"the probabilities of {len(images):,} images", "Leave them out."
-        )
+        size = 4.0 * len(images) * len(classes)
+        check_memory(size, f"the probabilities of {len(images):,} images", "Leave them out.")
         kept = np.full((len(images), len(classes)), 1 / len(classes), np.float32)
     best = np.tile(np.arange(min(5, len(classes))), (len(images), 1))
     scores = _scores(networks, images, views)
@@ -103,34 +110,29 @@ def guess_split(
             if kept is not None:
                 kept[batch.rows.samples] = mean.cpu()
             count(len(mean))
-    # A damaged image was seen as its neighbour and written under the neighbour's number: its own row is as it was.
-    return Guesses(images, classes, best, images.labels, views, weights, sorted(scores.corrupt), kept)
+    # In place of a corrupt image its neighbour was read, under the neighbour's number: its own row is as it was.
+    return Predictions(images, classes, best, images.labels, views, weights, sorted(scores.corrupt), kept)
 
 
-def guess_checkpoints(paths: list[Path], gpus: int | None = None, **how: Any) -> Guesses:
-    """`guess_split` for checkpoints or run folders; `gpus` as in `open_network`."""
-    return guess_split(open_networks(paths, gpus), **how)
-
-
-def summary(guesses: Guesses) -> dict[str, Any]:
+def summary(predictions: Predictions) -> dict[str, Any]:
     """For JSON: accuracies, errors and 95 % intervals in per cent; None each where there are no labels."""
-    accuracy = guesses.accuracy()
-    body: dict[str, Any] = {"images": len(guesses.labels), "views": guesses.views, "damaged": len(guesses.damaged)}
+    accuracy, images = predictions.accuracy(), len(predictions.labels)
+    body: dict[str, Any] = {"images": images, "views": predictions.views, "damaged": len(predictions.corrupt)}
     for name in ("top1", "top5"):
         share = None if accuracy is None else getattr(accuracy, name)
         body[name] = share
         body[f"{name}_error"] = None if share is None else 100 - share
-        body[f"{name}_interval"] = None if share is None else wilson(share, len(guesses.labels))
-    return {**body, "weights": guesses.weights}
+        body[f"{name}_interval"] = None if share is None else wilson(share, images)
+    return {**body, "weights": predictions.weights}
 
 
-def check_weights(weights: list[float], networks: int) -> list[float]:
+def check_weights(weights: list[float], num_networks: int) -> list[float]:
     """Divided by their sum. Raises InputError when they are not one a network, all 0 or more and not all 0."""
     total = sum(weights)
-    if len(weights) != networks or not all(weight >= 0 for weight in weights) or not 0 < total < float("inf"):
+    if len(weights) != num_networks or not all(weight >= 0 for weight in weights) or not 0 < total < float("inf"):
         raise InputError(
-            f"--weights {','.join(f'{w:g}' for w in weights)}: expected {networks} numbers, one a network, all 0 or "
-            "more and not all 0."
+            f"--weights {','.join(f'{w:g}' for w in weights)}: expected {num_networks} numbers, one a network, all 0 "
+            "or more and not all 0."
         )
     return [weight / total for weight in weights]
 
@@ -139,21 +141,19 @@ def search_weights(likelihoods: NDArray[np.float64]) -> list[float]:
     """Weights, 0 or more with sum 1, whose average has the greatest likelihood.
 
     `likelihoods` (n, networks): the probability that each network gives the right class of each image. Expectation
-    maximisation: the problem is concave in the weights, so what it climbs to is the maximum.
+    maximisation: the log-likelihood is concave in the weights, so it ends at the maximum.
     """
     weights = np.full(likelihoods.shape[1], 1 / likelihoods.shape[1])
     for _ in range(10_000):
         parts = np.maximum(weights * likelihoods, 1e-300)
-        better = (parts / parts.sum(1, keepdims=True)).mean(0)
-        change = float(abs(better - weights).max())
-        weights = better
-        if change < 1e-7:
+        before, weights = weights, (parts / parts.sum(1, keepdims=True)).mean(0)
+        if abs(weights - before).max() < 1e-7:
             break
     return weights.tolist()
 
 
 def _likelihoods(networks: list[Network], split: Split, views: int) -> NDArray[np.float64]:
-    """(n, networks) probability of each readable image's label."""
+    """(n, networks): the probability of each readable image's label."""
     parts: list[NDArray[np.float64]] = []
     with Progress("searching weights", len(split)) as progress:
         count = progress.counter("images")
@@ -166,5 +166,37 @@ def _likelihoods(networks: list[Network], split: Split, views: int) -> NDArray[n
 
 def _scores(networks: list[Network], split: Split, views: int) -> ScoringPass:
     members = [Member(network.model, network.crop, network.pixels.mean) for network in networks]
-    threads = cores()
-    return ScoringPass(members, split, Topology(0, 1, networks[0].device), views=views, threads=threads)
+    return ScoringPass(members, split, Topology(0, 1, networks[0].device), views=views, threads=cores())
+
+
+def save_predictions(path: Path, predictions: Predictions) -> None:
+    """An .npz: `names` (n,) keys of the samples, `probabilities` (n, classes) float32, `labels` (n,), -1 where there is
+    none, and `classes` (classes,) their ids."""
+    assert predictions.probabilities is not None
+    save_npz(
+        path,
+        names=np.array(predictions.split.keys()),
+        probabilities=predictions.probabilities,
+        labels=predictions.labels,
+        classes=np.array([entry["id"] for entry in predictions.classes]),
+    )
+
+
+def save_submission(path: Path, predictions: Predictions, ids: list[int]) -> None:
+    """A line an image, in the order of the images' names: the ids of the five best predictions, the best first, as the
+    ImageNet challenge took them (ILSVRC-2012 development kit, readme.txt, "Classification"). `ids`: by class index."""
+    order = np.argsort(np.array(predictions.split.keys()), kind="stable")
+    lines = [" ".join(str(ids[label]) for label in row) for row in predictions.best[order].tolist()]
+    with written(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="ascii")
+
+
+def challenge_ids(folder: Path, classes: list[dict[str, str]]) -> list[int]:
+    """The ILSVRC ids, by class index, from the development kit in `folder`. Raises InputError when it lacks them."""
+    kit = devkit.read(folder) if folder.is_dir() else None
+    if kit is None:
+        raise InputError(f"{folder} holds no development kit. Put {devkit.KITS[0]}.tar.gz there.")
+    ids = {wnid: number for number, wnid in kit.wnids.items()}
+    if missing := next((entry["id"] for entry in classes if entry["id"] not in ids), None):
+        raise InputError(f"the development kit in {folder} does not have the class {missing} of the network.")
+    return [ids[entry["id"]] for entry in classes]

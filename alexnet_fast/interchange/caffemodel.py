@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,24 +18,23 @@ from numpy.typing import NDArray
 from alexnet_fast.errors import InputError
 
 Array = NDArray[np.float32]
-_NEW, _OLD = (100, 1, 7), (2, 4, 6)
-"""Numbers of a layer in the net, of its name and of its blobs in it."""
+LAYER_FIELDS = ((100, 1, 7), (2, 4, 6))
+"""Numbers of a layer in the net, of its name and of its blobs in it; now, and before 2014."""
 
 
 def read_layers(path: Path) -> dict[str, list[Array]]:
     """The blobs of each layer by its name, in the file's order: weights, then biases; none for a ReLU, say.
 
-    Raises InputError when the file is no caffemodel or not whole.
+    Raises InputError when the file is no caffemodel or not complete.
     """
     layers: dict[str, list[Array]] = {}
     try:
-        for number, content in _fields(memoryview(path.read_bytes())):
-            for layer, name, blobs in (_NEW, _OLD):
-                if number == layer and isinstance(content, memoryview):
-                    inside = list(_fields(content))
-                    (title,) = (bytes(value).decode() for key, value in inside if key == name and _is_bytes(value))
-                    layers[title] = [_blob(value) for key, value in inside if key == blobs and _is_bytes(value)]
-    except (ValueError, IndexError, OverflowError) as error:
+        net = memoryview(path.read_bytes())
+        for layer, name, blobs in LAYER_FIELDS:
+            for content in _contents(net, layer):
+                (title,) = _contents(content, name)
+                layers[bytes(title).decode()] = [_blob(blob) for blob in _contents(content, blobs)]
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
         raise InputError(f"{path} cannot be read as a caffemodel ({error}). Copy it again.") from error
     if not layers:
         raise InputError(f"{path} holds no layers: it is no caffemodel.")
@@ -46,13 +46,9 @@ def read_mean(path: Path) -> list[float]:
     try:
         image = _blob(memoryview(path.read_bytes()))
         blue, green, red = image.reshape(-1, *image.shape[-3:])[0].mean((1, 2), dtype=np.float64)
-    except (ValueError, IndexError, OverflowError, OSError) as error:
+    except (ValueError, TypeError, IndexError, OverflowError, OSError) as error:
         raise InputError(f"{path} cannot be read as a mean image ({error}). --mean takes a .binaryproto.") from error
     return [float(red), float(green), float(blue)]
-
-
-def _is_bytes(value: int | memoryview) -> bool:
-    return isinstance(value, memoryview)
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
@@ -67,13 +63,16 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             continue
         if kind not in (1, 2, 5):
             raise ValueError(f"unknown wire type {kind}")
-        length = {1: 8, 5: 4}.get(kind, 0)
-        if kind == 2:
-            length, at = _varint(data, at)
+        length, at = _varint(data, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
         if at + length > len(data):
             raise ValueError("it ends too early")
         yield tag >> 3, data[at : at + length]
         at += length
+
+
+def _contents(data: memoryview, number: int) -> list[memoryview]:
+    """Of the fields of that number that are texts, arrays or messages."""
+    return [content for field, content in _fields(data) if field == number and isinstance(content, memoryview)]
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
@@ -89,34 +88,23 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
             raise ValueError("a number of more than 64 bits")
 
 
-def _blob(data: int | memoryview) -> Array:
-    if not isinstance(data, memoryview):
-        raise ValueError("a number where an array is due")
-    legacy, shape, values = {}, [], np.zeros(0, np.float32)
-    for number, content in _fields(data):
-        if isinstance(content, int):
-            legacy[number] = content
-        elif number == 5:
-            values = np.frombuffer(content, "<f4")
-        elif number == 8:
-            with np.errstate(over="ignore"):
-                values = np.frombuffer(content, "<f8").astype(np.float32)
-        elif number == 7:
-            shape = _dimensions(content)
-    return values.reshape(shape or [legacy.get(number, 1) for number in (1, 2, 3, 4)])
+def _blob(data: memoryview) -> Array:
+    fields: dict[int, Any] = dict(_fields(data))
+    with np.errstate(over="ignore"):
+        values = np.frombuffer(fields[8], "<f8") if 8 in fields else np.frombuffer(fields.get(5, b""), "<f4")
+        shape = _dimensions(fields.get(7, memoryview(b""))) or [fields.get(number, 1) for number in (1, 2, 3, 4)]
+        return values.astype(np.float32, copy=False).reshape(shape)
 
 
 def _dimensions(data: memoryview) -> list[int]:
-    """`repeated int64 dim`, packed or one a field."""
-    found: list[int] = []
-    for number, content in _fields(data):
-        if number != 1:
-            continue
-        if isinstance(content, int):
-            found.append(content)
-            continue
+    """`repeated int64 dim`, the only field, packed or one number a field."""
+    lengths: list[int] = []
+    for _, content in _fields(data):
         at = 0
+        if isinstance(content, int):
+            lengths.append(content)
+            continue
         while at < len(content):
-            value, at = _varint(content, at)
-            found.append(value)
-    return found
+            length, at = _varint(content, at)
+            lengths.append(length)
+    return lengths

@@ -1,4 +1,4 @@
-"""Networks in other programs' forms: torchvision's layout, safetensors, ONNX."""
+"""Networks in the formats of other programs: torchvision's layout, safetensors, ONNX."""
 
 from __future__ import annotations
 
@@ -9,26 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.files import written
 from alexnet_fast.inference.networks import Network
-from alexnet_fast.model.alexnet import AlexNet, build
+from alexnet_fast.model.alexnet import build
 
 
 def export(network: Network, out: Path) -> str:
-    """Writes `out`, in the form that its name ends in, one of FORMATS; returns what to know about it.
+    """Writes `out`, in the format of its suffix, one of FORMATS; returns what to know about it.
 
-    The network must be on the CPU. Raises InputError when it cannot take that form or a library is missing.
+    The network must be on the CPU. Raises InputError when the format cannot hold it or a library is missing.
     """
     try:
         return FORMATS[out.suffix](network, out)
     except ImportError as error:
-        raise InputError(
-            f"{out.suffix} takes a library that is not there ({error}): pip install '.[export]'"
-        ) from error
+        raise InputError(f"{out.suffix} needs a library that is missing ({error}): pip install '.[export]'") from error
 
 
 def about(network: Network) -> dict[str, Any]:
@@ -50,20 +48,6 @@ def to_torchvision(network: Network, out: Path) -> str:
     Logits are the same when its input is ToTensor() and Normalize(mean / 255, 1 / 255): the pixels' own scale. With
     torchvision's usual Normalize they are not, and folding that into conv1 would be wrong at the padded border.
     """
-    model = torchvision_layout(network)
-    weights = {name: values.contiguous() for name, values in model.state_dict().items()}
-    with written(out) as temporary, written(out.with_suffix(".json")) as note:
-        torch.save(weights, temporary)
-        note.write_text(json.dumps(about(network), indent=1) + "\n", encoding="utf-8")
-    classes = len(network.classes)
-    return (
-        f"torchvision.models.alexnet(num_classes={classes}) loads it. Its input: see after_to_tensor in "
-        f"{out.with_suffix('.json')}; torchvision's usual Normalize gives other logits"
-    )
-
-
-def torchvision_layout(network: Network) -> AlexNet:
-    """Its batch norms folded into the convolutions. Raises InputError for a network of another structure."""
     arch, hidden = network.config.arch, network.config.hidden
     if arch not in ("onetower", "bn"):
         raise InputError(
@@ -75,36 +59,36 @@ def torchvision_layout(network: Network) -> AlexNet:
             f"torchvision's AlexNet has 4096 units in fc6 and fc7, {network.path} has {hidden}. Export it as .onnx or "
             ".safetensors."
         )
-    model = build(len(network.classes), replace(network.config, arch="onetower"))
-    for own, folded in zip(folded_layers(network.model), model.layers().values(), strict=True):
-        folded.load_state_dict(own.state_dict())
-    return model.eval()
-
-
-def folded_layers(model: AlexNet) -> list[nn.Conv2d | nn.Linear]:
-    """The layers with weights in their order, batch norm folded into the convolution before it: the same numbers, in
-    evaluation mode."""
-    layers: list[Any] = []
-    for module in [*model.features, *model.classifier]:
+    folded: list[Any] = []  # the layers with weights; batch norm in the convolution before it gives the same numbers
+    for module in [*network.model.features, *network.model.classifier]:
         if isinstance(module, nn.BatchNorm2d):
-            layers[-1] = fuse_conv_bn_eval(layers[-1], module)
+            folded[-1] = fuse_conv_bn_eval(folded[-1], module)
         elif isinstance(module, nn.Conv2d | nn.Linear):
-            layers.append(module)
-    return layers
+            folded.append(module)
+    model = build(len(network.classes), replace(network.config, arch="onetower"))
+    for layer, source in zip(model.layers().values(), folded, strict=True):
+        layer.load_state_dict(source.state_dict())
+    with written(out) as temporary, written(out.with_suffix(".json")) as note:
+        torch.save({name: values.contiguous() for name, values in model.state_dict().items()}, temporary)
+        note.write_text(json.dumps(about(network), indent=1) + "\n", encoding="utf-8")
+    return (
+        f"torchvision.models.alexnet(num_classes={len(network.classes)}) loads it. Its input: see after_to_tensor in "
+        f"{out.with_suffix('.json')}; torchvision's usual Normalize gives other logits"
+    )
 
 
 def to_safetensors(network: Network, out: Path) -> str:
     """Our own state dict; `about`, the configuration and the pixels' statistics are metadata, as JSON."""
     from safetensors.torch import save
 
-    metadata = {
-        "format": "pt",
-        "config": json.dumps(network.config.as_dict()),
-        "classes": json.dumps(network.classes),
-        "pixels": json.dumps(vars(network.pixels)),
-        "size": json.dumps(network.stored),
-        "about": json.dumps(about(network)),
+    facts = {
+        "config": network.config.as_dict(),
+        "classes": network.classes,
+        "pixels": vars(network.pixels),
+        "size": network.stored,
+        "about": about(network),
     }
+    metadata = {"format": "pt", **{name: json.dumps(fact) for name, fact in facts.items()}}
     weights = {name: values.contiguous() for name, values in network.model.state_dict().items()}
     with written(out) as temporary:
         temporary.write_bytes(save(weights, metadata))
@@ -126,15 +110,17 @@ def to_onnx(network: Network, out: Path) -> str:
     onnx.helper.set_model_props(model, {"about": json.dumps(about(network))})
     onnx.checker.check_model(model, full_check=True)
     noise = torch.randint(0, 256, (2, 3, network.crop, network.crop)).float()
+    with torch.inference_mode():
+        ours = network.model(noise - torch.tensor(network.pixels.mean)[:, None, None])
     with written(out) as temporary:
         onnx.save(model, temporary)
         session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
         (theirs,) = session.run(["logits"], {"images": noise.numpy()})
-        difference = _difference(network, noise, torch.from_numpy(theirs))
+        difference = float((ours - torch.from_numpy(theirs)).abs().max() / (ours.max() - ours.min()).clamp(min=1e-6))
         if not difference < 1e-3:
             raise TrainingError(
                 f"onnxruntime's logits differ from torch's by {difference:.1e} of their range, so {out} was not "
-                "written. Does the network work at all? alexnet-fast eval tells."
+                "written. Check with alexnet-fast eval whether the network works at all."
             )
     return (
         f"opset {OPSET}; input images (N, 3, {network.crop}, {network.crop}) RGB 0-255, output logits; onnxruntime's "
@@ -142,16 +128,9 @@ def to_onnx(network: Network, out: Path) -> str:
     )
 
 
-def _difference(network: Network, images: Tensor, theirs: Tensor) -> float:
-    """The largest, divided by the range of torch's logits."""
-    with torch.inference_mode():
-        ours = network.model(images - torch.tensor(network.pixels.mean)[:, None, None])
-    return float((ours - theirs).abs().max() / (ours.max() - ours.min()).clamp(min=1e-6))
-
-
 FORMATS: dict[str, Callable[[Network, Path], str]] = {
     ".pth": to_torchvision,
     ".safetensors": to_safetensors,
     ".onnx": to_onnx,
 }
-"""By the end of the file's name."""
+"""By suffix."""

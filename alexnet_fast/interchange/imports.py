@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,6 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.interchange.caffemodel import read_layers, read_mean
 from alexnet_fast.model.alexnet import build
 from alexnet_fast.shards.format import Pixels, fits
-from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import checkpoint
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -27,19 +27,18 @@ Classes = list[dict[str, str]]
 
 
 def import_weights(path: Path, out: Path, classes: Classes | None, mean: Path | None = None) -> str:
-    """Writes the checkpoint `out` from `path`, whose form its name tells, one of FORMATS; returns what to know.
+    """Writes the checkpoint `out` from `path`, in the format of its suffix, one of FORMATS; returns what to know.
 
-    `classes`: in the order of the network's outputs; a .safetensors file brings its own. `mean`: Caffe's mean image;
+    `classes`: in the order of the network's outputs; a .safetensors file has its own. `mean`: Caffe's mean image;
     None: CAFFE_MEAN. Raises InputError when the file is not such a network, or `classes` are not as many.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist. Name a file that ends in {', '.join(FORMATS)}.")
     if path.suffix not in FORMATS:
-        raise InputError(f"{path} must end in {', '.join(FORMATS)}: that tells what it is.")
-    if path.suffix == ".safetensors":
-        if classes is not None:
-            raise InputError(f"{path} brings its own classes: leave out --classes and --shards.")
-    elif classes is None:
+        raise InputError(f"{path} must end in {', '.join(FORMATS)}, by its format.")
+    if path.suffix == ".safetensors" and classes is not None:
+        raise InputError(f"{path} has its own classes: leave out --classes and --shards.")
+    if path.suffix != ".safetensors" and classes is None:
         raise InputError(
             f"{path} does not name its classes. Give --classes synset_words.txt, a line an output of the network, or "
             "--shards with a set of the same classes."
@@ -54,18 +53,18 @@ def import_weights(path: Path, out: Path, classes: Classes | None, mean: Path | 
 def from_torchvision(path: Path, classes: Classes, mean: Path | None) -> tuple[dict[str, Any], str]:
     """torchvision's state dict (alexnet-owt-*.pth): it becomes `onetower`, whose conv1 divides by 255 * std.
 
-    Our own export has that layout too, but sees other pixels: it is refused by the file that `export` put beside it.
+    Our own export has that layout too, but another input: it is refused by the file that `export` put beside it.
     """
     beside = path.with_suffix(".json")
     if beside.is_file() and "mean_of_255" in beside.read_text(encoding="utf-8", errors="replace"):
         raise InputError(
-            f"{path} was exported by alexnet-fast ({beside} says so) and does not see torchvision's pixels. Name the "
-            "run it came from instead, or export that as .safetensors."
+            f"{path} was exported by alexnet-fast (see {beside}), with another input than torchvision's. Name the run "
+            "it came from instead, or export that as .safetensors."
         )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds on a damaged file
-        raise InputError(f"{path} cannot be read as a state dict: it is damaged or another program's.") from error
+    except Exception as error:  # torch raises many kinds on a corrupt file
+        raise InputError(f"{path} cannot be read as a state dict: it is corrupt or another program's.") from error
     _check(weights, "features.0.weight", path)
     hidden = _check(weights, "classifier.1.weight", path)
     config = TrainConfig(recipe="imported", arch="onetower", crop=224, hidden=hidden)
@@ -77,7 +76,7 @@ def from_torchvision(path: Path, classes: Classes, mean: Path | None) -> tuple[d
 
 
 def from_caffe(path: Path, classes: Classes, mean: Path | None) -> tuple[dict[str, Any], str]:
-    """BVLC's AlexNet: it becomes `caffe`. Its conv1 sees BGR, so the maps are turned round.
+    """BVLC's AlexNet: it becomes `caffe`. Its conv1 takes BGR, so the maps are reversed.
 
     Caffe subtracts a mean image, this program one mean a channel; of pixels the two differ by up to some 10 of 255.
     """
@@ -112,7 +111,7 @@ def from_safetensors(path: Path, classes: Classes, mean: Path | None) -> tuple[d
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
-        raise InputError(f"{path} takes a library that is not there: pip install '.[export]'") from error
+        raise InputError(f"{path} needs a library that is missing: pip install '.[export]'") from error
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -124,7 +123,7 @@ def from_safetensors(path: Path, classes: Classes, mean: Path | None) -> tuple[d
         config, pixels = TrainConfig(**config), vars(Pixels(**pixels))
         classes = [{"id": entry["id"], "name": entry["name"]} for entry in classes]
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is no whole file of alexnet-fast export: {error}.") from error
+        raise InputError(f"{path} is no complete file of alexnet-fast export: {error}.") from error
     return _state(path, weights, config, classes, pixels, size), f"arch {config.arch}, as it was exported"
 
 
@@ -133,57 +132,43 @@ FORMATS: dict[str, Callable[[Path, Classes, Path | None], tuple[dict[str, Any], 
     ".caffemodel": from_caffe,
     ".safetensors": from_safetensors,
 }
-"""By the end of the file's name."""
+"""By suffix."""
 
 
 def read_classes(path: Path) -> Classes:
-    """A class a line, `n01440764 tench, Tinca tinca` as in Caffe's synset_words.txt, the place is the class index.
+    """A class a line, `n01440764 tench, Tinca tinca` as in Caffe's synset_words.txt, in the order of class indexes.
 
     Without a second word the id is the name too. Raises InputError when the file cannot be read or names one twice.
     """
     try:
         lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}). --classes takes a text, a class id and name a line."
-        ) from error
+        raise InputError(f"{path} cannot be read ({error}). --classes takes a class id and name a line.") from error
     ids = [line[0] for line in lines]
-    twice = next((name for name in ids if ids.count(name) > 1), None)
+    twice = next((f"{name} twice" for name in ids if ids.count(name) > 1), None)
     if not ids or twice:
-        raise InputError(
-            f"{path} names {f'{twice} twice' if twice else 'no class'}. It takes a class id and name a line."
-        )
+        raise InputError(f"{path} names {twice or 'no class'}. --classes takes a class id and name a line.")
     return [{"id": line[0], "name": line[-1].strip()} for line in lines]
-
-
-def classes_of(shards: str) -> Classes:
-    return ShardSet(shards).manifest.classes
 
 
 def _state(
     path: Path, weights: dict[str, Tensor], config: TrainConfig, classes: Classes, pixels: dict[str, Any], size: int
 ) -> dict[str, Any]:
     """The checkpoint's content. Raises InputError when the weights are not those of such a network."""
-    if odd := next((name for name, values in weights.items() if not isinstance(values, Tensor)), None):
-        raise InputError(f"{path} holds {odd}, which is no tensor: it is not the weights alone.")
-    outputs = [len(values) for values in weights.values() if values.ndim == 2][-1:]
+    if other := next((name for name, values in weights.items() if not isinstance(values, Tensor)), None):
+        raise InputError(f"{path} holds {other}, which is no tensor: it is not the weights alone.")
     try:
-        with torch.device("meta"):  # takes no memory, whatever sizes a damaged file claims
+        with torch.device("meta"):  # takes no memory, whatever sizes a corrupt file claims
             model = build(len(classes), config)
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        reason = " ".join(str(error).split()[:40])
-        hint = (
-            f" It has {outputs[0]} outputs for {len(classes)} classes." if outputs and outputs != [len(classes)] else ""
-        )
-        raise InputError(f"{path} is not a network of arch {config.arch}.{hint} Torch says: {reason}") from error
-    return {
-        "model": model.float().state_dict(),
-        "config": config.as_dict(),
-        "classes": classes,
-        "pixels": pixels,
-        "size": size,
-    }
+        reason, hint = " ".join(str(error).split()[:40]), ""
+        outputs = [len(values) for values in weights.values() if values.ndim == 2][-1:]
+        if outputs and outputs != [len(classes)]:
+            hint = f" It has {outputs[0]} outputs for {len(classes)} classes."
+        raise InputError(f"{path} is not a network of arch {config.arch}.{hint} Torch's error: {reason}") from error
+    weights = model.float().state_dict()
+    return {"model": weights, "config": config.as_dict(), "classes": classes, "pixels": pixels, "size": size}
 
 
 def _check(weights: Any, name: str, path: Path) -> int:
@@ -195,11 +180,6 @@ def _check(weights: Any, name: str, path: Path) -> int:
 
 
 def _pixels(mean: list[float]) -> dict[str, Any]:
-    """Only the mean is known; no colour is added to images when they are looked at."""
+    """Statistics of which only the mean is known; inference needs no other."""
     zeros = [0.0, 0.0, 0.0]
-    return {
-        "mean": mean,
-        "covariance": [zeros] * 3,
-        "deviations": zeros,
-        "components": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
-    }
+    return {"mean": mean, "covariance": [zeros] * 3, "deviations": zeros, "components": np.eye(3).tolist()}

@@ -6,7 +6,6 @@ into a dozen operators where ONNX has one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool1d
 
 from alexnet_fast.model.alexnet import POOLED, AlexNet, PadRightBottom
 from alexnet_fast.model.lrn import LocalResponseNorm, WithinMapNorm
@@ -25,7 +25,7 @@ IR_VERSION = 8
 
 
 class _Graph:
-    """Nodes in a line, each with its name; `at` is the value that the next one takes."""
+    """Nodes one after another, each with its name; `at` is the value that the next one takes."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -34,14 +34,16 @@ class _Graph:
 
     def add(self, name: str, operator: str, *constants: Tensor | NDArray[Any] | str, **attributes: Any) -> None:
         """One node. `constants`: its further inputs; a text is the name of an earlier value."""
-        more = [one if isinstance(one, str) else self._constant(name, i, one) for i, one in enumerate(constants)]
-        self.nodes.append(helper.make_node(operator, [self.at, *more], [name], name=name, **attributes))
+        inputs = [self.at]
+        for i, value in enumerate(constants):
+            if isinstance(value, str):
+                inputs.append(value)
+            else:
+                array = np.ascontiguousarray(torch.as_tensor(value).detach().cpu().numpy())
+                self.constants.append(numpy_helper.from_array(array, f"{name}.{i}"))
+                inputs.append(f"{name}.{i}")
+        self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         self.at = name
-
-    def _constant(self, name: str, i: int, value: Tensor | NDArray[Any]) -> str:
-        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), f"{name}.{i}"))
-        return f"{name}.{i}"
 
 
 def onnx_graph(model: AlexNet, crop: int, mean: list[float]) -> onnx.ModelProto:
@@ -54,29 +56,29 @@ def onnx_graph(model: AlexNet, crop: int, mean: list[float]) -> onnx.ModelProto:
             _module(graph, f"features.{name}", module, side.shape[2:])
             side = module(side)
     if side.shape[2:] != POOLED:
-        rows, columns = (_pooling(length, out) for length, out in zip(side.shape[2:], POOLED, strict=True))
-        graph.add("avgpool.columns", "MatMul", columns.T)
+        # adaptive average pooling, for which ONNX has no operator: along each axis it is a matrix
+        rows, columns = (
+            adaptive_avg_pool1d(torch.eye(length), out) for length, out in zip(side.shape[2:], POOLED, strict=True)
+        )
+        graph.add("avgpool.columns", "MatMul", columns)
         graph.add("avgpool.turned", "Transpose", perm=[0, 1, 3, 2])
-        graph.add("avgpool.rows", "MatMul", rows.T)
+        graph.add("avgpool.rows", "MatMul", rows)
         graph.add("avgpool", "Transpose", perm=[0, 1, 3, 2])
     graph.add("flat", "Flatten")
     for name, module in model.classifier.named_children():
         _module(graph, f"classifier.{name}", module, ())
     graph.nodes.append(helper.make_node("Identity", [graph.at], ["logits"], "logits"))
     classes = list(model.layers().values())[-1].weight.shape[0]
-    body = helper.make_graph(
-        graph.nodes,
-        "alexnet",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, crop, crop])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", classes])],
-        graph.constants,
-    )
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, crop, crop])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", classes])
+    body = helper.make_graph(graph.nodes, "alexnet", [images], [logits], graph.constants)
     opset = helper.make_opsetid("", OPSET)
     return helper.make_model(body, opset_imports=[opset], ir_version=IR_VERSION, producer_name="alexnet-fast")
 
 
 def _module(graph: _Graph, name: str, module: nn.Module, side: tuple[int, ...]) -> None:
     """Adds what computes the module in evaluation mode; `side`: height and width of its input."""
+    weights = list(module.parameters())  # the bias after the weight, where there is one
     match module:
         case nn.Dropout():
             pass
@@ -85,13 +87,13 @@ def _module(graph: _Graph, name: str, module: nn.Module, side: tuple[int, ...]) 
         case nn.Tanh():
             graph.add(name, "Tanh")
         case nn.Linear():
-            graph.add(name, "Gemm", module.weight, *_bias(module), transB=1)
+            graph.add(name, "Gemm", *weights, transB=1)
         case nn.Conv2d():
             pads, strides = [int(module.padding[0])] * 4, list(module.stride)
-            graph.add(name, "Conv", module.weight, *_bias(module), pads=pads, strides=strides, group=module.groups)
+            graph.add(name, "Conv", *weights, pads=pads, strides=strides, group=module.groups)
         case nn.BatchNorm2d():
             statistics = (module.running_mean, module.running_var)
-            graph.add(name, "BatchNormalization", module.weight, module.bias, *statistics, epsilon=module.eps)  # type: ignore[arg-type]
+            graph.add(name, "BatchNormalization", *weights, *statistics, epsilon=module.eps)  # type: ignore[arg-type]
         case nn.MaxPool2d():
             graph.add(name, "MaxPool", kernel_shape=[module.kernel_size] * 2, strides=[module.stride] * 2)
         case PadRightBottom():
@@ -119,25 +121,10 @@ def _normalise(graph: _Graph, name: str, module: LocalResponseNorm) -> None:
         graph.add(name, "LRN", **constants)
         return
     parts = [f"{name}.tower{i}" for i in range(module.towers)]
+    normed = [f"{part}.normalised" for part in parts]
     graph.nodes.append(helper.make_node("Split", [graph.at], parts, f"{name}.split", axis=1))
-    normed = []
-    for part in parts:
+    for part, output in zip(parts, normed, strict=True):
         graph.at = part
-        graph.add(f"{part}.normalised", "LRN", **constants)
-        normed.append(graph.at)
+        graph.add(output, "LRN", **constants)
     graph.nodes.append(helper.make_node("Concat", normed, [name], name, axis=1))
     graph.at = name
-
-
-def _bias(module: nn.Conv2d | nn.Linear) -> Iterator[Tensor]:
-    if module.bias is not None:
-        yield module.bias
-
-
-def _pooling(length: int, out: int) -> NDArray[np.float32]:
-    """(out, length): adaptive average pooling along one axis, as a matrix: ONNX has no operator for it."""
-    matrix = np.zeros((out, length), np.float32)
-    for i in range(out):
-        start, stop = i * length // out, -(-(i + 1) * length // out)
-        matrix[i, start:stop] = 1 / (stop - start)
-    return matrix

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -16,26 +17,24 @@ from alexnet_fast.paper.measures import BASE, FIGURE_1, Found
 from alexnet_fast.paper.runs import Experiment
 from alexnet_fast.paper.statistics import Array
 from alexnet_fast.report import insight
-from alexnet_fast.report.figures import conv1_pictures, draw_kernels, draw_neighbours, draw_seen
+from alexnet_fast.report.figures import conv1_pictures, draw_examples, draw_kernels, draw_neighbours
 
-TANH = "tanh"
-GUESSES, QUERIES, NEAREST = 8, 5, 6
+NUM_EXAMPLES, QUERIES, NEAREST = 8, 5, 6
 """As many as the paper's Figure 4 has."""
 SEARCHED = 2000
-"""Training images among which the neighbours are looked for, at most."""
+"""Training images among which the neighbours are searched, at most."""
 
 
-def write(experiment: Experiment, found: Found, say: Callable[[str], None]) -> list[Path]:
+def write(experiment: Experiment, found: Found, log: Callable[[str], None]) -> list[Path]:
     """Draws the figures whose networks are done, of the first seed that is, into the experiment's folder. Returns the
-    files; says why one could not be drawn."""
+    files; logs why one could not be drawn."""
     figures: dict[str, Callable[[Figure], None]] = {}
-    if seeds := sorted(found.get(BASE, {}).keys() & found.get(TANH, {}).keys()):
-        errors = {"ReLU": found[BASE][seeds[0]].errors, TANH: found[TANH][seeds[0]].errors}
+    if seeds := sorted(found.get(BASE, {}).keys() & found.get("tanh", {}).keys()):
+        errors = {"ReLU": found[BASE][seeds[0]].errors, "tanh": found["tanh"][seeds[0]].errors}
         figures["figure1.png"] = lambda figure: draw_errors(figure.add_subplot(), errors)
     if found.get(BASE):
-        last = experiment.run(BASE, min(found[BASE])).folder / "last.pt"
-        figures["figure3.png"] = lambda figure: _kernels(figure, last)
-        figures["figure4.png"] = lambda figure: _guesses_and_neighbours(figure, last)
+        last = experiment.run(BASE, min(found[BASE])).last
+        figures |= {"figure3.png": partial(_draw_kernels, last), "figure4.png": partial(_draw_predictions, last)}
     drawn = []
     for name, draw in figures.items():
         figure = Figure(layout="constrained")
@@ -45,7 +44,7 @@ def write(experiment: Experiment, found: Found, say: Callable[[str], None]) -> l
                 figure.savefig(temporary, dpi=150)
             drawn.append(experiment.out / name)
         except (InputError, TrainingError, OSError) as error:
-            say(f"left out: {name}: {error}")
+            log(f"left out: {name}: {error}")
     return drawn
 
 
@@ -59,15 +58,16 @@ def draw_errors(axes: Axes, errors: dict[str, Array]) -> None:
     axes.legend()
 
 
-def _kernels(figure: Figure, last: Path) -> None:
+def _draw_kernels(last: Path, figure: Figure) -> None:
     figure.set_size_inches(7.2, 3.8)
     draw_kernels(figure, conv1_pictures(open_network(last).model))
 
 
-def _guesses_and_neighbours(figure: Figure, last: Path) -> None:
-    subject = insight.open_subject(last)
+def _draw_predictions(last: Path, figure: Figure) -> None:
+    """Examples with their predictions beside nearest neighbours."""
+    network, shards = insight.open_with_shards(last)
     figure.set_size_inches(16, 7.5)
     grid = figure.add_gridspec(1, 2)
     left, right = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
-    draw_seen(left, insight.guess(subject, GUESSES), subject.names, columns=GUESSES // 2)
-    draw_neighbours(right, insight.neighbours(subject, QUERIES, NEAREST, SEARCHED), subject.names)
+    draw_examples(left, insight.find_examples(network, shards, NUM_EXAMPLES), network.names, NUM_EXAMPLES // 2)
+    draw_neighbours(right, insight.find_neighbours(network, shards, QUERIES, NEAREST, SEARCHED), network.names)

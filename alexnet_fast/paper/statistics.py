@@ -1,4 +1,4 @@
-"""Estimates with 95 % intervals, and what they say about a claim."""
+"""Estimates with 95 % intervals, and the verdict that follows."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def between_seeds(one: Sequence[float], other: Sequence[float]) -> Estimate:
 def over_images(parts: Sequence[Array]) -> Estimate:
     """The sum of the means of independent samples, a value of -100 to 100 an image in each: the normal interval of two
     images more in each, one of them with +-100, so that a few images alone decide nothing (Agresti and Min 2005)."""
-    value, middle, variance = 0.0, 0.0, 0.0
+    value = sum(float(part.mean()) for part in parts)
+    middle = variance = 0.0
     for part in parts:
         n = len(part) + 2
         mean = float(part.sum()) / n
-        value += float(part.mean())
         middle += mean
         variance += ((float((part**2).sum()) + 100.0**2) / n - mean**2) / n
     half = Z95 * math.sqrt(variance)
@@ -99,7 +99,7 @@ def share(seeds: Sequence[Array], what: str = "seeds") -> Estimate:
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> Estimate:
-    """Of geometric means, a value a seed; of one each nothing tells how sure it is."""
+    """Of geometric means, a value a seed; of one each there is no interval."""
     if len(one) == len(other) == 1:
         return Estimate(one[0] / other[0], 0.0, math.inf, "1 seed each, no interval", none=1.0, decides=False)
     logs = between_seeds(np.log(one).tolist(), np.log(other).tolist())

@@ -1,4 +1,4 @@
-"""Figures of a run, readable in black and white: curves, conv1's kernels, guesses, a confusion matrix.
+"""Figures of a run, readable in black and white: curves, conv1's kernels, predictions, a confusion matrix.
 
 Each function draws data into the axes, or the figure, that it is given.
 """
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from alexnet_fast.files import written
 from alexnet_fast.model.alexnet import AlexNet
-from alexnet_fast.report.insight import Neighbours, Seen, guess, open_subject
-from alexnet_fast.report.record import Record, labels, read
+from alexnet_fast.report.insight import Examples, Neighbours, find_examples, open_with_shards
+from alexnet_fast.report.record import RunRecord, read_run, run_names
 
 COLUMNS, ROWS = 5, 2
 COLOURS = ("black", "#0072b2", "#d55e00", "#56b4e9")
@@ -29,55 +29,55 @@ KERNELS_A_ROW = 16
 
 
 def draw_run(run: Path, out: Path) -> None:
-    """One PNG: loss and accuracy of the run above, ten validation images with their five best guesses below."""
-    record, subject = read(run), open_subject(run)
+    """One PNG: loss and accuracy of the run above, ten validation images with their five best predictions below."""
+    records, (network, shards) = [read_run(run)], open_with_shards(run)
     figure = Figure(figsize=(13, 12), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=[2.4, 2.6 * ROWS])
     above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     loss, accuracy = above.subplots(1, 2)
-    draw_loss(loss, [record])
-    draw_accuracy(accuracy, record)
-    draw_seen(below, guess(subject, COLUMNS * ROWS), subject.names, COLUMNS)
+    draw_loss(loss, records)
+    draw_accuracy(accuracy, records)
+    draw_examples(below, find_examples(network, shards, COLUMNS * ROWS), network.names, COLUMNS)
     with written(out) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
-def draw_loss(axes: Axes, records: list[Record]) -> None:
+def draw_loss(axes: Axes, records: list[RunRecord]) -> None:
     """Over steps, or over images where the runs' batches differ."""
     same = len({record.config["batch"] for record in records}) == 1
     for i, record in enumerate(records):
         x = record.column("step") * (1 if same else record.config["batch"])
-        _draw_curve(axes, i, record, x, record.column("loss"))
+        _draw_curve(axes, i, x, record.column("loss"))
     _finish(axes, records, "Training loss", "step" if same else "images seen", "cross-entropy")
 
 
-def draw_accuracy(axes: Axes, record: Record) -> None:
+def draw_accuracy(axes: Axes, records: list[RunRecord]) -> None:
     """Of one run, epoch by epoch: validation top-1 and top-5, and top-1 of the training images."""
-    epochs = [line["epoch"] for line in record.evaluations]
-    markers = ["o", "s"] if len(epochs) <= 40 else ["", ""]
-    axes.plot(epochs, [line["val_top1"] for line in record.evaluations], "-", marker=markers[0], color="black")
-    axes.plot(epochs, [line["val_top5"] for line in record.evaluations], "--", marker=markers[1], color="grey")
-    axes.plot(*record.training_top1(), ":", color="black")
+    (record,) = records
+    lines, top1 = record.evaluations, record.training_top1()
+    epochs, few = [line["epoch"] for line in lines], len(lines) <= 40
+    axes.plot(epochs, [line["val_top1"] for line in lines], "-", marker="o" * few, color="black")
+    axes.plot(epochs, [line["val_top5"] for line in lines], "--", marker="s" * few, color="grey")
+    axes.plot(list(top1), list(top1.values()), ":", color="black")
     axes.legend(["top-1", "top-5", "top-1 of training images"], loc="best", fontsize=9)
-    _finish_epochs(axes, "Validation accuracy, one view")
+    _finish(axes, records, "Validation accuracy, one view", "epoch", "per cent")
+    axes.set_ylim(0, 102)
 
 
-def draw_validation(axes: Axes, records: list[Record], key: str) -> None:
+def draw_validation(axes: Axes, records: list[RunRecord], key: str) -> None:
     """Of several runs, epoch by epoch: `key` is val_top1 or val_top5."""
     for i, record in enumerate(records):
-        lines = record.evaluations
-        marker = "o" if len(lines) <= 40 else ""
-        x, y = [line["epoch"] for line in lines], [line[key] for line in lines]
-        axes.plot(x, y, marker=marker, markersize=4, **_style(i))
-    _legend(axes, records)
-    _finish_epochs(axes, f"Validation top-{key[-1]}, one view")
+        epochs, values = ([line[name] for line in record.evaluations] for name in ("epoch", key))
+        axes.plot(epochs, values, marker="o" * (len(epochs) <= 40), markersize=4, **_style(i))
+    _finish(axes, records, f"Validation top-{key[-1]}, one view", "epoch", "per cent")
+    axes.set_ylim(0, 102)
 
 
-def draw_rate(axes: Axes, records: list[Record]) -> None:
+def draw_rate(axes: Axes, records: list[RunRecord]) -> None:
     _draw_over_time(axes, records, "images_per_second", 1, "Throughput", "images/s")
 
 
-def draw_wait(axes: Axes, records: list[Record]) -> None:
+def draw_wait(axes: Axes, records: list[RunRecord]) -> None:
     _draw_over_time(axes, records, "data_wait", 100, "Time spent waiting for data", "per cent")
     axes.set_ylim(0, max(axes.get_ylim()[1], 5))
 
@@ -106,11 +106,19 @@ def kernel_pictures(weights: NDArray[np.float32], towers: int) -> list[NDArray[n
     """
     scale = np.abs(weights).max((1, 2, 3), keepdims=True)
     tiles = (0.5 + weights / np.where(scale > 0, 2 * scale, 1)).astype(np.float32).transpose(0, 2, 3, 1)
-    return [_tiled(tower) for tower in np.split(tiles, towers)]
+    return [_grid(tower) for tower in np.split(tiles, towers)]
+
+
+def _grid(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, h, w, 3) -> one picture, a white pixel between neighbours."""
+    n, height, width, _ = tiles.shape
+    tiles = np.pad(tiles, ((0, -n % KERNELS_A_ROW), (0, 1), (0, 1), (0, 0)), constant_values=1)
+    rows = tiles.reshape(-1, KERNELS_A_ROW, height + 1, width + 1, 3).swapaxes(1, 2)
+    return rows.reshape(-1, KERNELS_A_ROW * (width + 1), 3)[:-1, :-1]
 
 
 def draw_confusion(axes: Axes, counts: NDArray[np.int64], names: list[str]) -> None:
-    """`counts` (classes, classes): images of the row's class that were taken for the column's."""
+    """`counts` (classes, classes): images of the row's class for which the column's was predicted."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
@@ -121,17 +129,22 @@ def draw_confusion(axes: Axes, counts: NDArray[np.int64], names: list[str]) -> N
     places = range(len(names))
     axes.set_xticks(places, labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=9, parse_math=False)
     axes.set_yticks(places, labels, fontsize=9, parse_math=False)
-    axes.set(xlabel="taken for", ylabel="class")
+    axes.set(xlabel="predicted", ylabel="class")
 
 
-def draw_seen(figure: FigureBase, seen: Seen, names: list[str], columns: int) -> None:
-    """Images in rows, below each its five best guesses."""
-    rows = -(-len(seen.labels) // columns)
+def draw_examples(figure: FigureBase, examples: Examples, names: list[str], columns: int) -> None:
+    """Images in rows; below each, bars of its five best predictions, the right one filled."""
+    rows = -(-len(examples.labels) // columns)
     grid = figure.add_gridspec(2 * rows, columns, height_ratios=[1.6, 1.0] * rows)
-    for i, label in enumerate(seen.labels):
+    for i, label in enumerate(examples.labels):
         row, column = divmod(i, columns)
-        _draw_image(figure.add_subplot(grid[2 * row, column]), seen.images[i], names[label])
-        draw_guesses(figure.add_subplot(grid[2 * row + 1, column]), seen, i, names)
+        _draw_image(figure.add_subplot(grid[2 * row, column]), examples.images[i], names[label])
+        axes, best = figure.add_subplot(grid[2 * row + 1, column]), examples.best(i)
+        colours = ["darkgrey" if one == label else "white" for one in best]
+        axes.barh(range(len(best)), examples.probabilities[i, best], color=colours, edgecolor="grey")
+        for place, one in enumerate(best):
+            axes.text(0.03, place, short(names[one]), va="center", fontsize=9, parse_math=False)
+        axes.set(xlim=(0, 1), ylim=(len(best) - 0.5, -0.5), xticks=[], yticks=[])
 
 
 def draw_neighbours(figure: FigureBase, found: Neighbours, names: list[str]) -> None:
@@ -150,26 +163,10 @@ def _draw_image(axes: Axes, image: NDArray[np.uint8], title: str) -> None:
     axes.axis("off")
 
 
-def draw_guesses(axes: Axes, seen: Seen, i: int, names: list[str]) -> None:
-    """Horizontal bars of image i's five best guesses, the right one filled."""
-    probability, label = seen.probabilities[i], seen.labels[i]
-    best = np.argsort(probability)[::-1][:5]
-    colours = ["darkgrey" if one == label else "white" for one in best]
-    axes.barh(range(len(best)), probability[best], color=colours, edgecolor="grey")
-    for place, one in enumerate(best):
-        axes.text(0.03, place, short(names[one]), va="center", fontsize=9, parse_math=False)
-    axes.set(xlim=(0, 1), ylim=(len(best) - 0.5, -0.5), xticks=[], yticks=[])
-
-
 def short(text: str) -> str:
     """At most 28 characters, all of which can be drawn; of a longer text the start and the end."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= 28 else f"{text[:13]}…{text[-14:]}"
-
-
-def legend_lines(records: list[Record]) -> int:
-    """Lines of the legend below a figure that compares runs; none below that of one."""
-    return 0 if len(records) == 1 else -(-len(records) // _legend_columns(records))
 
 
 def thinned(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -179,26 +176,16 @@ def thinned(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([part.mean() for part in np.array_split(values, MOST_POINTS)])
 
 
-def _tiled(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n, h, w, 3) -> one picture, a white pixel between neighbours."""
-    count, height, width, _ = tiles.shape
-    rows = -(-count // KERNELS_A_ROW)
-    white = np.ones((rows * KERNELS_A_ROW, height + 1, width + 1, 3), np.float32)
-    white[:count, :-1, :-1] = tiles
-    grid = white.reshape(rows, KERNELS_A_ROW, height + 1, width + 1, 3).swapaxes(1, 2)
-    return grid.reshape(rows * (height + 1), KERNELS_A_ROW * (width + 1), 3)[:-1, :-1]
-
-
-def _draw_over_time(axes: Axes, records: list[Record], key: str, factor: float, title: str, unit: str) -> None:
+def _draw_over_time(axes: Axes, records: list[RunRecord], key: str, factor: float, title: str, unit: str) -> None:
     times = [np.cumsum(record.seconds) for record in records]
     longest = max((float(time[-1]) for time in times if len(time)), default=0.0)
     name, seconds = ("h", 3600) if longest > 7200 else ("min", 60) if longest > 120 else ("s", 1)
     for i, (record, time) in enumerate(zip(records, times, strict=True)):
-        _draw_curve(axes, i, record, time / seconds, record.column(key) * factor)
+        _draw_curve(axes, i, time / seconds, record.column(key) * factor)
     _finish(axes, records, title, f"training time, {name}", unit)
 
 
-def _draw_curve(axes: Axes, i: int, record: Record, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+def _draw_curve(axes: Axes, i: int, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
     marker = "o" if len(x) == 1 else ""
     axes.plot(thinned(x), thinned(y), marker=marker, linewidth=1.2, **_style(i))
 
@@ -208,29 +195,23 @@ def _style(i: int) -> dict[str, Any]:
     return {"color": COLOURS[i % 4], "linestyle": DASHES[(i + i // 4) % 4]}
 
 
-def _finish(axes: Axes, records: list[Record], title: str, xlabel: str, ylabel: str) -> None:
+def _finish(axes: Axes, records: list[RunRecord], title: str, xlabel: str, ylabel: str) -> None:
     highest = max(axes.dataLim.ymax, 0.0)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, xlim=(0, None), ylim=(0, 1.08 * highest or 1))
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=xlabel == "epoch"))
     axes.grid(alpha=0.3)
-    _legend(axes, records)
-
-
-def _finish_epochs(axes: Axes, title: str) -> None:
-    axes.set(title=title, xlabel="epoch", ylabel="per cent", xlim=(0, None), ylim=(0, 102))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.grid(alpha=0.3)
-
-
-def _legend(axes: Axes, records: list[Record]) -> None:
-    """Below the axes, where it hides no curve."""
     if len(records) > 1:
-        columns, names = _legend_columns(records), [short(name) for name in labels(records)]
+        columns, names = _legend_columns(records), [short(name) for name in run_names(records)]
         place: Any = "outside lower center"
         legend = axes.figure.legend(axes.lines, names, loc=place, ncols=columns, fontsize=9, handlelength=3.5)
         for text in legend.get_texts():
             text.set_parse_math(False)
 
 
-def _legend_columns(records: list[Record]) -> int:
-    return 2 if max(len(short(name)) for name in labels(records)) <= 18 else 1
+def _legend_columns(records: list[RunRecord]) -> int:
+    return 2 if max(len(short(name)) for name in run_names(records)) <= 18 else 1
+
+
+def legend_lines(records: list[RunRecord]) -> int:
+    """Lines of the legend below a figure that compares runs; none below that of one."""
+    return 0 if len(records) == 1 else -(-len(records) // _legend_columns(records))

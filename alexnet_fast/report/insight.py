@@ -1,4 +1,4 @@
-"""What a network makes of single images: its guesses, its mistakes, and the training images it finds alike."""
+"""What a network predicts for single images, its mistakes, and the training images nearest to them."""
 
 from __future__ import annotations
 
@@ -12,42 +12,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet_fast import random
+from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
-from alexnet_fast.evaluation.scoring import predict
-from alexnet_fast.inference.features import places, taken
-from alexnet_fast.inference.networks import open_network
+from alexnet_fast.evaluation.scoring import Member, ScoringPass, predict
+from alexnet_fast.inference.features import layer_output, outputs
+from alexnet_fast.inference.networks import Network, check_classes, open_network
 from alexnet_fast.loading.loader import Loader, check_crop
-from alexnet_fast.model.alexnet import AlexNet
-from alexnet_fast.shards.format import UNLABELLED, Pixels
+from alexnet_fast.shards.format import UNLABELLED
 from alexnet_fast.shards.reader import ShardSet, Split
 
-BATCH = 256
-
 
 @dataclass(frozen=True)
-class Subject:
-    """A trained network on the CPU, and the shard set it learnt from. `names` are those of its classes."""
-
-    model: AlexNet
-    crop: int
-    pixels: Pixels
-    names: list[str]
-    shards: ShardSet
-
-
-@dataclass(frozen=True)
-class Seen:
-    """n images as the network sees them, cropped: RGB (n, S, S, 3), labels (n,), softmax (n, classes)."""
+class Examples:
+    """n images as the network gets them, cropped: RGB (n, S, S, 3), labels (n,), softmax (n, classes)."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float32]
 
+    def best(self, i: int) -> NDArray[np.int64]:
+        """Class indexes of image i's five best predictions, the best first."""
+        return np.argsort(self.probabilities[i])[::-1][:5]
+
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest of `searched` training images to n others, nearest first.
+    """The nearest of `searched` training images, of `total`, to n others, nearest first.
 
     `queries` (n, S, S, 3) and `images` (n, k, S, S, 3) are RGB; `distances` (n, k) are of the features, L2.
     """
@@ -58,76 +49,80 @@ class Neighbours:
     labels: NDArray[np.int64]
     distances: NDArray[np.float32]
     searched: int
+    total: int
 
 
-def open_subject(run: Path) -> Subject:
-    """The run's best checkpoint, or its last. Raises InputError when it, or the shard set, cannot be read."""
+def open_with_shards(run: Path) -> tuple[Network, ShardSet]:
+    """The network of the run's best checkpoint, or of this checkpoint, on the CPU, and the shard set that it was
+    trained on. Raises InputError when one of them cannot be read or they do not fit."""
     network = open_network(run)
-    config = network.config
-    if "://" in config.shards:
-        raise InputError(f"the shard set is at {config.shards}, and single images are not fetched from there.")
-    shards = ShardSet(config.shards)
-    if [entry["id"] for entry in network.classes] != [entry["id"] for entry in shards.manifest.classes]:
-        raise InputError(f"{config.shards} holds other classes now than when {run} was trained.")
-    check_crop(config.crop, shards.manifest.size)
-    return Subject(network.model, config.crop, network.pixels, network.names, shards)
+    location = network.config.shards
+    if "://" in location:
+        raise InputError(f"the shard set is at {location}, and single images are not fetched from there.")
+    shards = ShardSet(location)
+    check_classes(network, shards.manifest.classes, location)
+    check_crop(network.crop, shards.manifest.size)
+    return network, shards
 
 
-def guess(subject: Subject, count: int) -> Seen:
+def validation(shards: ShardSet) -> Split:
+    """Raises InputError when there are no validation images."""
+    split = shards.split("val")
+    if not len(split):
+        raise InputError(f"the split val of {shards.location} holds no images.")
+    return split
+
+
+def find_examples(network: Network, shards: ShardSet, count: int) -> Examples:
     """`count` validation images of classes as different as can be."""
-    split = _validation(subject)
-    (part,) = _parts(subject, split, spread(split.labels, count), count)
+    split = validation(shards)
+    ((images, labels, _),) = _batches(network, split, spread(split.labels, count), count)
     with torch.inference_mode():
-        probabilities = predict([subject.model], [part.images]).numpy()
-    return Seen(_as_pixels(part.images, subject.pixels), part.labels, probabilities)
+        probabilities = predict([network.model], [images]).numpy()
+    return Examples(_rgb(network, images), labels, probabilities)
 
 
-def confusion(subject: Subject, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Labels and best guesses (n,), one view, of all validation images, or of `most` drawn from them."""
-    split = _validation(subject)
-    labels, guesses = [], []
-    with torch.inference_mode():
-        for part in _parts(subject, split, drawn(len(split), most), BATCH):
-            labels.append(part.labels)
-            guesses.append(subject.model(part.images).argmax(1).numpy())
-    return np.concatenate(labels), np.concatenate(guesses)
+def best_predictions(network: Network, split: Split, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Labels and best predictions (n,), one view, of all images of the split, or of `most` of them."""
+    member, alone = Member(network.model, network.crop, network.pixels.mean), Topology(0, 1, network.device)
+    labels, best = [], []
+    for batch, each in ScoringPass([member], split, alone, samples=choose_samples(len(split), most), threads=cores()):
+        intact = batch.labels != UNLABELLED
+        labels.append(batch.labels[intact].cpu().numpy())
+        best.append(each[0].argmax(1)[intact].cpu().numpy())
+    return np.concatenate(labels), np.concatenate(best)
 
 
-def neighbours(subject: Subject, queries: int, nearest: int, most: int) -> Neighbours:
-    """Of `queries` validation images the `nearest` by the last hidden layer's features, among the training images or
-    `most` drawn from them."""
-    train, val = subject.shards.split("train"), _validation(subject)
-    (query,) = _parts(subject, val, spread(val.labels, queries), queries)
+def find_neighbours(network: Network, shards: ShardSet, queries: int, nearest: int, most: int) -> Neighbours:
+    """The `nearest` training images to each of `queries` validation images, by the features that the last layer is
+    given (fc7 after its ReLU), among all training images or `most` of them."""
+    train, val = shards.split("train"), validation(shards)
+    last_hidden = list(outputs(network.model))[-2]
+    ((query, query_labels, _),) = _batches(network, val, spread(val.labels, queries), queries)
     samples, features = [], []
-    for part in _parts(subject, train, drawn(len(train), most), BATCH):
-        samples.append(part.samples)
-        features.append(last_hidden(subject.model, part.images))
+    for images, _, some in _batches(network, train, choose_samples(len(train), most)):
+        samples.append(some)
+        features.append(layer_output(network.model, last_hidden, images))
     searched = np.concatenate(samples)
     distances = torch.cdist(
-        last_hidden(subject.model, query.images),
+        layer_output(network.model, last_hidden, query),
         torch.cat(features),
         compute_mode="donot_use_mm_for_euclid_dist",  # whose rounding is larger than small distances
     )
     best = distances.topk(min(nearest, len(searched)), largest=False)
     found = searched[best.indices.numpy()]
-    (image,) = _parts(subject, train, np.unique(found), found.size)
-    order = np.argsort(image.samples)
-    place = order[np.searchsorted(image.samples[order], found)]
+    ((images, labels, some),) = _batches(network, train, np.unique(found), found.size)
+    order = np.argsort(some)
+    place = order[np.searchsorted(some[order], found)]
     return Neighbours(
-        _as_pixels(query.images, subject.pixels),
-        query.labels,
-        _as_pixels(image.images, subject.pixels)[place],
-        image.labels[place],
+        _rgb(network, query),
+        query_labels,
+        _rgb(network, images)[place],
+        labels[place],
         best.values.numpy(),
         len(searched),
+        len(train),
     )
-
-
-def last_hidden(model: AlexNet, images: Tensor) -> Tensor:
-    """(N, 3, S, S) -> (N, units): what the last layer is given, which is fc7 after its ReLU."""
-    with taken(model, list(places(model))[-2]) as output, torch.inference_mode():
-        model(images)
-    return output()
 
 
 def spread(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -140,41 +135,28 @@ def spread(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return np.array([samples[turn] for turn in turns for samples in by_class if turn < len(samples)][:count])
 
 
-def drawn(samples: int, most: int) -> NDArray[np.int64]:
-    """All sample numbers, or `most` of them, always the same, in order."""
-    if samples <= most:
-        return np.arange(samples)
-    return np.sort(random.report_sample().choice(samples, most, replace=False))
+def choose_samples(total: int, most: int) -> NDArray[np.int64]:
+    """All sample numbers, or `most` of them chosen at random, always the same, in order."""
+    if total <= most:
+        return np.arange(total)
+    return np.sort(random.report_sample().choice(total, most, replace=False))
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Some images as the network takes them (n, 3, S, S), their labels (n,) and sample numbers (n,)."""
-
-    images: Tensor
-    labels: NDArray[np.int64]
-    samples: NDArray[np.int64]
-
-
-def _validation(subject: Subject) -> Split:
-    split = subject.shards.split("val")
-    if not len(split):
-        raise InputError(f"the split val of {subject.shards.location} holds no images.")
-    return split
+def _batches(
+    network: Network, split: Split, samples: NDArray[np.int64], size: int = 256
+) -> Iterator[tuple[Tensor, NDArray[np.int64], NDArray[np.int64]]]:
+    """Central crops (n, 3, S, S) of `samples`, labels (n,) and sample numbers (n,), at most `size` at a time, in
+    whatever order; corrupt images are left out."""
+    crop, mean, device = network.crop, network.pixels.mean, network.device
+    for batch in Loader.evaluation(
+        split, batch=size, samples=samples, crop=crop, mean=mean, device=device, threads=cores()
+    ):
+        labels = batch.labels.cpu().numpy()
+        intact = labels != UNLABELLED
+        yield batch.images[intact], labels[intact], batch.rows.samples[intact]
 
 
-def _parts(subject: Subject, split: Split, samples: NDArray[np.int64], size: int) -> Iterator[_Part]:
-    """The central crops of `samples`, at most `size` at a time, in whatever order; damaged images are left out."""
-    loader = Loader.evaluation(
-        split, batch=size, samples=samples, crop=subject.crop, mean=subject.pixels.mean, threads=cores()
-    )
-    for batch in loader:
-        labels = batch.labels.numpy()
-        whole = labels != UNLABELLED
-        yield _Part(batch.images[whole], labels[whole], batch.rows.samples[whole])
-
-
-def _as_pixels(images: Tensor, pixels: Pixels) -> NDArray[np.uint8]:
+def _rgb(network: Network, images: Tensor) -> NDArray[np.uint8]:
     """Network inputs (n, 3, S, S) -> RGB (n, S, S, 3)."""
-    values: NDArray[np.float64] = images.permute(0, 2, 3, 1).numpy() + np.array(pixels.mean)
+    values: NDArray[np.float64] = images.permute(0, 2, 3, 1).numpy() + np.array(network.pixels.mean)
     return values.round().clip(0, 255).astype(np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.training import checkpoint
 
 STEP = ("step", "epoch", "loss", "top1", "images_per_second", "data_wait", "peak_gib")
-COUNTS = ("step", "epoch")
 EVALUATION = ("epoch", "val_top1", "val_top5")
+MOST = 2**53  # up to here float64 has every whole number
 
 
 @dataclass(frozen=True)
-class Record:
-    """`steps` and `evaluations` are the log's lines, in order; `unread`: lines that are no whole JSON."""
+class RunRecord:
+    """`steps` and `evaluations` are the log's lines, in order; `unread`: number of lines that are no JSON object."""
 
     folder: Path
     config: dict[str, Any]
@@ -42,70 +43,64 @@ class Record:
         images = np.diff(self.column("step"), prepend=0) * self.config["batch"]
         return np.asarray(images / self.column("images_per_second"))
 
-    def training_top1(self) -> tuple[list[int], list[float]]:
-        """Epochs, counted from 1, and the mean accuracy on their training images while they were learnt, per cent."""
+    def training_top1(self) -> dict[int, float]:
+        """By epoch, counted from 1, the mean accuracy on its training images during training, per cent."""
         steps, epochs, top1 = np.diff(self.column("step"), prepend=0), self.column("epoch"), self.column("top1")
-        numbers = [int(epoch) for epoch in np.unique(epochs)]
-        return [n + 1 for n in numbers], [
-            float(np.average(top1[epochs == n], weights=steps[epochs == n])) for n in numbers
-        ]
+        return {
+            int(epoch) + 1: float(np.average(top1[epochs == epoch], weights=steps[epochs == epoch]))
+            for epoch in np.unique(epochs)
+        }
 
     def results(self) -> dict[str, float | None]:
         """The best epoch by validation top-1, its scores and errors in per cent; images/s, the share of time spent
-        waiting for data (0 to 1) and seconds, of training alone; the most memory taken, GiB. None: not known yet."""
-        best = max(self.evaluations, key=lambda line: line["val_top1"], default=None)
-        top1, top5 = (best["val_top1"], best["val_top5"]) if best else (None, None)
+        waiting for data (0 to 1) and seconds, of training alone; peak memory, GiB. None: not known yet."""
+        best: dict[str, Any] = max(self.evaluations, key=lambda line: line["val_top1"], default={})
+        top1, top5 = best.get("val_top1"), best.get("val_top5")
         seconds = float(self.seconds.sum())
         return {
-            "best_epoch": best["epoch"] if best else None,
+            "best_epoch": best.get("epoch"),
             "best_top1": top1,
             "top5": top5,
             "top1_error": None if top1 is None else 100 - top1,
             "top5_error": None if top5 is None else 100 - top5,
             "images_per_second": self.steps[-1]["step"] * self.config["batch"] / seconds if seconds else None,
             "data_wait": float(self.column("data_wait") @ self.seconds) / seconds if seconds else None,
-            "seconds": seconds if seconds else None,
+            "seconds": seconds or None,
             "peak_gib": float(self.column("peak_gib").max()) if self.steps else None,
         }
 
     def progress(self) -> str:
         """How far the run has come, in words."""
-        epochs = self.config["epochs"]
-        done = max([line["epoch"] for line in self.evaluations] + [self._saved_epochs()])
+        epochs, done = self.config["epochs"], max((line["epoch"] for line in self.evaluations), default=0)
+        with suppress(InputError):  # there is no last.pt before the first epoch's end
+            done = max(done, int(checkpoint.load(self.folder / "last.pt")["epoch"]))
         if done >= epochs:
             return f"finished: {epochs} epoch{'s' * (epochs > 1)}"
-        return f"{done} of {epochs} epochs done: still going on, or stopped"
-
-    def _saved_epochs(self) -> int:
-        try:
-            return int(checkpoint.load(self.folder / "last.pt")["epoch"])
-        except InputError:  # none is written before the first epoch's end
-            return 0
+        return f"{done} of {epochs} epochs done: still running, or stopped"
 
 
-def labels(records: list[Record]) -> list[str]:
-    """What to call the runs: their folders' names, or whole paths where two have the same."""
+def run_names(records: list[RunRecord]) -> list[str]:
+    """The names of the runs' folders, or whole paths where two have the same."""
     names = [record.folder.absolute().name for record in records]
     return names if len(set(names)) == len(names) else [str(record.folder) for record in records]
 
 
-def read(folder: Path) -> Record:
+def read_run(folder: Path) -> RunRecord:
     """Raises InputError when `folder` holds no run.
 
-    A log that ends in half a line, as that of a run going on may, is read as far as it goes; lines and keys of
-    other kinds are passed over.
+    A log that ends in half a line, as that of a running one may, is read up to there; lines and keys of other kinds
+    are ignored.
     """
     config = _read_json(folder / "config.json")
     if config is None:
         raise InputError(f"{folder} is not a run folder: it has no config.json. Name a folder that train --run made.")
     for name in ("epochs", "batch"):
         if not _is_number(config.get(name)) or config[name] < 1:
-            raise InputError(f"{folder / 'config.json'} is damaged: its {name} cannot be right.")
-    steps, evaluations, unread = _read_log(folder / "log.jsonl")
+            raise InputError(f"{folder / 'config.json'} is corrupt: its {name} cannot be right.")
     environment = _read_json(folder / "environment.json") or {}
     if not isinstance(environment.setdefault("packages", {}), dict):
-        raise InputError(f"{folder / 'environment.json'} is damaged: its packages are no JSON object.")
-    return Record(folder, config, environment, steps, evaluations, unread)
+        raise InputError(f"{folder / 'environment.json'} is corrupt: its packages are no JSON object.")
+    return RunRecord(folder, config, environment, *_read_log(folder / "log.jsonl"))
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -117,7 +112,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
-        raise InputError(f"{path} is damaged: it holds no JSON object. Name another run.")
+        raise InputError(f"{path} is corrupt: it holds no JSON object. Name another run.")
     return body
 
 
@@ -133,17 +128,13 @@ def _read_log(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], i
             line = None
         if not isinstance(line, dict):
             unread += 1
-        elif not all(_is_count(line.get(key, 0)) for key in COUNTS):
+        elif not all(type(count := line.get(key, 0)) is int and 0 <= count < MOST for key in ("step", "epoch")):
             continue
         elif all(_is_number(line.get(key)) for key in EVALUATION):
             evaluations.append(line)
         elif all(_is_number(line.get(key)) for key in STEP) and line["images_per_second"] > 0:
             steps += [line] * (line["step"] > (steps[-1]["step"] if steps else 0))
     return steps, evaluations, unread
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**53  # where float64 has every whole number
 
 
 def _is_number(value: Any) -> bool:

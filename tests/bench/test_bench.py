@@ -10,14 +10,14 @@ from PIL import Image
 
 from alexnet_fast import native
 from alexnet_fast.bench import run
-from alexnet_fast.bench.advice import Setup, advise, expected, find_limit, imagenet, noise, number
-from alexnet_fast.bench.report import STAGES, Report
+from alexnet_fast.bench.advice import BenchSetup, advise, expected, find_limit, imagenet, noise, number
+from alexnet_fast.bench.report import STAGES, BenchReport
 from alexnet_fast.cli.main import main
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
 from alexnet_fast.text import duration
 
-CPU = Setup(
+CPU = BenchSetup(
     shards="shards/imagenet",
     encoding="jpeg",
     size=256,
@@ -36,7 +36,7 @@ RATES = {"read": 400_000.0, "decode": 5_500.0, "loader": 5_000.0, "step": 200.0,
 
 
 def test_a_slow_network_is_the_limit() -> None:
-    assert find_limit(RATES, CPU) == "step"
+    assert find_limit(RATES) == "step"
     assert advise(RATES, CPU) == [
         "The network is the limit: the loader alone is 25 times as fast.",
         "What would help: a GPU, a smaller crop, or more cores.",
@@ -72,9 +72,9 @@ def test_a_loader_on_the_network_s_cores_may_take_much_of_them() -> None:
         (replace(CPU, encoding="mixed"), "a larger share of raw images in the set, or the decoder of a GPU."),
     ],
 )
-def test_slow_decoding_is_the_limit(setup: Setup, ways: str) -> None:
+def test_slow_decoding_is_the_limit(setup: BenchSetup, ways: str) -> None:
     rates = {**RATES, "copy": 90_000.0, "step": 16_000.0, "joint": expected({**RATES, "step": 16_000.0}, setup)}
-    assert find_limit(rates, setup) == "decode"
+    assert find_limit(rates) == "decode"
     raw = "a raw or mixed shard set (alexnet-fast shard --encoding raw: 13 times the bytes)"
     assert advise(rates, setup) == [
         "The loader is the limit: decoding takes 91 % of its time.",
@@ -85,25 +85,25 @@ def test_slow_decoding_is_the_limit(setup: Setup, ways: str) -> None:
 def test_other_parts_of_the_loader_may_be_the_limit() -> None:
     fast = {**RATES, "step": 16_000.0, "joint": 3_900.0}
     reading = {**fast, "read": 5_600.0}
-    assert find_limit(reading, CPU) == "read"
+    assert find_limit(reading) == "read"
     assert advise(reading, CPU)[0] == "Reading is the limit: 84 MB/s in random order."
     assert "JPEG" not in advise(reading, CPU)[1]
     raw = replace(CPU, encoding="raw", image_bytes=3 * 256**2 + 128)
     assert "a JPEG set" in advise(reading, raw)[1]
     converting = {**fast, "decode": 20_000.0}
-    assert find_limit(converting, raw) == "loader"
+    assert find_limit(converting) == "loader"
     assert advise(converting, raw) == [
         "The loader is the limit: flips, colour and conversion take 75 % of its time.",
-        "What would help: a GPU, which does them in passing.",
+        "What would help: a GPU, which does them at no cost.",
     ]
     copied = {**fast, "decode": 5_100.0, "copy": 5_200.0, "joint": 5_000.0}
-    assert find_limit(copied, GPU) == "copy"  # the crops of a JPEG set that the host decodes
+    assert find_limit(copied) == "copy"  # the crops of a JPEG set that the host decodes
     assert advise(copied, GPU) == [
         "The copy to the GPU is the limit: 0.78 GB/s of uint8 crops.",
         "What would help: a smaller crop.",
     ]
     assert "a JPEG shard set, " in advise(copied, replace(GPU, encoding="raw"))[1]
-    assert find_limit({**copied, "copy": 50_000.0}, GPU) == "decode"
+    assert find_limit({**copied, "copy": 50_000.0}) == "decode"
 
 
 def test_raw_crops_on_all_cores_leave_only_more_cores() -> None:
@@ -114,14 +114,14 @@ def test_raw_crops_on_all_cores_leave_only_more_cores() -> None:
     ]
 
 
-def test_stages_that_disturb_one_another() -> None:
-    told = advise({**RATES, "joint": 100.0}, CPU)[-1]
-    assert told.startswith("Loader and network together reach 52 % of what the two allow alone: ")
-    assert told.endswith("Try --threads 1.")
+def test_stages_that_slow_each_other_down() -> None:
+    sentence = advise({**RATES, "joint": 100.0}, CPU)[-1]
+    assert sentence.startswith("Loader and network together reach 52 % of what the two allow alone: ")
+    assert sentence.endswith("Try --threads 1.")
     assert advise({**RATES, "joint": 100.0}, replace(CPU, threads=1))[-1].endswith("on these cores.")
 
 
-def test_turns_that_differ_are_told() -> None:
+def test_turns_that_differ_are_named() -> None:
     assert noise({"step": [100.0, 120.0], "joint": [100.0, 110.0]}) == []
     assert noise({"step": [100.0, 120.0], "joint": [100.0, 210.0]}) == [
         "The turns of joint differ by a factor of 2.1: something else ran on this machine. "
@@ -142,7 +142,7 @@ def test_durations_and_numbers() -> None:
 
 def test_the_table_names_every_stage_and_the_limit() -> None:
     turns = {stage: [RATES[stage]] if stage in RATES else [] for stage in STAGES}
-    lines = Report(CPU, turns).as_text(width=80).splitlines()
+    lines = BenchReport(CPU, turns).as_text(width=80).splitlines()
     assert f"native: {native.decoder()}" in lines[0]
     for stage, what in STAGES.items():
         (line,) = [line for line in lines if line.startswith(f"│ {stage}")]
@@ -150,7 +150,7 @@ def test_the_table_names_every_stage_and_the_limit() -> None:
         assert ("no GPU" in line) == (stage == "copy")
         assert (f"{stage} <" in line) == (stage == "step")
     assert lines[-1] == imagenet(190)
-    raw = Report(replace(CPU, encoding="raw"), turns).as_text(width=80)
+    raw = BenchReport(replace(CPU, encoding="raw"), turns).as_text(width=80)
     assert "JPEG" not in raw
 
 
@@ -193,15 +193,15 @@ def test_bench_end_to_end(
 def test_bench_takes_the_batch_that_training_would(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[TrainConfig] = []
 
-    def noted(config: TrainConfig, gpus: int | None, turns: int) -> Report:
+    def record(config: TrainConfig, gpus: int | None, turns: int) -> BenchReport:
         seen.append(config)
         raise InputError("that is all")
 
-    monkeypatch.setattr(run, "bench", noted)
+    monkeypatch.setattr(run, "bench", record)
     command = ["bench", "--shards", str(jpeg_shards), "--recipe", "fast"]
-    said = CliRunner().invoke(main, command).output
+    output = CliRunner().invoke(main, command).output
     assert (seen[0].batch, seen[0].lr) == (32, 0.4 * 32 / 1024)
-    assert said.startswith("60 training images are few: --batch 32 in place of the recipe's 1,024, learning rate 0.0")
+    assert output.startswith("60 training images are few: --batch 32 in place of the recipe's 1,024, learning rate 0.0")
     assert CliRunner().invoke(main, [*command, "--batch", "48"]).output == "Error: that is all\n"
     assert seen[1].batch == 48
 

@@ -16,8 +16,7 @@ TRAIN, VAL, SIZE = 100, 20, 64
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("samples")
-    number = draw_samples(out, train_per_class=TRAIN, val_per_class=VAL, size=SIZE)
-    assert number == len(CLASSES) * (TRAIN + VAL)
+    draw_samples(out, train_per_class=TRAIN, val_per_class=VAL, size=SIZE)
     return out
 
 

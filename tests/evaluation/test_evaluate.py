@@ -160,7 +160,7 @@ def test_eval_averages_writes_and_reports(networks: list[Path], raw_shards: Path
     assert sum(row["images"] for row in result["confusions"]) == 18 - right
     assert f"top-1 {result['top1']:.2f} %" in text
     assert f"error {result['top1_error']:.2f} %" in text
-    for name in ("cone taken for", "worst classes"):
+    for name in ("cone predicted as", "worst classes"):
         assert name in text
     assert {path.name for path in tmp_path.iterdir()} == {"0.npz", "1.npz", "both.npz"}
 

@@ -59,7 +59,7 @@ def test_every_layer_of_a_split(onetower: Path, raw_shards: Path, tmp_path: Path
     stored = np.stack(split.read(np.arange(len(split))))[:, edge : edge + 84, edge : edge + 84]
     images = torch.from_numpy(stored.astype(np.float32) - np.array(network.pixels.mean, np.float32)).permute(0, 3, 1, 2)
     expected = by_hand(onetower, images)
-    assert list(features.places(network.model)) == list(expected)
+    assert list(features.outputs(network.model)) == list(expected)
     for layer, values in expected.items():
         found = features.of_split(network, split, layer)
         assert found.features.dtype == np.float32
@@ -90,7 +90,7 @@ def test_where_the_papers_net_is_tapped(tmp_path: Path, raw_shards: Path) -> Non
     place."""
     network = open_network(save_network(tmp_path / "paper.pt", "paper", bottleneck=8))
     split = ShardSet(raw_shards).split("val")
-    assert list(features.places(network.model)) == [
+    assert list(features.outputs(network.model)) == [
         *("conv1", "norm1", "pool1", "conv2", "norm2", "pool2", "conv3", "conv4", "conv5", "pool5"),
         *("fc6", "fc7", "bottleneck", "fc8"),
     ]
@@ -110,7 +110,7 @@ def test_where_the_papers_net_is_tapped(tmp_path: Path, raw_shards: Path) -> Non
     assert features.of_split(network, split, "bottleneck").features.shape == (18, 8)
 
 
-def test_damaged_samples_are_left_out(onetower: Path, raw_shards: Path, tmp_path: Path) -> None:
+def test_corrupt_samples_are_left_out(onetower: Path, raw_shards: Path, tmp_path: Path) -> None:
     shards = corrupt_copy(raw_shards, "val", [4, 17], tmp_path / "set")
     code, result, text = run(onetower, "--shards", shards, "--out", tmp_path / "f.npz")
     assert (code, result["images"], len(result["unread"])) == (1, 16, 2)

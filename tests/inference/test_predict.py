@@ -1,4 +1,4 @@
-"""predict: what it says of image files is what evaluation says of the same images in a shard set."""
+"""predict: predictions for image files are those of evaluation for the same images in a shard set."""
 
 import gzip
 import json

@@ -245,7 +245,7 @@ def test_what_cannot_be_imported(weights: Weights, synset_words: Path, tmp_path:
     classes = ("--classes", synset_words)
     for name, given, expected in (
         ("no.pth", classes, "does not exist. Name a file that ends in .pth, .caffemodel, .safetensors."),
-        ("x.h5", classes, "must end in .pth, .caffemodel, .safetensors: that tells what it is."),
+        ("x.h5", classes, "must end in .pth, .caffemodel, .safetensors, by its format."),
         ("good.caffemodel", (), "does not name its classes. Give --classes synset_words.txt"),
         ("good.caffemodel", (*classes, "--shards", "x"), "--classes and --shards both name the classes"),
         ("good.caffemodel", ("--classes", tmp_path / "twice.txt"), "twice.txt names a twice."),
@@ -260,8 +260,8 @@ def test_what_cannot_be_imported(weights: Weights, synset_words: Path, tmp_path:
         ("other.pth", classes, "has no classifier.1.weight"),
         ("five.pth", classes, "is not a network of arch onetower. It has 5 outputs for 3 classes."),
         ("five.pth", (*classes, "--mean", synset_words), "--mean is for a caffemodel"),
-        ("text.safetensors", (), "is no whole file of alexnet-fast export"),
-        ("text.safetensors", classes, "brings its own classes"),
+        ("text.safetensors", (), "is no complete file of alexnet-fast export"),
+        ("text.safetensors", classes, "has its own classes"),
     ):
         code, output = run("import", tmp_path / name, tmp_path / "net.pt", *given)
         assert (code, output.startswith("Error: ")) == (2, True), output

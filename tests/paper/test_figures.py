@@ -28,11 +28,11 @@ def test_figures_of_what_is_there(trained_run: Path, raw_shards: Path, tmp_path:
     """Figure 1 waits for tanh; one that cannot be drawn is named and the others come."""
     given = {"epochs": 2, "batch": 16, "hidden": 32}
     experiment = runs.Experiment(tmp_path, [], str(raw_shards), None, given)
-    said: list[str] = []
-    assert figures.write(experiment, {}, said.append) == []
+    logged: list[str] = []
+    assert figures.write(experiment, {}, logged.append) == []
     shutil.copytree(trained_run, tmp_path / "base-1")
     found = {BASE: {1: made_up(9, 9)}}
-    made = figures.write(experiment, found, said.append)
+    made = figures.write(experiment, found, logged.append)
     assert [path.name for path in made] == ["figure3.png", "figure4.png"]
     for path in made:
         ink = np.asarray(Image.open(path).convert("L")) < 128
@@ -41,9 +41,9 @@ def test_figures_of_what_is_there(trained_run: Path, raw_shards: Path, tmp_path:
     state["config"]["shards"] = "moved/away"
     checkpoint.save(tmp_path / "base-1" / "last.pt", state)
     found["tanh"] = {seed: made_up(9, 9) for seed in (0, 1)}
-    assert [path.name for path in figures.write(experiment, found, said.append)] == [
+    assert [path.name for path in figures.write(experiment, found, logged.append)] == [
         "figure1.png",
         "figure3.png",
     ]
-    (left_out,) = said
+    (left_out,) = logged
     assert left_out.startswith("left out: figure4.png: moved/away is not a shard set")

@@ -1,4 +1,4 @@
-"""Runs and their budget of time; which guesses count."""
+"""Runs and their budget of time."""
 
 from pathlib import Path
 
@@ -8,16 +8,16 @@ import pytest
 
 from alexnet_fast import ShardSet
 from alexnet_fast.cli.paper import DurationType
-from alexnet_fast.inference.predictions import Guesses
-from alexnet_fast.paper import runs, scores
+from alexnet_fast.inference.predictions import Predictions
+from alexnet_fast.paper import runs
 from alexnet_fast.paper.measures import BASE
 
 
 def test_the_five_best_hold_the_label(raw_shards: Path) -> None:
     best = np.array([[3, 0, 1, 2, 4], [0, 1, 2, 3, 5], [5, 4, 3, 2, 1]])
     split = ShardSet(raw_shards).split("val")
-    guesses = Guesses(split, [], best, labels=np.array([3, 5, 0]), views=1, weights=[1.0], damaged=[])
-    assert scores._right(guesses).tolist() == [[True, True], [False, True], [False, False]]
+    predictions = Predictions(split, [], best, labels=np.array([3, 5, 0]), views=1, weights=[1.0], corrupt=[])
+    assert predictions.right.tolist() == [[True, True], [False, True], [False, False]]
 
 
 def test_times_of_a_budget() -> None:
@@ -31,9 +31,9 @@ def test_times_of_a_budget() -> None:
 def test_the_clock_learns_from_the_runs(small_shards: Path, tmp_path: Path) -> None:
     run = runs.Experiment(tmp_path, [], str(small_shards), None, {"epochs": 1, "batch": 16, "hidden": 32}).run(BASE, 0)
     clock = runs.Clock(gpus=0, budget=60)
-    said = clock.seconds(run)
-    assert said > 0
-    clock.learn(said, 3 * said)
-    assert clock.seconds(run) == pytest.approx(3 * said)
-    clock.learn(3 * said, 5 * said)
-    assert clock.seconds(run) == pytest.approx(4 * said)
+    first = clock.seconds(run)
+    assert first > 0
+    clock.learn(first, 3 * first)
+    assert clock.seconds(run) == pytest.approx(3 * first)
+    clock.learn(3 * first, 5 * first)
+    assert clock.seconds(run) == pytest.approx(4 * first)

@@ -13,18 +13,27 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from alexnet_fast.evaluation.counts import confused
+from alexnet_fast.inference.networks import Network
 from alexnet_fast.report import figures
-from alexnet_fast.report.insight import Subject, confusion, drawn, guess, neighbours, open_subject, spread
-from alexnet_fast.report.record import read
+from alexnet_fast.report.insight import (
+    best_predictions,
+    choose_samples,
+    find_examples,
+    find_neighbours,
+    open_with_shards,
+    spread,
+)
+from alexnet_fast.report.record import read_run
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import checkpoint
 
+Subject = tuple[Network, ShardSet]
 WHITE = (1.0, 1.0, 1.0, 1.0)
 
 
 @pytest.fixture(scope="module")
 def subject(trained_run: Path) -> Subject:
-    return open_subject(trained_run)
+    return open_with_shards(trained_run)
 
 
 def log_of(run: Path, key: str) -> list[dict[str, Any]]:
@@ -34,16 +43,18 @@ def log_of(run: Path, key: str) -> list[dict[str, Any]]:
 
 def central_crops(subject: Subject, split: str) -> NDArray[np.uint8]:
     """Of all stored images, which are raw: (n, crop, crop, 3)."""
-    images = subject.shards.split(split)
-    edge = (images.size - subject.crop) // 2
+    images = subject[1].split(split)
+    edge = (images.size - subject[0].crop) // 2
     stored = np.stack(images.read(np.arange(len(images))))
-    return stored[:, edge : edge + subject.crop, edge : edge + subject.crop]
+    return stored[:, edge : edge + subject[0].crop, edge : edge + subject[0].crop]
 
 
 def by_hand(subject: Subject, split: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """fc7 after its ReLU (n, 32), and logits (n, classes)."""
-    inputs = torch.from_numpy(central_crops(subject, split) - np.array(subject.pixels.mean)).float().permute(0, 3, 1, 2)
-    model = subject.model
+    inputs = (
+        torch.from_numpy(central_crops(subject, split) - np.array(subject[0].pixels.mean)).float().permute(0, 3, 1, 2)
+    )
+    model = subject[0].model
     with torch.no_grad():
         maps = model.avgpool(model.features(inputs)).flatten(1)
         hidden = model.classifier[:-1](maps)
@@ -79,12 +90,12 @@ def test_kernels_of_one_tower_and_of_nothing() -> None:
 
 
 def test_curves_are_the_log(trained_run: Path) -> None:
-    record, steps, evaluations = read(trained_run), log_of(trained_run, "loss"), log_of(trained_run, "val_top1")
+    record, steps, evaluations = read_run(trained_run), log_of(trained_run, "loss"), log_of(trained_run, "val_top1")
     assert len(steps) == 8
     loss, accuracy, rate, wait = Figure().subplots(1, 4)
     figures.draw_loss(loss, [record])
     assert loss.lines[0].get_xydata().tolist() == [[line["step"], line["loss"]] for line in steps]
-    figures.draw_accuracy(accuracy, record)
+    figures.draw_accuracy(accuracy, [record])
     for line, key in zip(accuracy.lines[:2], ("val_top1", "val_top5"), strict=True):
         assert line.get_xydata().tolist() == [[one["epoch"], one[key]] for one in evaluations]
     learnt = [np.mean([line["top1"] for line in steps if line["epoch"] == epoch]) for epoch in (0, 1)]
@@ -116,48 +127,48 @@ def test_a_text_is_shortened_to_what_can_be_drawn() -> None:
 
 def test_neighbours_are_those_of_brute_force(subject: Subject) -> None:
     train, query = by_hand(subject, "train")[0], by_hand(subject, "val")[0]
-    asked = spread(subject.shards.split("val").labels, 5)
+    asked = spread(subject[1].split("val").labels, 5)
     distances = np.sqrt(((query[asked, None] - train[None]) ** 2).sum(2))
     nearest = np.argsort(distances, axis=1)[:, :6]
-    found = neighbours(subject, 5, 6, 2000)
+    found = find_neighbours(*subject, 5, 6, 2000)
     assert found.searched == 60
-    by_label = np.argsort(subject.shards.split("val").labels[asked], kind="stable")
+    by_label = np.argsort(subject[1].split("val").labels[asked], kind="stable")
     order = np.argsort(found.query_labels, kind="stable")
     assert (found.queries[order] == central_crops(subject, "val")[asked[by_label]]).all()
     assert (found.images[order] == central_crops(subject, "train")[nearest[by_label]]).all()
-    assert (found.labels[order] == subject.shards.split("train").labels[nearest[by_label]]).all()
+    assert (found.labels[order] == subject[1].split("train").labels[nearest[by_label]]).all()
     np.testing.assert_allclose(
         found.distances[order], np.take_along_axis(distances, nearest, 1)[by_label], rtol=1e-3, atol=1e-6
     )
 
 
 def test_neighbours_among_some_images(subject: Subject) -> None:
-    chosen = drawn(60, 12)
+    chosen = choose_samples(60, 12)
     assert len(set(chosen)) == 12
-    assert chosen.tolist() == sorted(chosen) == drawn(60, 12).tolist()
-    found = neighbours(subject, 2, 20, 12)
+    assert chosen.tolist() == sorted(chosen) == choose_samples(60, 12).tolist()
+    found = find_neighbours(*subject, 2, 20, 12)
     assert (found.searched, found.images.shape[:2]) == (12, (2, 12))
     searched = central_crops(subject, "train")[chosen]
     for images in found.images:
         assert sorted(image.tobytes() for image in images) == sorted(image.tobytes() for image in searched)
 
 
-def test_guesses_are_the_networks(subject: Subject) -> None:
-    seen = guess(subject, 10)
+def test_predictions_are_the_networks(subject: Subject) -> None:
+    seen = find_examples(*subject, 10)
     images, (_, logits) = central_crops(subject, "val"), by_hand(subject, "val")
     assert len(seen.labels) == 10
     assert np.bincount(seen.labels).tolist() == [4, 3, 3]
     for image, label, probability in zip(seen.images, seen.labels, seen.probabilities, strict=True):
         (place,) = np.flatnonzero((images == image).all((1, 2, 3)))
-        assert subject.shards.split("val").labels[place] == label
+        assert subject[1].split("val").labels[place] == label
         expected = np.exp(logits[place]) / np.exp(logits[place]).sum()
         np.testing.assert_allclose(probability, expected, rtol=1e-4)
 
 
-def test_guesses_and_neighbours_are_drawn_as_found(subject: Subject) -> None:
-    names, seen, found = ["ball", "cube", "cone"], guess(subject, 5), neighbours(subject, 3, 4, 2000)
+def test_predictions_and_neighbours_are_drawn_as_found(subject: Subject) -> None:
+    names, seen, found = ["ball", "cube", "cone"], find_examples(*subject, 5), find_neighbours(*subject, 3, 4, 2000)
     figure = Figure()
-    figures.draw_seen(figure, seen, names, columns=3)
+    figures.draw_examples(figure, seen, names, columns=3)
     assert len(figure.axes) == 2 * len(seen.labels) == 10
     for i, (picture, bars) in enumerate(zip(figure.axes[::2], figure.axes[1::2], strict=True)):
         assert (picture.images[0].get_array() == seen.images[i]).all()
@@ -181,10 +192,10 @@ def test_guesses_and_neighbours_are_drawn_as_found(subject: Subject) -> None:
 
 def test_confusion_is_counted_by_hand_and_drawn(subject: Subject) -> None:
     counts = np.zeros((3, 3), int)
-    for label, logits in zip(subject.shards.split("val").labels, by_hand(subject, "val")[1], strict=True):
+    for label, logits in zip(subject[1].split("val").labels, by_hand(subject, "val")[1], strict=True):
         counts[label, logits.argmax()] += 1
     found = np.zeros((3, 3), int)
-    np.add.at(found, confusion(subject, 5000), 1)
+    np.add.at(found, best_predictions(subject[0], subject[1].split("val"), 5000), 1)
     assert found.tolist() == counts.tolist()
     axes = Figure().add_subplot()
     counts = np.array([[4, 2, 0], [0, 6, 0], [1, 0, 5]])
@@ -192,13 +203,13 @@ def test_confusion_is_counted_by_hand_and_drawn(subject: Subject) -> None:
     texts = {text.get_position(): text.get_text() for text in axes.texts}  # x, y
     assert texts == {(0, 0): "4", (1, 0): "2", (1, 1): "6", (0, 2): "1", (2, 2): "5"}
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a $", "b_", "c"]
-    assert len(confusion(subject, 7)[0]) == 7
+    assert len(best_predictions(subject[0], subject[1].split("val"), 7)[0]) == 7
 
 
 def test_worst_pairs_by_hand() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])
-    guesses = np.array([0, 2, 2, 1, 0, 1, 2, 2])
-    assert confused(labels, guesses, 2) == [(0, 2, 2, 0.5), (0, 1, 1, 0.25)]
+    predictions = np.array([0, 2, 2, 1, 0, 1, 2, 2])
+    assert confused(labels, predictions, 2) == [(0, 2, 2, 0.5), (0, 1, 1, 0.25)]
     assert confused(labels, labels, 2) == []
 
 
@@ -208,12 +219,11 @@ def test_spread_takes_classes_far_apart_and_in_turn() -> None:
     assert spread(np.array([1, 1, 0, 1]), 9).tolist() == [2, 0, 1, 3]
 
 
-def test_damaged_images_are_left_out(trained_run: Path, raw_shards: Path, tmp_path: Path) -> None:
-    subject = open_subject(trained_run)
+def test_corrupt_images_are_left_out(trained_run: Path, raw_shards: Path, tmp_path: Path) -> None:
+    network, _ = open_with_shards(trained_run)
     copy = shutil.copytree(raw_shards, tmp_path / "shards")
     tar = copy / "val-000000.tar"
     data = bytearray(tar.read_bytes())
     data[int(ShardSet(raw_shards).split("val").index["offset"][3]) + 1000] ^= 1
     tar.write_bytes(data)
-    damaged = Subject(subject.model, subject.crop, subject.pixels, subject.names, ShardSet(copy))
-    assert len(confusion(damaged, 5000)[0]) == 17
+    assert len(best_predictions(network, ShardSet(copy).split("val"), 5000)[0]) == 17

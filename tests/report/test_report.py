@@ -1,4 +1,4 @@
-"""The page: it needs nothing from elsewhere, escapes everything, says what it lacks, and fits a phone's window."""
+"""The page: it needs nothing from elsewhere, escapes everything, names what it lacks, and fits a phone's window."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from alexnet_fast.cli.main import main
 from alexnet_fast.errors import InputError
 from alexnet_fast.report import page as report_page
 from alexnet_fast.report.page import write_report
-from alexnet_fast.report.record import read
+from alexnet_fast.report.record import read_run
 from alexnet_fast.training import checkpoint
 from tests.report.conftest import NASTY, change
 
@@ -79,9 +79,9 @@ def test_the_page_of_a_run(trained_run: Path, tmp_path: Path) -> None:
         "Training",
         "Epochs",
         "What the first layer looks for",
-        "Five best guesses",
+        "Five best predictions",
         "Nearest training images",
-        "What is taken for what",
+        "Confusions",
         "Settings",
         "Environment",
     ]
@@ -140,7 +140,7 @@ def test_a_comparison(trained_run: Path, run: Path, tmp_path: Path) -> None:
     assert page.headings == ["Results", "Settings that differ", "Environments that differ", "Training"]
     assert len(page.alts) == 5
     rows = {row[0]: row[1:] for row in page.rows}
-    settings = [row for row in page.rows if row[0] in read(run).config]
+    settings = [row for row in page.rows if row[0] in read_run(run).config]
     assert settings == [["lr", "0.00125", "0.5"], ["dropout", "0.5", "0.25"]]
     assert rows["cores"][1] == "999"
     top1 = json.loads(log.read_text().splitlines()[-1])["val_top1"]
@@ -148,7 +148,7 @@ def test_a_comparison(trained_run: Path, run: Path, tmp_path: Path) -> None:
     assert (rows["paper"][5], rows["run"][5]) == ("2 of 2", "1 of 2")
 
 
-def test_runs_of_one_name_are_told_apart(run: Path, tmp_path: Path) -> None:
+def test_runs_of_one_name_are_distinguished(run: Path, tmp_path: Path) -> None:
     other = shutil.copytree(run, tmp_path / "other" / "run")
     write_report([run, other], tmp_path / "both.html")
     page = Page(tmp_path / "both.html")
@@ -185,7 +185,7 @@ def shards_gone(run: Path) -> None:
     checkpoint.save(run / "best.pt", state)
 
 
-def damaged_checkpoint(run: Path) -> None:
+def corrupt_checkpoint(run: Path) -> None:
     (run / "best.pt").write_bytes(b"")
 
 
@@ -194,22 +194,22 @@ def damaged_checkpoint(run: Path) -> None:
     [
         (
             begun,
-            ["curves", "validation accuracy", "kernels, guesses, neighbours, confusion: no checkpoint"],
+            ["curves", "validation accuracy", "kernels, predictions, neighbours, confusion: no checkpoint"],
             ["Settings"],
         ),
         (
             one_epoch_under_way,
-            ["validation accuracy", "kernels, guesses, neighbours, confusion: no checkpoint", "1 unreadable lines"],
+            ["validation accuracy", "kernels, predictions, neighbours, confusion: no checkpoint", "1 unreadable lines"],
             ["Training", "Settings", "Environment"],
         ),
-        (without_val, ["validation accuracy"], ["Training", "What the first layer looks for", "Five best guesses"]),
+        (without_val, ["validation accuracy"], ["Training", "What the first layer looks for", "Five best predictions"]),
         (other_lines, [], ["Training", "Epochs"]),
         (
             shards_gone,
-            ["guesses, neighbours, confusion: moved/away is not a shard set"],
+            ["predictions, neighbours, confusion: moved/away is not a shard set"],
             ["Training", "Epochs", "What the first layer looks for", "Settings", "Environment"],
         ),
-        (damaged_checkpoint, ["guesses, neighbours, confusion", "kernels"], ["Training", "Epochs", "Settings"]),
+        (corrupt_checkpoint, ["predictions, neighbours, confusion", "kernels"], ["Training", "Epochs", "Settings"]),
     ],
 )
 def test_whatever_state_the_run_is_in(
@@ -233,8 +233,8 @@ def test_of_many_classes_the_worst_pairs_are_listed(
     write_report([trained_run], tmp_path / "page.html")
     page = Page(tmp_path / "page.html")
     assert "Confusion matrix" not in page.alts
-    head = page.rows.index(["class", "taken for", "images", "of the class, %"])
-    top1 = read(trained_run).results()["best_top1"]
+    head = page.rows.index(["class", "predicted", "images", "of the class, %"])
+    top1 = read_run(trained_run).results()["best_top1"]
     assert top1 is not None
     pairs = [row for row in page.rows[head + 1 :] if len(row) == 4]
     assert sum(int(row[2]) for row in pairs) == round(18 * (1 - top1 / 100))
@@ -252,7 +252,7 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
     code, output = command(run, "--json", tmp_path / "result.json")
     assert code == 0
     first, second = output.splitlines()
-    assert first.startswith("Left out guesses, neighbours, confusion: moved/away is not a shard set")
+    assert first.startswith("Left out predictions, neighbours, confusion: moved/away is not a shard set")
     assert second == str(run / "report.html")
     body = json.loads((tmp_path / "result.json").read_text())
     assert set(body) == {"report", "runs", "left_out"}
@@ -270,10 +270,10 @@ def test_the_command_refuses_its_input(run: Path, tmp_path: Path) -> None:
         assert (code, output) == (2, f"Error: --out {out} must end in .html and lie in a folder that is there.\n")
     for text in ("", "[1]", '{"epochs": 3'):
         (run / "config.json").write_text(text)
-        expected = f"Error: {run}/config.json is damaged: it holds no JSON object. Name another run.\n"
+        expected = f"Error: {run}/config.json is corrupt: it holds no JSON object. Name another run.\n"
         assert command(run) == (2, expected)
     for text in ("{}", '{"epochs": 3, "batch": "64"}', '{"epochs": 0, "batch": 64}'):
         (run / "config.json").write_text(text)
-        with pytest.raises(InputError, match=r"config\.json is damaged: its (epochs|batch) cannot be right"):
-            read(run)
+        with pytest.raises(InputError, match=r"config\.json is corrupt: its (epochs|batch) cannot be right"):
+            read_run(run)
     assert not list(tmp_path.rglob("*.html"))

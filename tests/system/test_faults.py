@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from alexnet_fast.cli.main import main
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.recipes import make_config
-from alexnet_fast.report.record import read as read_record
+from alexnet_fast.report.record import read_run as read_record
 from alexnet_fast.sharding.sources import folders
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import run_folder

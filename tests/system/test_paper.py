@@ -16,10 +16,11 @@ from PIL import Image
 from alexnet_fast import Batch, Loader, ShardSet
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import TrainingError
-from alexnet_fast.inference.predictions import guess_checkpoints
+from alexnet_fast.inference.networks import open_networks
+from alexnet_fast.inference.predictions import predict_split
 from alexnet_fast.model.alexnet import build
-from alexnet_fast.paper import runs, scores
-from alexnet_fast.report.insight import drawn
+from alexnet_fast.paper import runs
+from alexnet_fast.report.insight import choose_samples
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.training import checkpoint, trainer
@@ -47,12 +48,12 @@ with locked(Path({str(tmp_path / "base-0" / runs.LOCK)!r})): print(flush=True); 
         wait_for(lambda: all(path.exists() for path in scored), *both)
         assert not (tmp_path / "base-0" / "scores.npz").exists()
         third.kill()
-    said = [process.communicate()[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    made = re.findall(r"^\d/3  (.*) seed 0:", "".join(said), re.MULTILINE)
+    output = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], output
+    made = re.findall(r"^\d/3  (.*) seed 0:", "".join(output), re.MULTILINE)
     assert sorted(made) == ["base", "no-crops", "no-dropout"]
-    assert all(re.search("^other processes are at .*base seed 0", text, re.MULTILINE) for text in said)
-    tables = [text[text.index("error of one") :] for text in said]
+    assert all(re.search("^other processes are at .*base seed 0", text, re.MULTILINE) for text in output)
+    tables = [text[text.index("error of one") :] for text in output]
     assert tables[0] == tables[1]
     assert [claim["name"] for claim in claims_of(tmp_path)[0]] == ["one-cnn", "views", "no-dropout", "no-crops"]
 
@@ -65,7 +66,7 @@ def noting(run: Callable[[Trainer], Any], calls: list[tuple[str, int]]) -> Calla
     return note
 
 
-def test_a_stopped_one_is_gone_on_with(small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_one_is_resumed(small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in the middle of the second run: nothing is run twice, and the table is that of no stop."""
     whole, parts, only = tmp_path / "whole", tmp_path / "parts", ("--only", "views,no-dropout")
     done = paper(small_shards, whole, *only)
@@ -78,7 +79,7 @@ def test_a_stopped_one_is_gone_on_with(small_shards: Path, tmp_path: Path, monke
         patch.setattr(trainer, "train_step", interrupted(train_step, 6))  # an epoch has 4
         stopped = paper(small_shards, parts, *only)
     assert stopped.exit_code == 130
-    assert "Go on with the same command." in stopped.output
+    assert "Resume with the same command." in stopped.output
     assert [claim["name"] for claim in claims_of(parts)[0]] == ["one-cnn", "views"]
     assert paper(small_shards, parts, *only).exit_code == 0
     assert calls == [("base-0", 0), ("no-dropout-0", 0), ("no-dropout-0", 2)]
@@ -89,7 +90,7 @@ def test_a_stopped_one_is_gone_on_with(small_shards: Path, tmp_path: Path, monke
     assert {path.name for path in whole.glob("*.png")} == {"figure3.png", "figure4.png"}
     claims, networks = claims_of(whole)
     assert [claim["name"] for claim in claims] == ["one-cnn", "views", "no-dropout"]
-    accuracy = guess_checkpoints([whole / "base-0" / "last.pt"], 0, views=10).accuracy()
+    accuracy = predict_split(open_networks([whole / "base-0" / "last.pt"], 0), views=10).accuracy()
     assert accuracy is not None
     assert claims[0]["ours"][0]["value"] == pytest.approx(100 - accuracy.top1)
     assert networks[0]["10 views"] == f"{accuracy.top1:.1f}"
@@ -101,7 +102,7 @@ def test_a_stopped_one_is_gone_on_with(small_shards: Path, tmp_path: Path, monke
 
 @torch.inference_mode()
 def sharpened(state: dict[str, Any], seed: int, batches: list[Batch]) -> dict[str, Any]:
-    """The checkpoint with random weights whose guesses differ from image to image."""
+    """The checkpoint with random weights whose predictions differ from image to image."""
     torch.manual_seed(seed)
     fresh = build(3, TrainConfig(**state["config"])).eval()
     logits = torch.cat([fresh(batch.images) for batch in batches])
@@ -131,21 +132,21 @@ def test_five_networks_from_folders_to_the_table(small_shards: Path, tmp_path: P
     model = checkpoint.build_model(checkpoint.load(tmp_path / "base-3" / "last.pt")).eval()
     with torch.inference_mode():
         (seen,), (learnt,) = ([(model(b.images).argmax(1) == b.labels, b.rows) for b in of] for of in (val, train))
-    found = scores.load(tmp_path / "base-3", "val")
+    found = runs.Experiment(tmp_path, [], str(small_shards), None, {"epochs": 1}).run("base", 3).scores()
     assert np.array_equal(found.right1[seen[1].samples, 0], seen[0])
-    some = drawn(len(shards.split("train")), len(shards.split("val")))
+    some = choose_samples(len(shards.split("train")), len(shards.split("val")))
     order = np.argsort(learnt[1].samples)
     assert np.array_equal(found.train_right, learnt[0].numpy()[order][some])
     paths = [tmp_path / f"base-{seed}" / "last.pt" for seed in range(5)]
-    alone = [guess_checkpoints([path], 0, views=10).accuracy() for path in paths]
-    five = guess_checkpoints(paths, 0, views=10).accuracy()
+    alone = [predict_split(open_networks([path], 0), views=10).accuracy() for path in paths]
+    five = predict_split(open_networks(paths, 0), views=10).accuracy()
     errors = [100 - accuracy.top1 for accuracy in alone if accuracy]
     assert len(set(errors)) > 1
     ours = {claim["name"]: [each["value"] for each in claim["ours"]] for claim in claims_of(tmp_path)[0]}
     assert five
     assert ours["five-cnns"] == pytest.approx([100 - five.top1])
     assert ours["averaging"] == pytest.approx([np.mean(errors) - (100 - five.top1)])
-    one_view = [guess_checkpoints([path], 0).accuracy() for path in paths]
+    one_view = [predict_split(open_networks([path], 0)).accuracy() for path in paths]
     gains = [one.top1 for one in one_view if one], [ten.top1 for ten in alone if ten]
     assert ours["views"] == pytest.approx([np.mean(gains[1]) - np.mean(gains[0])])
 
@@ -154,7 +155,9 @@ def test_judged_by_another_split(small_shards: Path, tmp_path: Path) -> None:
     """By the training images, that is, which the same networks are then scored on besides."""
     for more in ([], ["--split", "train"]):
         assert paper(small_shards, tmp_path, "--only", "ilsvrc-2010", *more).exit_code == 0
-        accuracy = guess_checkpoints([tmp_path / "base-0" / "last.pt"], 0, views=10, split=(more or ["", "val"])[1])
+        accuracy = predict_split(
+            open_networks([tmp_path / "base-0" / "last.pt"], 0), views=10, split=(more or ["", "val"])[1]
+        )
         claims = {claim["name"]: claim["ours"][0]["value"] for claim in claims_of(tmp_path)[0]}
         assert claims["ilsvrc-2010"] == pytest.approx(100 - accuracy.accuracy().top1)  # type: ignore[union-attr]
         assert ("Judged by the split train." in (tmp_path / "paper.md").read_text()) == bool(more)
@@ -163,7 +166,7 @@ def test_judged_by_another_split(small_shards: Path, tmp_path: Path) -> None:
     assert "no split named test" in refused.output
 
 
-def test_a_budget_leaves_out_and_says_so(small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_leaves_out_runs(small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four steps of 10 s and a fifth besides are 48 s; without dropout 4.8 s, which fit. The run then takes much less,
     but the first has had its turn."""
     monkeypatch.setattr(runs, "step_seconds", lambda config, gpus: 10.0 if config.dropout else 1.0)

@@ -16,7 +16,8 @@ import torch
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed import topology as processes
 from alexnet_fast.distributed.topology import Topology
-from alexnet_fast.inference.predictions import guess_checkpoints
+from alexnet_fast.inference.networks import open_networks
+from alexnet_fast.inference.predictions import predict_split
 from alexnet_fast.recipes import make_config
 from alexnet_fast.training import checkpoint, start, trainer
 from alexnet_fast.training.step import train_step
@@ -173,7 +174,7 @@ def test_eval_reads_a_towers_run(folder: Path) -> None:
     """As a plain network; training's own evaluation, by two processes, counted each image once."""
     run = folder / "paper-towers-2"
     best = max(line["val_top1"] for line in log(run) if "val_top1" in line)
-    accuracy = guess_checkpoints([run], 0).accuracy()
+    accuracy = predict_split(open_networks([run], 0)).accuracy()
     assert accuracy is not None
     assert accuracy.top1 == pytest.approx(best, abs=1e-4)
     assert accuracy.images == 18

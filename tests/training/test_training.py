@@ -12,7 +12,8 @@ import torch
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError, TrainingError
-from alexnet_fast.inference.predictions import guess_checkpoints
+from alexnet_fast.inference.networks import open_networks
+from alexnet_fast.inference.predictions import predict_split
 from alexnet_fast.loading.loader import Batch
 from alexnet_fast.loading.plan import Rows, ShuffleWindow
 from alexnet_fast.model.alexnet import build
@@ -77,7 +78,7 @@ def test_a_run_learns_and_leaves_its_folder(jpeg_shards: Path, tmp_path: Path) -
     assert steps[-1]["loss"] < 0.7 * steps[0]["loss"]
     assert [line["epoch"] for line in evaluations] == [1, 2, 3, 4, 5, 6]
     assert result.best_top1 == pytest.approx(max(line["val_top1"] for line in evaluations), abs=1e-4)
-    accuracy = guess_checkpoints([tmp_path / "run"], 0).accuracy()
+    accuracy = predict_split(open_networks([tmp_path / "run"], 0)).accuracy()
     assert accuracy is not None
     assert accuracy.top1 == pytest.approx(result.best_top1)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 6

@@ -21,12 +21,12 @@ from safetensors.torch import save
 from alexnet_fast import native
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
-from alexnet_fast.inference.challenge import challenge_ids
+from alexnet_fast.inference.predictions import challenge_ids
 from alexnet_fast.interchange.caffemodel import read_mean
 from alexnet_fast.interchange.imports import from_caffe, from_safetensors, from_torchvision, read_classes
 from alexnet_fast.loading.cpu import CropReader
 from alexnet_fast.report import page
-from alexnet_fast.report.record import read as read_record
+from alexnet_fast.report.record import read_run as read_record
 from alexnet_fast.sharding import decode
 from alexnet_fast.sharding.output import open_output
 from alexnet_fast.sharding.plan import Options, begin, jobs, make_plan
@@ -277,8 +277,8 @@ def run_folder(folder: Path, *, file: str) -> Path:
 def read_run(path: Path) -> None:
     """All of a page but its pictures."""
     record = read_record(path.parent)
-    page._about_one(record, [])
-    page._comparison([record, record])
+    page.render(page.describe_run(record, []), [], [])
+    page.render(page.compare_runs([record, record]), [], [])
 
 
 def write_page(path: Path) -> None:
