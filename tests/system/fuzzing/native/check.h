@@ -13,8 +13,8 @@
         if (!(condition)) { fprintf(stderr, "FAILED: " __VA_ARGS__); fputc('\n', stderr); abort(); } \
     } while (0)
 
-/* Bytes that are allocated now. 0 without the address sanitizer. */
-size_t allocated_bytes(void);
+/* Blocks of memory that this thread has allocated, less those that it has freed. Always 0 without the address sanitizer. */
+long allocated_blocks(void);
 
 /* Of all inputs; printed at the end of the process as libFuzzer prints its own: `stat::clean: 12`.
 

@@ -8,10 +8,10 @@ typedef struct { void *(*work)(void *); void *data; } Job;
 
 static void *do_job(void *data) {
     Job *job = data;
-    size_t before = allocated_bytes();
+    long before = allocated_blocks();
     job->work(job->data);
-    size_t after = allocated_bytes();
-    CHECK(before == after, "%zu bytes were allocated before, %zu after", before, after);
+    long kept = allocated_blocks() - before;
+    CHECK(!kept, "%ld blocks of memory were allocated and not freed", kept);
     return NULL;
 }
 
