@@ -118,7 +118,8 @@ def why_no_triton() -> str | None:
 
         triton.runtime.driver.active.get_current_target()
     except Exception as error:  # no such package, no compiler, no libcuda to link with, a compiler that fails
-        reason = f"Triton is not used: {str(error).strip() or type(error).__name__}"
+        what = str(error).strip().rstrip(".") or type(error).__name__
+        reason = f"Triton is not used: {what}"
     else:
         return None
     if os.environ.get("LOCAL_RANK", "0") == "0":

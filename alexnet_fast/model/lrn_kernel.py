@@ -51,14 +51,14 @@ def lrn_backward(x: Tensor, gradient: Tensor, towers: int, half: int, a: float, 
 
 
 @lrn.register_kernel("cuda")
-def _(x: Tensor, towers: int, half: int, a: float, k: float) -> Tensor:
+def lrn_on_gpu(x: Tensor, towers: int, half: int, a: float, k: float) -> Tensor:
     from alexnet_fast.model import lrn_triton
 
     return lrn_triton.lrn(x, towers, a, k)
 
 
 @lrn_backward.register_kernel("cuda")
-def _(x: Tensor, gradient: Tensor, towers: int, half: int, a: float, k: float) -> Tensor:
+def lrn_backward_on_gpu(x: Tensor, gradient: Tensor, towers: int, half: int, a: float, k: float) -> Tensor:
     from alexnet_fast.model import lrn_triton
 
     return lrn_triton.lrn_backward(x, gradient, towers, a, k)

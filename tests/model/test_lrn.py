@@ -28,8 +28,8 @@ def call_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     interpret(monkeypatch, lrn_triton)
 
     def call(name: str, x: Tensor, towers: int, half: int, a: float, k: float, *gradient: Tensor) -> Tensor:
-        kernel = lrn_triton.lrn if name == "forward" else lrn_triton.lrn_backward
-        return kernel(x, *gradient, towers, a, k)  # type: ignore[no-any-return]
+        kernel = lrn_kernel.lrn_on_gpu if name == "forward" else lrn_kernel.lrn_backward_on_gpu
+        return kernel(x, *gradient, towers, half, a, k)  # type: ignore[no-any-return,operator]
 
     monkeypatch.setattr(lrn_kernel, "_call", call)
     monkeypatch.setattr(lrn_kernel, "applies", lambda x, half: half == lrn_triton.REACH and x.dtype != torch.float64)

@@ -1,12 +1,18 @@
 """LRN's kernels for GPUs, without one: the interpreter's numbers against float64, and what compilers make of them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from alexnet_fast import environment
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.model import lrn_kernel
+from alexnet_fast.model.alexnet import build
 from alexnet_fast.model.lrn import LocalResponseNorm
 from tests.model.test_lrn import random, torch_s
 from tests.triton_kernels import compile_for, interpret, registers_and_stack
@@ -129,3 +135,83 @@ def test_it_compiles_for_other_gpus_and_types(capability: int, monkeypatch: pyte
     )
     assert len(kernels) == 4
     assert all(len(kernel.asm["cubin"]) > 1000 for kernel in kernels)
+
+
+def test_gpus_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Triton works, for the paper's window, in the types that it computes; on tensors of no memory."""
+    monkeypatch.setattr(environment, "why_no_triton", lambda: None)
+    with FakeTensorMode():
+        for dtype in TOLERANCES:
+            maps = torch.empty(4, 5, 5, 96, dtype=dtype, device="cuda").permute(0, 3, 1, 2)
+            assert lrn_kernel.applies(maps, lrn_triton.REACH)
+            y = LocalResponseNorm(96, towers=2)(maps)
+            assert (y.device, y.dtype, y.shape, y.stride()) == (maps.device, dtype, maps.shape, maps.stride())
+        assert not lrn_kernel.applies(maps, half=1)
+        assert not lrn_kernel.applies(maps.new_empty(1, dtype=torch.float64), lrn_triton.REACH)
+        monkeypatch.setattr(environment, "why_no_triton", lambda: "Triton is not used: no compiler")
+        assert not lrn_kernel.applies(maps, lrn_triton.REACH)
+
+
+class Calls(TorchDispatchMode):
+    """The operators called, with their tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, list[Tensor]]] = []
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operator(*args, **(kwargs or {}))
+        self.calls.append((str(operator), [one for one in (*args, result) if isinstance(one, Tensor)]))
+        return result
+
+
+@pytest.mark.parametrize(("arch", "layers"), [("paper", 2), ("half", 2), ("caffe", 2), ("onetower", 0)])
+def test_a_network_calls_it_once_a_layer_each_way(arch: str, layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16 and channels-last memory as it comes, nothing copied; on tensors of no memory, nothing computed."""
+    monkeypatch.setattr(lrn_kernel, "applies", lambda x, half: True)
+    with FakeTensorMode():
+        model = build(7, TrainConfig(arch=arch, hidden=32))
+        images = torch.empty(4, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+        with Calls() as seen:
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(images).sum()
+            loss.backward()
+    ours = [(name, tensors) for name, tensors in seen.calls if name.startswith("alexnet_fast.")]
+    assert [name for name, _ in ours] == ["alexnet_fast.lrn.default"] * layers + [
+        "alexnet_fast.lrn_backward.default"
+    ] * layers
+    for _, tensors in ours:
+        assert all(one.dtype == torch.bfloat16 for one in tensors)
+        assert all(one.is_contiguous(memory_format=torch.channels_last) for one in tensors)
+    made = {id(tensors[-1]) for name, tensors in seen.calls if "clone" in name or "_to_copy" in name}
+    assert not made & {id(one) for _, tensors in ours for one in tensors}
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # of torch's own compiler
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(("maps", "towers", "batch"), [(96, 2, 128), (96, 1, 127), (256, 2, 128), (10, 2, 3)])
+def test_on_a_gpu(maps: int, towers: int, batch: int, dtype: torch.dtype) -> None:
+    """The whole layer, in all kinds of memory and compiled."""
+    assert environment.why_no_triton() is None
+    torch.compiler.reset()  # it compiles a layer for so many inputs only
+    x, gradient = (one.cuda() for one in maps_and_gradient(batch, maps, 27, 27, dtype=dtype))
+    layer = LocalResponseNorm(maps, towers).cuda()
+    exact = with_torch(torch_s(towers).double(), x.double(), gradient.double())
+    rtol, atol = TOLERANCES[dtype]
+    for plain in (False, True):
+        given = (x.contiguous(), gradient.contiguous()) if plain else (x, gradient)
+        for form in (layer, torch.compile(layer, fullgraph=True)):
+            for ours, true in zip(with_torch(form, *given), exact, strict=True):
+                assert ours.dtype == dtype
+                torch.testing.assert_close(ours.double(), true, rtol=rtol, atol=atol * true.abs().max().item())
+
+
+@pytest.mark.gpu
+def test_maps_beyond_two_billion_values() -> None:
+    """As conv1's of 8,192 images: their places do not fit into 32 bits."""
+    x = torch.randn(1, 96, 3025, 7500, device="cuda", dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    y, dx = both_ways(x, x, 2)
+    last = x[..., -3:].contiguous(memory_format=torch.channels_last)
+    for ours, alone in zip((y, dx), both_ways(last, last, 2), strict=True):
+        assert torch.equal(ours[..., -3:], alone)
