@@ -7,8 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK, WARPS = 1024, 4
-"""Values of one image that a program computes, and its warps."""
+BLOCK = 1024
+"""Values of one image that a program computes: eight a thread."""
+OPTIONS = {"num_warps": BLOCK // 8 // 32, "enable_fp_fusion": True}
 
 
 def centre(pixels: Tensor, upright: int, offset: Tensor, out: Tensor) -> None:
@@ -20,7 +21,7 @@ def centre(pixels: Tensor, upright: int, offset: Tensor, out: Tensor) -> None:
     if pixels.numel():
         with torch.cuda.device_of(out):  # Triton launches on the current device
             grid = (n * triton.cdiv(size, BLOCK),)
-            _centre[grid](pixels, offset, out, upright, width=width, size=size, block=BLOCK, num_warps=WARPS)
+            _centre[grid](pixels, offset, out, upright, width=width, size=size, block=BLOCK, **OPTIONS)
 
 
 # `upright` differs from batch to batch: one kernel for all

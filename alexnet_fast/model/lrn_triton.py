@@ -15,8 +15,9 @@ from torch import Tensor
 
 REACH = 2
 """The window's maps on each side of its middle: n = 5, as in all of the paper's networks."""
-BLOCK, WARPS = 256, 8
-"""Groups of eight maps that a program computes, and its warps: a group a thread."""
+BLOCK = 256
+"""Groups of eight maps that a program computes: one a thread."""
+OPTIONS = {"num_warps": BLOCK // 32, "enable_fp_fusion": True}
 
 
 def lrn(x: Tensor, towers: int, a: float, k: float) -> Tensor:
@@ -36,7 +37,7 @@ def _launch(kernel, towers: int, a: float, k: float, *inputs: Tensor) -> Tensor:
     if rows:
         with torch.cuda.device_of(result):  # Triton launches on the current device
             grid = (triton.cdiv(rows * triton.cdiv(width, 8), BLOCK),)
-            kernel[grid](*inputs, result, rows, a, k, width=width, block=BLOCK, num_warps=WARPS)
+            kernel[grid](*inputs, result, rows, a, k, width=width, block=BLOCK, **OPTIONS)
     return result
 
 
