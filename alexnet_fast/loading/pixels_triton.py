@@ -34,6 +34,6 @@ def _centre(pixels, offset, out, upright: tl.int32, width: tl.constexpr, size: t
     mirrored = at + (width - 1 - 2 * (at // 3 % width)) * 3
     start = image.to(tl.int64) * size
     value = tl.load(pixels + start + tl.where(image < upright, at, mirrored), mask=inside, other=0).to(tl.float32)
-    red, green, blue = [tl.load(offset + image * 3 + i) for i in (0, 1, 2)]
+    red, green, blue = [tl.load(offset + image * 3 + i).to(tl.float32) for i in (0, 1, 2)]
     value -= tl.where(channel == 0, red, tl.where(channel == 1, green, blue))
     tl.store(out + start + at, value.to(out.dtype.element_ty), mask=inside)

@@ -29,6 +29,7 @@ def available_on_gpu() -> bool:
 
 
 def applies(x: Tensor, half: int) -> bool:
+    """Whether `lrn` computes windows of 2 half + 1 maps of such a tensor on this machine."""
     if x.device.type == "cuda":
         return half == 2 and x.dtype in GPU_TYPES and available_on_gpu()
     return x.device.type == "cpu" and x.dtype in NAMES and available()

@@ -41,7 +41,8 @@ def _launch(kernel, towers: int, a: float, k: float, *inputs: Tensor) -> Tensor:
     return result
 
 
-# A row is one tower's maps at one pixel: `width` contiguous values. `rows` is the same kernel for every batch size.
+# A row is one tower's maps at one pixel: `width` contiguous values. Their number does not change the kernel: a batch of
+# another size compiles nothing.
 @triton.jit(do_not_specialize=["rows"])
 def _forward(x_maps, y_maps, rows: tl.int64, a, k, width: tl.constexpr, block: tl.constexpr):
     """y = x s^-3/4 with s = k + a window(x^2)."""

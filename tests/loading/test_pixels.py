@@ -35,7 +35,7 @@ def by_hand(pixels: Tensor, upright: int, offset: Tensor) -> Tensor:
 class OnGpu(Tensor):
     """A tensor in the CPU's memory that says it is on a GPU."""
 
-    device = torch.device("cuda")  # type: ignore[assignment]
+    device = torch.device("cuda")
 
     def to(self, *_: Any, **__: Any) -> Tensor:
         return self
@@ -94,7 +94,7 @@ class Made(TorchDispatchMode):
     """The bytes of the largest tensor that any operator made anew, by its type."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.largest: dict[torch.dtype, int] = {}
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -29,7 +29,7 @@ def call_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def call(name: str, x: Tensor, towers: int, half: int, a: float, k: float, *gradient: Tensor) -> Tensor:
         kernel = lrn_kernel.lrn_on_gpu if name == "forward" else lrn_kernel.lrn_backward_on_gpu
-        return kernel(x, *gradient, towers, half, a, k)  # type: ignore[no-any-return,operator]
+        return kernel(x, *gradient, towers, half, a, k)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(lrn_kernel, "_call", call)
     monkeypatch.setattr(lrn_kernel, "applies", lambda x, half: half == lrn_triton.REACH and x.dtype != torch.float64)
