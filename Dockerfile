@@ -2,7 +2,7 @@
 # CUDA comes with the wheels, the driver from the host through NVIDIA's container toolkit.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
-# --- our own wheel, with its C files compiled: the image has no compiler
+# --- our own wheel, with its C files compiled
 FROM ${BASE_IMAGE} AS build
 # Debian keeps one version of a package: a pinned one would be gone with its next update.
 # hadolint ignore=DL3008
@@ -24,6 +24,9 @@ print(*project['dependencies'], *sum(map(project['optional-dependencies'].get, s
 # a read-only root could not keep, of all but a few files for other Pythons.
 FROM ${BASE_IMAGE}
 ENV PATH=/opt/venv/bin:$PATH
+# Triton compiles a part of itself when it is first used on a GPU.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN --mount=type=bind,from=requirements,source=/requirements.txt,target=/requirements.txt \
     --mount=type=bind,source=constraints.txt,target=/constraints.txt \
     --mount=type=cache,target=/root/.cache/pip \

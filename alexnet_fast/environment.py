@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def environment() -> dict[str, Any]:
         "packages": packages(),
         "cuda": torch.version.cuda,
         "driver": found and found.version,
+        "triton": (why_no_triton() or "used") if gpus else None,
         "gpus": [torch.cuda.get_device_name(i) for i in range(gpus)],
         "processor": _processor(),
         "cores": cores(),
@@ -93,6 +95,27 @@ def driver() -> Driver | None:
         text = ""
     version = re.search(r"Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
     return Driver(version and version[1], (newest.value // 1000, newest.value % 1000 // 10))
+
+
+@cache
+def why_no_triton() -> str | None:
+    """Returns why Triton's kernels cannot run on this machine's GPU; None where they can.
+
+    Prints it too, once: LRN and the pass over the pixels then take many passes. Triton comes with torch's CUDA wheels,
+    but compiles a part of itself with the machine's C compiler, when it is first used.
+    """
+    try:
+        import triton
+
+        triton.runtime.driver.active.get_current_target()
+    except Exception as error:  # no such package, no compiler, no libcuda to link with, a compiler that fails
+        what = str(error).strip().rstrip(".") or type(error).__name__
+        reason = f"Triton is not used: {what}"
+    else:
+        return None
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"{reason}. Training on the GPU is slower. Install gcc and Python's headers.", file=sys.stderr)
+    return reason
 
 
 def cores(root: Path = Path("/")) -> int:

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from click.testing import CliRunner
 import alexnet_fast
 from alexnet_fast.cli.main import main
 from alexnet_fast.distributed.devices import check_gpus, processes_here
-from alexnet_fast.environment import COMMIT_VARIABLE, cores, environment, limit_threads
+from alexnet_fast.environment import COMMIT_VARIABLE, cores, environment, limit_threads, why_no_triton
 from alexnet_fast.errors import InputError
 from tests.conftest import pretend_file, turn_native_off
 
@@ -73,6 +74,53 @@ def test_the_driver_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(json.dumps(environment()))["packages"]["numpy"] == version("numpy")
     give_driver(monkeypatch, 12020)
     assert environment()["driver"] == "535.104.05"
+
+
+@pytest.fixture
+def ask_triton_anew() -> Iterator[None]:
+    why_no_triton.cache_clear()
+    yield
+    why_no_triton.cache_clear()
+
+
+def test_triton_is_not_used_where_it_cannot_compile(
+    ask_triton_anew: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is asked once, and the first process of a machine says why."""
+    pytest.importorskip("triton")
+    from triton.runtime import driver
+
+    def no_compiler() -> None:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+    monkeypatch.setattr(driver, "_active", SimpleNamespace(get_current_target=no_compiler))
+    reason = "Triton is not used: Failed to find C compiler. Please specify via CC environment variable"
+    assert [why_no_triton(), why_no_triton()] == [reason] * 2
+    assert capsys.readouterr().err == f"{reason}. Training on the GPU is slower. Install gcc and Python's headers.\n"
+    give_gpus(monkeypatch, 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: "H200")
+    assert environment()["triton"] == reason
+    why_no_triton.cache_clear()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert why_no_triton() == reason
+    assert capsys.readouterr().err == ""
+
+
+def test_triton_is_used_where_it_compiles(ask_triton_anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    from triton.runtime import driver
+
+    assert environment()["triton"] is None  # nothing to use it on
+    monkeypatch.setattr(driver, "_active", SimpleNamespace(get_current_target=lambda: None))
+    assert why_no_triton() is None
+    give_gpus(monkeypatch, 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: "H200")
+    assert environment()["triton"] == "used"
+
+
+def test_triton_is_not_used_where_it_is_missing(ask_triton_anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert why_no_triton() == "Triton is not used: import of triton halted; None in sys.modules"
 
 
 def test_the_commit_is_the_checkout_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

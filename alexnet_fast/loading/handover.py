@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet_fast import environment
 from alexnet_fast.loading.plan import Rows
 
 CHUNK = 4
@@ -19,7 +20,12 @@ CHUNK = 4
 def centre(pixels: torch.Tensor, upright: int, offset: torch.Tensor, out: torch.Tensor) -> None:
     """uint8 `pixels` (n, h, w, 3) -> `out`, the same shape of any dtype: pixel minus the image's RGB `offset` (n, 3).
     The first `upright` images stay, the others are mirrored left to right, in place. Where `out` is uint8, which may be
-    `pixels` itself, nothing is subtracted."""
+    `pixels` itself, nothing is subtracted. On a GPU one kernel of Triton's does all, where there is Triton."""
+    if out.device.type == "cuda" and out.dtype != torch.uint8 and environment.why_no_triton() is None:
+        from alexnet_fast.loading import pixels_triton
+
+        pixels_triton.centre(pixels, upright, offset.to(out.device, non_blocking=True), out)
+        return
     n, height, width, _ = pixels.shape
     chunk = CHUNK if pixels.device.type == "cpu" else n
     for start in range(upright, n, chunk):
@@ -32,6 +38,9 @@ def centre(pixels: torch.Tensor, upright: int, offset: torch.Tensor, out: torch.
     # A whole image row of the offset: the subtraction then runs along contiguous memory, not along 3 channels.
     offset_rows = offset.to(pixels.device, non_blocking=True).repeat(1, width)[:, None]
     rows, results = pixels.view(n, height, width * 3), out.view(n, height, width * 3)
+    if pixels.device.type != "cpu":
+        torch.sub(rows, offset_rows, out=results)  # the same bits without a float32 copy; on a CPU slower
+        return
     for start in range(0, n, chunk):
         part = slice(start, start + chunk)
         block = results[part] if out.dtype == torch.float32 else torch.empty_like(rows[part], dtype=torch.float32)

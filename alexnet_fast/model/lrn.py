@@ -16,8 +16,8 @@ class LocalResponseNorm(nn.Module):
 
     Defaults are the paper's constants with alpha divided by n, as the original code and torch do (the paper's
     printed formula does not divide). `towers`: the sum does not cross from one tower's maps to the other's.
-    Shapes: (N, C, H, W) in and out, n odd. On a CPU one compiled pass (`lrn_kernel`), elsewhere torch's operations:
-    torch's own LRN is many times slower in channels-last.
+    Shapes: (N, C, H, W) in and out, n odd. One compiled pass (`lrn_kernel`) where there is one, elsewhere torch's
+    operations: torch's own LRN is many times slower in channels-last.
     """
 
     band: Tensor
@@ -31,7 +31,8 @@ class LocalResponseNorm(nn.Module):
         self.register_buffer("band", band.repeat(towers, 1)[..., None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if lrn_kernel.applies(x):
+        if lrn_kernel.applies(x, self.reach):
+            x = x.contiguous(memory_format=torch.channels_last)  # here, not once more for the backward pass
             return lrn_kernel.lrn(x, self.towers, self.reach, self.scale, self.k)  # type: ignore[no-any-return]
         return _Banded.apply(x, self.band.to(x.dtype), self.towers, self.k)  # type: ignore[no-any-return,no-untyped-call]
 

@@ -1,8 +1,8 @@
-"""LRN's forward and backward as one pass each over channels-last memory, by native/lrn.c.
+"""LRN's forward and backward as one pass each over channels-last memory, by native/lrn.c or, on a GPU, Triton.
 
 Torch needs many passes, each bound by memory (tools/records: step-parts). Here the maps of one tower at one pixel, a
 "row", stay in the first-level cache; bfloat16 is computed in float32. Where there are no native kernels or no OpenMP
-library the caller takes torch's passes.
+library, or no Triton, the caller takes torch's passes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet_fast import native
+from alexnet_fast import environment, native
 
 NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
+GPU_TYPES = torch.float32, torch.bfloat16, torch.float16
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -22,7 +23,15 @@ def available() -> bool:
     return native.kernels() is not None and native.find_openmp()
 
 
-def applies(x: Tensor) -> bool:
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def available_on_gpu() -> bool:
+    return environment.why_no_triton() is None
+
+
+def applies(x: Tensor, half: int) -> bool:
+    """Whether `lrn` computes windows of 2 half + 1 maps of such a tensor on this machine."""
+    if x.device.type == "cuda":
+        return half == 2 and x.dtype in GPU_TYPES and available_on_gpu()
     return x.device.type == "cpu" and x.dtype in NAMES and available()
 
 
@@ -38,6 +47,20 @@ def lrn_backward(x: Tensor, gradient: Tensor, towers: int, half: int, a: float, 
     """The gradient of `x` from that of `lrn`'s result."""
     gradient = gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
     return _call("backward", x, towers, half, a, k, gradient)
+
+
+@lrn.register_kernel("cuda")
+def lrn_on_gpu(x: Tensor, towers: int, half: int, a: float, k: float) -> Tensor:
+    from alexnet_fast.model import lrn_triton
+
+    return lrn_triton.lrn(x, towers, a, k)
+
+
+@lrn_backward.register_kernel("cuda")
+def lrn_backward_on_gpu(x: Tensor, gradient: Tensor, towers: int, half: int, a: float, k: float) -> Tensor:
+    from alexnet_fast.model import lrn_triton
+
+    return lrn_triton.lrn_backward(x, gradient, towers, a, k)
 
 
 @lrn.register_fake

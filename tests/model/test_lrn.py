@@ -1,4 +1,4 @@
-"""LRN's two forms, compiled and banded, against torch's layer, each other and hand computation."""
+"""LRN's forms, compiled, banded and of Triton (interpreted), against torch's layer, each other and hand computation."""
 
 import pytest
 import torch
@@ -8,15 +8,31 @@ from alexnet_fast import native
 from alexnet_fast.model import lrn_kernel
 from alexnet_fast.model.lrn import LocalResponseNorm
 from tests.conftest import turn_native_off
+from tests.triton_kernels import interpret
 
 
-@pytest.fixture(params=["compiled", "banded"])
+@pytest.fixture(params=["compiled", "banded", "triton"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "banded":
         turn_native_off(monkeypatch)
+    elif request.param == "triton":
+        call_triton(monkeypatch)
     elif not lrn_kernel.available():
         pytest.skip("needs the compiled code and OpenMP")
     return str(request.param)
+
+
+def call_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LRN as on a GPU, here on the CPU."""
+    lrn_triton = pytest.importorskip("alexnet_fast.model.lrn_triton", reason="needs Triton")
+    interpret(monkeypatch, lrn_triton)
+
+    def call(name: str, x: Tensor, towers: int, half: int, a: float, k: float, *gradient: Tensor) -> Tensor:
+        kernel = lrn_kernel.lrn_on_gpu if name == "forward" else lrn_kernel.lrn_backward_on_gpu
+        return kernel(x, *gradient, towers, half, a, k)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(lrn_kernel, "_call", call)
+    monkeypatch.setattr(lrn_kernel, "applies", lambda x, half: half == lrn_triton.REACH and x.dtype != torch.float64)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

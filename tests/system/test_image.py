@@ -103,22 +103,30 @@ def test_its_labels_user_and_volumes(docker: Docker, printed: str) -> None:
 
 
 def test_nothing_is_left_in_it_from_building(docker: Docker) -> None:
-    """No compiler and no cache, to the eyes of root."""
+    """No cache, and of compilers only Triton's, to the eyes of root."""
     script = """
-        for name in cc gcc g++ c++ clang make; do command -v $name; done
+        for name in g++ c++ clang make; do command -v $name; done
         find /root/.cache /var/lib/apt/lists /src /wheels -type f 2>/dev/null
         true
     """
     assert docker("run", "--rm", *LOCKED, "--user", "0:0", "--entrypoint", "sh", NAME, "-c", script) == ""
 
 
-def test_the_kernels_are_there_without_a_compiler(inside: Docker) -> None:
+def test_the_kernels_are_there(inside: Docker) -> None:
     code = """if True:
         import torch
         from alexnet_fast import native
         print(native.decoder(), native.find_openmp(), native.description()["native_reason"])
     """
     assert inside("python", "-c", code).strip() == "huffman True None"
+
+
+def test_triton_finds_what_it_compiles_itself_with(inside: Docker) -> None:
+    code = """if True:
+        import pathlib, shutil, sysconfig
+        print(shutil.which("gcc"), pathlib.Path(sysconfig.get_paths()["include"], "Python.h").is_file())
+    """
+    assert inside("python", "-c", code).strip() == "/usr/bin/gcc True"
 
 
 def test_help_and_health_are_quick(inside: Docker) -> None:
