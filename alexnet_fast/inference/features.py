@@ -16,7 +16,7 @@ from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.scoring import views_of
 from alexnet_fast.files import save_npz
-from alexnet_fast.inference.images import BATCH, ImageFiles, find_images
+from alexnet_fast.inference.images import BATCH, ImageFiles
 from alexnet_fast.inference.networks import Network
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.memory import check_memory
@@ -29,12 +29,13 @@ from alexnet_fast.shards.reader import Split
 @dataclass
 class Features:
     """`features` (n, ...) float32, one a name; `labels` (n,), UNLABELLED where there is none; `unread`: what could not
-    be read and is left out, with the reason."""
+    be read and is left out, with the reason; `not_images`: likewise, other files of folders."""
 
     names: list[str]
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
     unread: dict[str, str] = field(default_factory=dict)
+    not_images: dict[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         save_npz(path, names=np.array(self.names), features=self.features, labels=self.labels)
@@ -88,10 +89,9 @@ def of_split(network: Network, split: Split, layer: str) -> Features:
 
 def of_images(network: Network, paths: list[Path], layer: str) -> Features:
     """Of image files and folders, the central crop. Raises InputError as `of_split` does, or without an image."""
-    files = find_images(paths)
-    shape = _shape(network, layer, len(files))
-    images = ImageFiles(network, files)
-    features, done = np.empty((len(files), *shape), np.float32), 0
+    images = ImageFiles(network, paths)
+    shape = _shape(network, layer, len(images.files))
+    features, done = np.empty((len(images.files), *shape), np.float32), 0
     read: list[str] = []
     with taken(network.model, layer) as output, torch.inference_mode():
         for names, pixels in images:
@@ -99,8 +99,8 @@ def of_images(network: Network, paths: list[Path], layer: str) -> Features:
             features[done : done + len(names)] = output().cpu().numpy()
             done += len(names)
             read += map(str, names)
-    unread = {str(path): reason for path, reason in images.unread}
-    return Features(read, features[:done], np.full(done, UNLABELLED), unread)
+    unread, not_images = ({str(path): why for path, why in found} for found in (images.unread, images.not_images))
+    return Features(read, features[:done], np.full(done, UNLABELLED), unread, not_images)
 
 
 class _Output:

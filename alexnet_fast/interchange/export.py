@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,7 @@ def to_safetensors(network: Network, out: Path) -> str:
         "classes": json.dumps(network.classes),
         "pixels": json.dumps(vars(network.pixels)),
         "size": json.dumps(network.stored),
+        "rule": json.dumps(asdict(network.rule)),
         "about": json.dumps(about(network)),
     }
     weights = {name: values.contiguous() for name, values in network.model.state_dict().items()}

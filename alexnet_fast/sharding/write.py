@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -39,7 +40,8 @@ REJECTED = "rejected.jsonl"
 @dataclass(frozen=True)
 class Summary:
     """`images`, `rejected` and `shards` count what is in the output; `written` the images of this run.
-    `complete`: the manifest is there."""
+    `complete`: the manifest is there; with it `enlarged`, images smaller than the set's, and with --keep `not_kept`,
+    JPEGs that were made anew, by reason, or None."""
 
     images: int
     rejected: int
@@ -47,6 +49,8 @@ class Summary:
     written: int
     seconds: float
     complete: bool
+    enlarged: int = 0
+    not_kept: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,8 @@ def _write_manifest(output: Output, plan: Plan) -> None:
     sums = PixelSums()
     tars: dict[str, list[Tar]] = {}
     counts: dict[str, list[int]] = {}
+    enlarged: dict[str, int] = {}
+    not_kept = Counter[str]()
     rejected: list[str] = []
     for split, number_of_tars in plan.tars.items():
         records = [read_record(output, split, number) for number in range(number_of_tars)]
@@ -167,6 +173,9 @@ def _write_manifest(output: Output, plan: Plan) -> None:
         np.save(file, index)
         output.write(index_name(split), file.getvalue())
         tars[split] = [record.tar for record in stored]
+        enlarged[split] = sum(record.enlarged for record in stored)
+        for record in stored:
+            not_kept.update(record.not_kept)
         labels = index["label"]
         counts[split] = np.bincount(labels[labels >= 0], minlength=len(plan.classes)).tolist()
         if split == "train":
@@ -183,11 +192,15 @@ def _write_manifest(output: Output, plan: Plan) -> None:
         quality=options.quality if options.encoding != "raw" else None,
         raw_share=plan.raw_share,
         keep=options.keep,
+        not_kept=dict(sorted(not_kept.items())) if options.keep else None,
+        orient=options.rule.orient,
+        background=options.rule.background,
         seed=options.seed,
         plan=plan.fingerprint(),
         classes=plan.classes,
         splits=tars,
         counts=counts,
+        enlarged=enlarged,
         pixels=sums.statistics(),
     )
     if rejected:
@@ -220,7 +233,16 @@ def _summary(output: Output, written: int, started: float) -> Summary:
     tars = [tar for split in manifest.splits.values() for tar in split]
     rejected = (output.read(REJECTED) or b"").count(b"\n")
     images = sum(tar.samples for tar in tars)
-    return Summary(images, rejected, len(tars), written, perf_counter() - started, complete=True)
+    return Summary(
+        images=images,
+        rejected=rejected,
+        shards=len(tars),
+        written=written,
+        seconds=perf_counter() - started,
+        complete=True,
+        enlarged=sum(manifest.enlarged.values()),
+        not_kept=manifest.not_kept,
+    )
 
 
 def _disk_full(plan: Plan, output: Output) -> str:

@@ -182,6 +182,7 @@ def _about(config: TrainConfig, shards: ShardSet) -> dict[str, Any]:
         "classes": manifest.classes,
         "pixels": vars(manifest.pixels),
         "size": manifest.size,
+        "rule": {"orient": manifest.orient, "background": manifest.background},
         "tars": _tars(shards),
     }
 
