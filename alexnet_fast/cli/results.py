@@ -152,7 +152,7 @@ def _class_lines(guesses: Guesses, result: dict[str, Any]) -> list[str]:
     best, labels = guesses.best[judged], guesses.labels[judged]
     result["classes"] = per_class(best, labels, guesses.classes)
     result["confusions"] = worst_pairs(best, labels, guesses.classes)
-    names = {entry["id"]: entry["name"] or entry["id"] for entry in guesses.classes}
+    names = {entry["id"]: printable(entry["name"] or entry["id"]) for entry in guesses.classes}
     worst = sorted((row for row in result["classes"] if row["images"]), key=lambda row: row["top1"])[:10]
     return [
         "worst classes, top-1 and top-5 in per cent, with 95 % intervals:",

@@ -9,6 +9,7 @@ refused, not stored.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ WIDE = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 """Pillow's modes of one channel of more than 8 bits."""
 BITS, PHOTOMETRIC, MIN_VALUE, MAX_VALUE = 258, 262, 340, 341
 """TIFF's tags: BitsPerSample, PhotometricInterpretation, SMinSampleValue, SMaxSampleValue."""
+_STRIP = 1 << 20
 _SCALE_IT = "Scale it to the whole range, or store it with 8 bits"
 
 
@@ -40,14 +42,21 @@ class Range:
         return np.asarray(np.rint(levels).clip(0, 255).astype(np.uint8))
 
 
+def strips(image: Image.Image) -> Iterator[Image.Image]:
+    """Yields a loaded image in strips of some million pixels, which can be converted with little memory."""
+    rows = max(_STRIP // image.width, 1)
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
 def range_of(image: Image.Image, data: bytes) -> Range | None:
     """Returns the range of a loaded image of more than 8 bits in one channel; None for others, of which Pillow gives
     8 bits a channel. Raises RefusedError where it cannot be known."""
     if image.mode not in WIDE:
         _check_upper_bytes(image, _bits(image, data))
         return None
-    extrema: Any = image.getextrema()
-    smallest, largest = extrema
+    extrema = [(values.min(), values.max()) for values in map(np.asarray, strips(image))]
+    smallest, largest = (float(found) for found in (np.min(extrema), np.max(extrema)))
     low, high = _stated_range(image, data, largest) or _default_range(image.mode, smallest, largest)
     is_inverted = image.format == "TIFF" and _tag(image, PHOTOMETRIC) == 0
     return Range(high, low) if is_inverted else Range(low, high)

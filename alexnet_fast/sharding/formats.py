@@ -15,13 +15,13 @@ _SIGNATURES = (
     (0, rb"(II|MM)([\x2a\x2b]\0|\0[\x2a\x2b])", "TIFF"),
     (0, rb"P[1-6][\s#]|P[fF]\n", "PPM"),
     (0, rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", "JPEG2000"),
-    (0, rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "BMP"),
 )
-"""(first byte, pattern, format) of those in READ, and AVIF by its brands."""
+"""(first byte, pattern, format) of those in READ; AVIF has brands, and BMP two letters alone."""
 
 _OTHER_PICTURES = (
     (0, rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
     (0, rb"8BPS", "PSD"),
+    (4, rb"ftypcrx ", "CR3"),
     (0, rb"\0\0[\x01\x02]\0[^\0]\0", "ICO"),
     (0, rb"\x76\x2f\x31\x01", "OpenEXR"),
     (0, rb"#\?R", "Radiance HDR"),
@@ -80,7 +80,7 @@ def format_of(data: bytes) -> str:
         brands = {head[8:12], *re.findall(rb"(?s).{4}", head[16 : int.from_bytes(head[:4], "big")])}
         if brands & {b"avif", b"avis"}:
             return "AVIF"
-        if any(brand[:2] in (b"he", b"mi", b"ms") for brand in brands):  # mif1, msf1: of any codec
+        if any(brand[:2] == b"he" or brand in (b"mif1", b"msf1") for brand in brands):
             raise RefusedError(_unsupported("HEIC"))
     if found := _match(_OTHER_PICTURES, head):
         raise RefusedError(_unsupported(found))
@@ -92,6 +92,8 @@ def format_of(data: bytes) -> str:
         if found == "SVG":
             raise RefusedError(_unsupported(found))
         raise NotAnImageError(found if "pointer" in found else f"{found}, not an image")
+    if head[:2] == b"BM":  # a signature so short begins texts too
+        return "BMP"
     raise NotAnImageError("not an image of a known format")
 
 
@@ -119,7 +121,7 @@ def _text(head: bytes) -> str:
     try:
         head.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # else a character may be cut
+        if len(head) < _HEAD or error.start < _HEAD - 3:  # else the last character is cut
             return ""
     if re.search(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]", head):
         return ""

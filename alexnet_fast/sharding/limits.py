@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ _PIECE = 64 << 10
 _LARGE = 64 << 20
 """Bytes of an image for which freed memory first goes back to the system."""
 _room = Condition()
-_free = float(MOST_DECODED_BYTES)
+_free = MOST_DECODED_BYTES
 
 
 class UnfitFileError(OSError):
@@ -110,16 +111,17 @@ def memory_for(needed: float) -> Iterator[None]:
     """
     global _free
     check_bytes(needed)
+    taken = math.ceil(needed)
     if needed >= _LARGE:
         give_back_memory()  # what earlier images left in pieces would not do for this one, and would stay beside it
     with _room:
-        _room.wait_for(lambda: needed <= _free)
-        _free -= needed
+        _room.wait_for(lambda: taken <= _free)
+        _free -= taken
     try:
         yield
     finally:
         with _room:
-            _free += needed
+            _free += taken
             _room.notify_all()
 
 

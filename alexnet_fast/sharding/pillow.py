@@ -6,6 +6,8 @@ shards/README.md has the rules in a table. ICC profiles are ignored; of an anima
 from __future__ import annotations
 
 import io
+import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, UnidentifiedImageError
 
 from alexnet_fast.sharding import libtiff
-from alexnet_fast.sharding.depth import range_of, transparent_key
+from alexnet_fast.sharding.depth import range_of, strips, transparent_key
 from alexnet_fast.sharding.formats import READ, RefusedError, describe, format_of
 from alexnet_fast.sharding.jpeg_header import check_pixels
 from alexnet_fast.sharding.limits import check_bytes
@@ -27,13 +29,14 @@ RGB = NDArray[np.uint8]
 ORIENTATION = 0x0112
 """EXIF's tag; TIFF's own has the same number."""
 
-_STRIP = 1 << 20
-"""Pixels that are converted at a time, so that the converted image is in memory once."""
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 """Bytes a pixel that Pillow holds an image in; 4 in other modes."""
 _DECODER = {"WEBP": 13, "AVIF": 16, "TIFF": 8, "PPM": 9}
 """Bytes a pixel that the decoder takes at most beside those: measured, or for a file that is one strip. JPEG2000: 6.5
 a channel."""
+
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # or Python prints its errors, without the file's name
 
 
 def bytes_needed(data: bytes, rule: Rule = DEFAULT) -> float:
@@ -79,6 +82,9 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         warnings.simplefilter("ignore")  # corrupt EXIF, palettes with bytes transparency: pixels decode
         try:
             image = Image.open(io.BytesIO(data), formats=READ)
+        except Image.DecompressionBombError as error:
+            check_pixels(int(re.sub(r"\D*(\d+).*", r"\1", str(error))))
+            raise
         except UnidentifiedImageError:  # Pillow's text holds an address, another one each run
             format = format_of(data)
             with _reasons(format, []):
@@ -102,7 +108,9 @@ def _reasons(format: str, errors: list[str]) -> Iterator[None]:
 
 
 def _text(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    """Returns Pillow's message, or a plain one for its own of an image without a side or a mode."""
+    text = str(error) or type(error).__name__
+    return "its header gives no size or no known colours" if text == "not identified by this driver" else text
 
 
 def _webp_pixels(data: bytes) -> int:
@@ -131,9 +139,10 @@ def _convert(image: Image.Image, data: bytes, rule: Rule) -> RGB:
     wide, key = range_of(image, data), transparent_key(image, data)
     background = ImageColor.getrgb(rule.background)[:3]
     out = np.empty((image.height, image.width, 3), np.uint8)
-    rows = max(_STRIP // image.width, 1)
-    for top in range(0, image.height, rows):
-        strip, place = image.crop((0, top, image.width, min(top + rows, image.height))), out[top : top + rows]
+    bottom = 0
+    for strip in strips(image):
+        top, bottom = bottom, bottom + strip.height
+        place = out[top:bottom]
         if wide:
             values = np.asarray(strip)
             place[:] = wide.to_uint8(values)[..., None]

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
+from typing import NoReturn
 
 import numpy as np
 
@@ -159,14 +160,7 @@ def _write_manifest(output: Output, plan: Plan) -> None:
         lines = [{"split": split, "path": path, "reason": reason} for r in records for path, reason in r.rejected]
         rejected += [json.dumps(line, ensure_ascii=False) + "\n" for line in lines]
         if not stored:
-            for place in plan.tar_names():  # to be tried again
-                if read_record(output, *place).rejected:
-                    output.delete(record_name(*place))
-            output.write(REJECTED, "".join(rejected).encode("utf-8", "surrogateescape"))
-            raise InputError(
-                f"no image of the split {split} could be read; the first was {lines[0]['path']} "
-                f"({lines[0]['reason']}). {output}/{REJECTED} lists them all."
-            )
+            _refuse_empty(output, plan, rejected, lines[0])
         rows = [(shard, *row[1:]) for shard, record in enumerate(stored) for row in record.rows]
         index = np.array(rows, INDEX_DTYPE)
         file = io.BytesIO()
@@ -211,6 +205,18 @@ def _write_manifest(output: Output, plan: Plan) -> None:
         output.write(name, data)
     output.write(MANIFEST, manifest.to_json().encode())
     output.delete(WORK)
+
+
+def _refuse_empty(output: Output, plan: Plan, rejected: list[str], first: dict[str, str]) -> NoReturn:
+    """Raises InputError for the split of `first`, of which no image could be read; the next run tries them again."""
+    for place in plan.tar_names():
+        if read_record(output, *place).rejected:
+            output.delete(record_name(*place))
+    output.write(REJECTED, "".join(rejected).encode("utf-8", "surrogateescape"))
+    raise InputError(
+        f"no image of the split {first['split']} could be read; the first was {first['path']} ({first['reason']}). "
+        f"{output}/{REJECTED} lists them all."
+    )
 
 
 def _is_finished(output: Output, plan: Plan) -> bool:

@@ -68,7 +68,6 @@ def no_adobe() -> bytes:
         pytest.param(file_of(GREY, "PNG"), GREY, id="grey-png"),
         pytest.param(file_of(Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257), "PNG"), GREY, id="grey-16-bit"),
         pytest.param(file_of(PALETTE, "PNG"), PALETTE, id="palette"),
-        pytest.param(file_of(PALETTE, "PNG", transparency=bytes(range(128))), PALETTE, id="palette-transparent"),
         pytest.param(file_of(PALETTE, "GIF"), PALETTE, id="gif"),
         pytest.param(file_of(PICTURE.convert("RGBA"), "PNG"), PICTURE, id="rgba"),
         pytest.param(file_of(PICTURE, "WEBP", lossless=True), PICTURE, id="webp"),
