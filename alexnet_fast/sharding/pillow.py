@@ -14,10 +14,10 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, UnidentifiedImageError
+from PIL import Image, ImageColor, ImagePalette, UnidentifiedImageError
 
 from alexnet_fast.sharding import libtiff
-from alexnet_fast.sharding.depth import range_of, strips, transparent_key
+from alexnet_fast.sharding.depth import BITS, range_of, strips, transparent_key
 from alexnet_fast.sharding.formats import READ, RefusedError, describe, format_of
 from alexnet_fast.sharding.jpeg_header import check_pixels
 from alexnet_fast.sharding.limits import check_bytes
@@ -28,6 +28,8 @@ RGB = NDArray[np.uint8]
 
 ORIENTATION = 0x0112
 """EXIF's tag; TIFF's own has the same number."""
+PLANES, PALETTE = 284, 320
+"""TIFF's tags: PlanarConfiguration, ColorMap."""
 
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 """Bytes a pixel that Pillow holds an image in; 4 in other modes."""
@@ -59,7 +61,8 @@ def decode(data: bytes, min_side: int, rule: Rule = DEFAULT) -> RGB:
     """
     with _opened(data) as image, libtiff.errors() as errors, _reasons(image.format or "", errors):
         image.draft(None, (min_side, min_side))  # of a JPEG
-        _check_planes(image)
+        if image.format == "TIFF":
+            _mend_tiff(image)
         image.load()
         if errors:  # libtiff goes on after most
             raise OSError
@@ -123,15 +126,19 @@ def _webp_pixels(data: bytes) -> int:
     return int.from_bytes(data[26:28], "little") % 2**14 * (int.from_bytes(data[28:30], "little") % 2**14)
 
 
-def _check_planes(image: Image.Image) -> None:
-    """Raises RefusedError where Pillow takes bytes for samples: of an uncompressed TIFF whose channels are apart."""
-    if image.format == "TIFF":
-        tags, decoder = image.tag_v2, image.tile[0][0] if image.tile else ""  # type: ignore[attr-defined]
-        if tags.get(284) == 2 and decoder == "raw" and set(tags.get(258, (1,))) != {8}:
-            raise RefusedError(
-                "an uncompressed TIFF with each channel in a plane of its own and not 8 bits a sample, which is not "
-                "supported: save it compressed, or with its channels side by side"
-            )
+def _mend_tiff(image: Image.Image) -> None:
+    """Gives a TIFF whose palette has 8 bits its colours: it should have 16, of which Pillow takes the upper 8, but
+    writers differ, and libtiff goes by the same sign. Raises RefusedError for channels in planes of their own that are
+    not compressed, where Pillow takes bytes for samples."""
+    tags, decoder = image.tag_v2, image.tile[0][0] if image.tile else ""  # type: ignore[attr-defined]
+    if tags.get(PLANES) == 2 and decoder == "raw" and set(tags.get(BITS, (1,))) != {8}:
+        raise RefusedError(
+            "an uncompressed TIFF with each channel in a plane of its own and not 8 bits a sample, which is not "
+            "supported: save it compressed, or with its channels side by side"
+        )
+    colours = tags.get(PALETTE, ())
+    if image.mode == "P" and colours and max(colours) < 256:
+        image.palette = ImagePalette.raw("RGB;L", bytes(colours))
 
 
 def _convert(image: Image.Image, data: bytes, rule: Rule) -> RGB:

@@ -257,6 +257,15 @@ def test_black_is_black_at_any_range() -> None:
     assert not square(tiff(np.zeros((1, SIDE, SIDE, 1), F32), {339: FLOAT})).any()
 
 
+@pytest.mark.parametrize("scale", [1, 257])
+def test_a_tiff_s_palette_of_8_bits_is_not_black(scale: int) -> None:
+    """The specification has 16."""
+    colours = np.random.default_rng(0).integers(1, 256, (3, 256))
+    indexes = np.arange(SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint8)
+    palette = ("H", (colours * scale).ravel().tolist())
+    assert np.array_equal(square(tiff(indexes[None, ..., None], {262: ("H", [3]), 320: palette})), colours.T[indexes])
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_planes_of_more_than_8_bits_are_never_noise(order: Literal["<", ">"]) -> None:
     """Pillow takes each byte for a sample where they are not compressed."""
