@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from alexnet_fast.text import duration
+from alexnet_fast.text import duration, printable
 
 PLAIN_SECONDS = 10.0
 """Between two lines where there is no terminal."""
@@ -91,7 +91,7 @@ class Progress:
 
     def print(self, text: str) -> None:
         """Prints a line that stays, above the live one."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text, lines=True), markup=False, highlight=False, soft_wrap=True)
 
 
 def draw_table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
@@ -108,4 +108,4 @@ def draw_table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -
 def print_notice(text: str) -> None:
     """Prints a line on standard error, from one process a machine."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(printable(text, lines=True), markup=False, highlight=False, soft_wrap=True)

@@ -42,6 +42,14 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def give_back_memory() -> None:
+    """Gives freed memory back to the kernel, also where `keep_freed_memory` was called; for after something rare and
+    large. Does nothing where the C library has no malloc_trim."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim:
+        malloc_trim(ctypes.c_size_t(0))
+
+
 class Buffers:
     """CPU tensors for batches, in the memory of earlier ones that are no longer referenced. glibc's aligned blocks are
     often a few bytes too short for the next of their own size, so it would take new pages."""

@@ -1,6 +1,11 @@
-"""Durations and byte counts as text."""
+"""Durations, byte counts and names as text."""
 
 from __future__ import annotations
+
+import re
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def duration(seconds: float) -> str:
@@ -10,6 +15,22 @@ def duration(seconds: float) -> str:
         if whole * part >= length:
             return f"{whole * part // length} {unit} {whole * part % length // part} {smaller}"
     return f"{seconds:.0f} s"
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """Returns text for a terminal, in which the names of files and classes may hold anything: control characters, and
+    those that turn the direction of writing, as `\\x1b`; bytes that are no UTF-8 as replacement characters.
+
+    `lines`: the text itself is of several lines, so that line ends and tabs stay.
+    """
+
+    def escaped(match: re.Match[str]) -> str:
+        character = match[0]
+        if lines and character in "\n\t":
+            return character
+        return character.encode("unicode_escape").decode("ascii")
+
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", _CONTROL.sub(escaped, text))
 
 
 def byte_text(number: float, *, round_up: bool = False) -> str:

@@ -56,6 +56,10 @@ class PartType(click.ParamType[tuple[int, int]]):
 @click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="Of the JPEGs.")
 @click.option("--size", type=click.IntRange(8, 4096), default=256, show_default=True, help="Stored side, pixels.")
 @click.option("--keep", is_flag=True, help="Store a JPEG that is a square of that size already as it is.")
+@click.option("--orient", is_flag=True, help="Turn images as their EXIF orientation says.  [default: ignore it]")
+@click.option(
+    "--background", default="white", show_default=True, metavar="COLOUR", help="Behind transparent images: or #rrggbb."
+)
 @click.option("--classes", type=path_type, metavar="FILE", help="Only these classes: a text file, a class id a line.")
 @click.option("--val-fraction", type=float, help="Split this share of every class off as val.")
 @click.option(
@@ -119,13 +123,27 @@ def _summary(summary: Summary, out: str) -> tuple[str, dict[str, Any]]:
         "shards": summary.shards,
         "seconds": summary.seconds,
         "images_per_second": rate,
+        "enlarged": summary.enlarged,
+        "not_kept": summary.not_kept,
     }
     work = f"in {summary.seconds:.1f} s ({rate:,.0f} images/s)" if summary.written else "were there already"
     text = f"{summary.images:,} images in {summary.shards:,} tar{'s' * (summary.shards > 1)} {work}: {out}"
     if summary.rejected:
         files = f"{summary.rejected:,} file{'s' * (summary.rejected > 1)}"
         text += f"\nLeft out {files} that could not be read: {out}/rejected.jsonl"
-    return text, result
+    return "\n".join([text, *_converted_lines(summary)]), result
+
+
+def _converted_lines(summary: Summary) -> list[str]:
+    """Returns what became of images that one might have expected otherwise, where there are any."""
+    lines = []
+    if summary.enlarged:
+        lines.append(f"Enlarged {summary.enlarged:,} of {summary.images:,} images, whose shorter side is below --size")
+    if summary.not_kept is not None:
+        kept = summary.images - sum(summary.not_kept.values())
+        reasons = "; ".join(f"{count:,} {why}" for why, count in summary.not_kept.items())
+        lines.append(f"Kept {kept:,} JPEGs as they are" + f"; made anew: {reasons}" * bool(reasons))
+    return lines
 
 
 @click.command("verify")

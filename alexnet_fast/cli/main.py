@@ -14,6 +14,7 @@ from alexnet_fast import __version__
 from alexnet_fast.cli import data, paper, results, train
 from alexnet_fast.environment import environment, limit_threads
 from alexnet_fast.errors import InputError, LostProcessError, TrainingError
+from alexnet_fast.text import printable
 
 
 class Commands(click.Group):
@@ -26,7 +27,7 @@ class Commands(click.Group):
             if ctx.params["debug"]:
                 raise
             if os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine, each of which may lack something
-                click.echo(f"Error: {error}", err=True)
+                click.echo(f"Error: {printable(str(error), lines=True)}", err=True)
             if isinstance(error, LostProcessError):
                 sys.stderr.flush()
                 os._exit(1)  # at once: torch's threads may still wait for the lost process

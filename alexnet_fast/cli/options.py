@@ -12,6 +12,7 @@ import click
 
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
+from alexnet_fast.text import printable
 
 json_option = click.option(
     "--json", "json_file", metavar="FILE", help="Also write the result as JSON; - for standard output."
@@ -45,7 +46,7 @@ def cache_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def show(text: str, result: dict[str, Any], json_file: str | None) -> None:
     """Prints the result as text and, with --json, writes it as JSON."""
-    click.echo(text, err=json_file == "-")
+    click.echo(printable(text, lines=True), err=json_file == "-")
     if json_file == "-":
         click.echo(json.dumps(result))
     elif json_file:

@@ -12,6 +12,7 @@ import click
 
 from alexnet_fast.cli.options import cache_options, gpus_option, json_option, path_type, show
 from alexnet_fast.errors import InputError
+from alexnet_fast.text import printable
 
 if TYPE_CHECKING:
     from alexnet_fast.inference.predictions import Predictions
@@ -141,7 +142,7 @@ def _class_lines(predictions: Predictions, result: dict[str, Any]) -> list[str]:
     best, labels, classes = predictions.best[known], predictions.labels[known], predictions.classes
     result["classes"] = per_class(best, labels, classes)
     result["confusions"] = worst_pairs(best, labels, classes)
-    names = {entry["id"]: entry["name"] or entry["id"] for entry in classes}
+    names = {entry["id"]: printable(entry["name"] or entry["id"]) for entry in classes}
     worst = sorted((row for row in result["classes"] if row["images"]), key=lambda row: row["top1"])[:10]
     return [
         "worst classes, top-1 and top-5 in per cent, with 95 % intervals:",
@@ -180,19 +181,23 @@ def predict_command(
     from alexnet_fast.inference.predict import as_table, predict_images
 
     started = perf_counter()
-    found, unread = predict_images(open_network(checkpoint, gpus), list(images), views=int(views), best=top)
+    found, files = predict_images(open_network(checkpoint, gpus), list(images), views=int(views), best=top)
     rows = [{"file": str(file), "guesses": [asdict(one) for one in best]} for file, best in found.items()]
-    result = {"images": len(found), "views": int(views), "predictions": rows}
-    named = {str(file): reason for file, reason in unread.items()}
-    show(as_table(found), {**result, **_unread(named), "seconds": perf_counter() - started}, json_file)
+    result: dict[str, Any] = {"images": len(found), "views": int(views), "predictions": rows}
+    unread, not_images = ({str(file): why for file, why in left} for left in (files.unread, files.not_images))
+    result |= _left_out(unread, not_images)
+    show(as_table(found), {**result, "seconds": perf_counter() - started}, json_file)
     sys.exit(1 if unread else 0)
 
 
-def _unread(unread: dict[str, str]) -> dict[str, Any]:
+def _left_out(unread: dict[str, str], not_images: dict[str, str]) -> dict[str, Any]:
     """Prints the files on standard error; returns the same for JSON."""
-    for file, reason in unread.items():
-        click.echo(f"left out: {file}: {reason}", err=True)
-    return {"unread": [{"file": file, "reason": reason} for file, reason in unread.items()]}
+    for file, reason in [*unread.items(), *not_images.items()]:
+        click.echo(f"left out: {printable(file)}: {reason}", err=True)
+    return {
+        name: [{"file": file, "reason": reason} for file, reason in files.items()]
+        for name, files in (("unread", unread), ("not_images", not_images))
+    }
 
 
 @click.command("features")
@@ -242,8 +247,9 @@ def features_command(
     save_npz(out, names=np.array(found.names), features=found.features, labels=found.labels)
     shape = list(found.features.shape)
     text = f"{layer} of {shape[0]:,} images, {' x '.join(map(str, shape[1:]))} numbers each: {out}"
-    result = {"layer": layer, "images": shape[0], "shape": shape, "out": str(out)}
-    show(text, {**result, **_unread(found.unread), "seconds": perf_counter() - started}, json_file)
+    result: dict[str, Any] = {"layer": layer, "images": shape[0], "shape": shape, "out": str(out)}
+    result |= _left_out(found.unread, found.not_images)
+    show(text, {**result, "seconds": perf_counter() - started}, json_file)
     sys.exit(1 if found.unread else 0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.scoring import views_of
-from alexnet_fast.inference.images import BATCH, ImageFiles, find_images
+from alexnet_fast.inference.images import BATCH, ImageFiles
 from alexnet_fast.inference.networks import Network
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.memory import check_memory
@@ -26,12 +26,13 @@ from alexnet_fast.shards.reader import Split
 @dataclass(frozen=True)
 class Features:
     """`features` (n, ...) float32, one a name; `labels` (n,), UNLABELLED where there is none; `unread`: what could not
-    be read and is left out, with the reason."""
+    be read and is left out, with the reason; `not_images`: likewise, other files of folders."""
 
     names: list[str]
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
-    unread: dict[str, str]
+    unread: dict[str, str] = field(default_factory=dict)
+    not_images: dict[str, str] = field(default_factory=dict)
 
 
 def outputs(model: AlexNet) -> dict[str, nn.Module]:
@@ -90,15 +91,15 @@ def of_split(network: Network, split: Split, layer: str) -> Features:
 def of_images(network: Network, paths: list[Path], layer: str) -> Features:
     """Features of the central crop of image files and folders of them. Raises InputError as `of_split` does, and when
     there is no image."""
-    images = ImageFiles(network, find_images(paths))
+    images = ImageFiles(network, paths)
     features = _allocate(network, layer, len(images.files))
     names: list[str] = []
     for files, pixels in images:
         (crops,) = views_of(pixels, network.crop, 1)
         features[len(names) : len(names) + len(files)] = layer_output(network.model, layer, crops).cpu()
         names += map(str, files)
-    unread = {str(path): reason for path, reason in images.unread}
-    return Features(names, features[: len(names)], np.full(len(names), UNLABELLED), unread)
+    unread, not_images = ({str(path): why for path, why in left} for left in (images.unread, images.not_images))
+    return Features(names, features[: len(names)], np.full(len(names), UNLABELLED), unread, not_images)
 
 
 def _allocate(network: Network, layer: str, num_images: int) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed.devices import check_gpus, choose_gpus
 from alexnet_fast.errors import InputError
 from alexnet_fast.model.alexnet import AlexNet
+from alexnet_fast.sharding.rule import DEFAULT, Rule
 from alexnet_fast.shards.format import Pixels
 from alexnet_fast.training import checkpoint
 
@@ -26,6 +27,8 @@ class Network:
     pixels: Pixels
     stored: int
     """Side that images are resized to before the crop, pixels."""
+    rule: Rule = DEFAULT
+    """By which the images it was trained on were made of their files."""
 
     @property
     def crop(self) -> int:
@@ -54,7 +57,8 @@ def open_network(path: Path, gpus: int | None = 0) -> Network:
     config = TrainConfig(**state["config"])
     # Older checkpoints have no `size`: training takes 7/8 of the stored side.
     stored = state.get("size") or -(-config.crop * 8 // 7)
-    return Network(path, model, config, state["classes"], Pixels(**state["pixels"]), stored)
+    rule = Rule(**state.get("rule", {}))  # checkpoints of before it was kept have the default
+    return Network(path, model, config, state["classes"], Pixels(**state["pixels"]), stored, rule)
 
 
 def open_networks(paths: list[Path], gpus: int | None = 0) -> list[Network]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ def to_safetensors(network: Network, out: Path) -> str:
         "classes": network.classes,
         "pixels": vars(network.pixels),
         "size": network.stored,
+        "rule": asdict(network.rule),
         "about": about(network),
     }
     metadata = {"format": "pt", **{name: json.dumps(fact) for name, fact in facts.items()}}

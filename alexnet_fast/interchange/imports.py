@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
 from alexnet_fast.interchange.caffemodel import read_layers, read_mean
 from alexnet_fast.model.alexnet import build
+from alexnet_fast.sharding.rule import Rule
 from alexnet_fast.shards.format import Pixels, fits
 from alexnet_fast.training import checkpoint
 
@@ -117,14 +119,17 @@ def from_safetensors(path: Path, classes: Classes, mean: Path | None) -> tuple[d
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         config, classes, pixels, size = (json.loads(metadata[key]) for key in ("config", "classes", "pixels", "size"))
-        for value, kind in ((config, TrainConfig), (classes, Classes), (pixels, Pixels), (size, int)):
+        rule = json.loads(metadata.get("rule", "{}"))
+        for value, kind in ((config, TrainConfig), (classes, Classes), (pixels, Pixels), (size, int), (rule, Rule)):
             if not fits(value, kind):
                 raise TypeError(f"{value!r:.40} is no {kind}")
         config, pixels = TrainConfig(**config), vars(Pixels(**pixels))
         classes = [{"id": entry["id"], "name": entry["name"]} for entry in classes]
+        rule = asdict(Rule(**rule))
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is no complete file of alexnet-fast export: {error}.") from error
-    return _state(path, weights, config, classes, pixels, size), f"arch {config.arch}, as it was exported"
+    state = _state(path, weights, config, classes, pixels, size)
+    return {**state, "rule": rule}, f"arch {config.arch}, as it was exported"
 
 
 FORMATS: dict[str, Callable[[Path, Classes, Path | None], tuple[dict[str, Any], str]]] = {

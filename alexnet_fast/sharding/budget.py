@@ -67,10 +67,15 @@ def _jpeg_sizes(root: Path, images: Images, options: Options) -> Iterator[int]:
     for _, data in read_images(root, list(images)):
         try:
             if isinstance(data, bytes):
-                _, stored = decode.convert(
-                    data, size=options.size, encoding="jpeg", quality=options.quality, keep=options.keep
+                found = decode.convert(
+                    data,
+                    size=options.size,
+                    encoding="jpeg",
+                    quality=options.quality,
+                    keep=options.keep,
+                    rule=options.rule,
                 )
-                yield _in_blocks(len(stored))
+                yield _in_blocks(len(found.data))
         except ValueError:
             pass  # no image: it will be left out
 

@@ -12,73 +12,121 @@ decoders in Rust (zune 1.29 ms, edgefirst 0.96, libjpeg-turbo 1.07), encoding in
 from __future__ import annotations
 
 import io
-import warnings
 import zlib
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from alexnet_fast import native
-from alexnet_fast.sharding import resize
-from alexnet_fast.sharding.jpeg_header import BASELINE, Frame, check_jpeg, check_pixels, has_own_tables, read_frame
+from alexnet_fast.sharding import pillow, resize
+from alexnet_fast.sharding.jpeg_header import BASELINE, PROGRESSIVE, Frame, check_jpeg, has_own_tables, read_frame
+from alexnet_fast.sharding.limits import memory_for
+from alexnet_fast.sharding.pillow import RGB
+from alexnet_fast.sharding.rule import DEFAULT, Rule
 
 MAX_UNPACKED = 64 * 2**20
 """Bytes that a gzip-compressed image may unpack to; the largest of ImageNet's files has 15 MB."""
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""What Pillow may read: photographs' formats, none of those that start other programs."""
 
-RGB = NDArray[np.uint8]
-"""(height, width, 3), 0-255."""
+SMALL_JPEG = 2**22
+"""Pixels of a JPEG up to which nobody waits for its memory: 64 MB at most."""
 
 
-def convert(data: bytes, *, size: int, encoding: str, quality: int, keep: bool) -> tuple[RGB, bytes]:
-    """Returns the pixels and the bytes to store. With `keep`, a `keepable` JPEG is stored as it is.
+class Converted(NamedTuple):
+    """`pixels` and the `data` to store. `is_enlarged`: the shorter side was below `size`. `not_kept`: why a JPEG was
+    not stored as it is, where that was asked for."""
+
+    pixels: RGB
+    data: bytes
+    is_enlarged: bool = False
+    not_kept: str = ""
+
+
+def convert(data: bytes, *, size: int, encoding: str, quality: int, keep: bool, rule: Rule = DEFAULT) -> Converted:
+    """Returns the pixels and the bytes to store. With `keep`, a JPEG that fits is stored as it is.
 
     Raises ValueError with a reason, the same each time, when `data` is no image to be read.
     """
-    data = unpack(data)
-    if keep and encoding == "jpeg" and keepable(data, size):
-        with suppress(ValueError):  # corrupt: to_square decides
-            return simplejpeg.decode_jpeg(data), data
-    square = to_square(data, size)
-    return square, encode(square, encoding, quality)
+    data, not_kept = unpack(data), ""
+    if keep and encoding == "jpeg":
+        not_kept = why_not_kept(data, size)
+        if not not_kept:
+            with suppress(ValueError):  # corrupt: to_square decides
+                return Converted(simplejpeg.decode_jpeg(data), data)
+            not_kept = "corrupt"
+    square, is_enlarged = _square(data, size, rule)
+    return Converted(square, encode(square, encoding, quality), is_enlarged, not_kept)
 
 
-def keepable(data: bytes, size: int) -> bool:
-    """Returns whether a JPEG can be stored as it is; that it decodes is not tested.
+def why_not_kept(data: bytes, size: int) -> str:
+    """Returns why a JPEG cannot be stored as it is, in a few words; empty where it can, if it decodes.
 
-    It is a square of 7/8 `size` to `size`, baseline (progressive decodes slowly), grey or YCbCr, with its own tables
-    and without EXIF, whose orientation readers treat differently.
+    It can where it is a square of 7/8 `size` to `size`, baseline (progressive decodes slowly), grey or YCbCr, with its
+    own tables, and upright: readers treat EXIF orientation differently.
     """
     try:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
     except (ValueError, KeyError):
-        return False
-    fits = height == width and 7 * size <= 8 * height <= 8 * size
-    usual = colour in ("Gray", "YCbCr") and read_frame(data).kind == BASELINE
-    return fits and usual and has_own_tables(data) and b"Exif\0\0" not in data
+        return "unusual or corrupt" if is_jpeg(data) else "not a JPEG"
+    if height != width or not 7 * size <= 8 * height <= 8 * size:
+        return f"not a square of {-(-7 * size // 8)} to {size} pixels"
+    if read_frame(data).kind != BASELINE:
+        return "progressive or extended"
+    if colour not in ("Gray", "YCbCr"):
+        return "neither grey nor YCbCr"
+    if not has_own_tables(data):
+        return "without its own tables"
+    if (b"Exif\0\0" in data or b"http://ns.adobe.com/xap/" in data) and pillow.orientation(data) != 1:
+        return "turned by its EXIF orientation"
+    return ""
 
 
-def to_square(data: bytes, size: int) -> RGB:
+def to_square(data: bytes, size: int, rule: Rule = DEFAULT) -> RGB:
     """Returns the image's central square, (size, size, 3): shorter side to `size`, then the centre, as in the paper.
 
-    EXIF orientation is ignored, as torchvision's loader does. Raises ValueError when `data` is not an image, is
-    corrupt, or has more than MAX_PIXELS pixels.
+    Raises ValueError when `data` is not an image, is corrupt, or takes too much memory to decode; NotAnImageError when
+    it is plainly something else.
     """
-    data = unpack(data)
-    if is_jpeg(data):
-        square = _square_of_jpeg(data, check_jpeg(data), size)
-        if square is not None:
-            return square
-    image = _trim(decode(data, 2 * size))
+    return _square(unpack(data), size, rule)[0]
+
+
+def _square(data: bytes, size: int, rule: Rule) -> tuple[RGB, bool]:
+    """Returns the square, and whether the image was enlarged."""
+    if not is_jpeg(data):
+        with memory_for(pillow.bytes_needed(data, rule)):
+            return _resize(pillow.decode(data, 2 * size, rule), size)
+    frame = check_jpeg(data)
+    orientation = pillow.orientation(data) if rule.orient else 1
+    is_small = frame.height * frame.width <= SMALL_JPEG
+    with nullcontext() if is_small else memory_for(_jpeg_bytes(frame, size, orientation)):
+        if orientation == 1:
+            square = _square_of_jpeg(data, frame, size)
+            if square is not None:
+                return square, min(frame.height, frame.width) < size
+        return _resize(pillow.turned(decode(data, 2 * size), orientation), size)
+
+
+def _resize(image: RGB, size: int) -> tuple[RGB, bool]:
+    """Returns the square of a decoded image, and whether that was enlarged."""
+    is_enlarged = min(image.shape[:2]) < size
+    image = _trim(image)
     height, width = _resized(image.shape[0], image.shape[1], size)
     if native.kernels():
-        return resize.square(image, height, width, size)
-    return square_with_torch(image, height, width, size)
+        return resize.square(image, height, width, size), is_enlarged
+    return square_with_torch(image, height, width, size), is_enlarged
+
+
+def _jpeg_bytes(frame: Frame, size: int, orientation: int) -> float:
+    """Returns the bytes that decoding a JPEG takes at most: two a coefficient where all scans are gathered first, four
+    and three a pixel of the image, which is a quarter or less of one much larger than `size`, and a copy to turn it."""
+    pixels = frame.height * frame.width
+    largest = max((sampling >> 4) * (sampling & 15) for sampling in frame.sampling)
+    samples = sum((sampling >> 4) * (sampling & 15) for sampling in frame.sampling) / max(largest, 1)
+    share = 1 / 4 if min(frame.height, frame.width) >= 4 * size else 1
+    gathered = 2 * samples if frame.scans > 1 or frame.kind == PROGRESSIVE else 0
+    return pixels * (gathered + share * (7 + 3 * (orientation != 1)))
 
 
 def is_jpeg(data: bytes) -> bool:
@@ -117,14 +165,14 @@ def square_with_torch(image: RGB, height: int, width: int, size: int) -> RGB:
     return np.ascontiguousarray(square)
 
 
-def decode(data: bytes, min_side: int) -> RGB:
-    """Decodes any format to RGB, of an animation the first image; gzip-compressed or not.
+def decode(data: bytes, min_side: int, rule: Rule = DEFAULT) -> RGB:
+    """Decodes any format to RGB, of an animation the first image; gzip-compressed or not. A JPEG is not turned.
 
     A JPEG may come at 1/8 to 4/8 if both sides stay >= `min_side`.
     """
     data = unpack(data)
     if not is_jpeg(data):
-        return _decode_with_pillow(data, min_side)
+        return pillow.decode(data, min_side, rule)
     check_jpeg(data)
     # Unusual files that can be read are left to Pillow; corrupt and too large ones fail there too.
     with suppress(ValueError, KeyError):  # KeyError: a colour space that simplejpeg does not know
@@ -132,7 +180,7 @@ def decode(data: bytes, min_side: int) -> RGB:
         if colour not in ("CMYK", "YCCK"):
             image: RGB = simplejpeg.decode_jpeg(data, min_height=min_side, min_width=min_side, min_factor=2)
             return image
-    return _decode_with_pillow(data, min_side)
+    return pillow.decode(data, min_side)
 
 
 def encode(image: RGB, encoding: str, quality: int) -> bytes:
@@ -153,7 +201,7 @@ def unpack(data: bytes) -> bytes:
     try:
         unpacked = gzip.decompress(data, MAX_UNPACKED)
     except zlib.error as error:
-        raise ValueError("a damaged gzip file") from error
+        raise ValueError("a corrupt gzip file") from error
     if gzip.unconsumed_tail:
         raise ValueError(f"a gzip file that unpacks to more than the limit of {MAX_UNPACKED:,} bytes")
     if not gzip.eof:
@@ -166,32 +214,3 @@ def _trim(image: RGB) -> RGB:
     keep = 8 * min(image.shape[:2])
     top, left = (max(length - keep, 0) // 2 for length in image.shape[:2])
     return image[top : image.shape[0] - top, left : image.shape[1] - left]
-
-
-def _decode_with_pillow(data: bytes, min_side: int) -> RGB:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # corrupt EXIF, palettes with bytes transparency: pixels decode
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                check_pixels(image.width * image.height)
-                image.draft(None, (min_side, min_side))  # of a JPEG, as above
-                if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip at 255
-                    grey = np.asarray(image, dtype=np.int64) >> 8
-                    return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-                return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    except UnidentifiedImageError as error:  # Pillow's text holds an address, another one each run
-        raise ValueError(_why_unknown(data)) from error
-    except Exception as error:  # Pillow's plugins raise many kinds on corrupt files
-        raise ValueError(str(error) or type(error).__name__) from error
-
-
-def _why_unknown(data: bytes) -> str:
-    """Returns why no reader knows the data."""
-    if data[:3] != b"\xff\xd8\xff":
-        return "not an image of a known format" if data else "the file is empty"
-    try:
-        simplejpeg.decode_jpeg_header(data)
-        simplejpeg.decode_jpeg(data)
-    except (ValueError, KeyError) as error:
-        return f"a damaged JPEG or one of an unknown kind ({error})"
-    return "a damaged JPEG or one of an unknown kind"

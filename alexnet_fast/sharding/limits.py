@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Condition
+
+from alexnet_fast.memory import give_back_memory
 
 MOST_IMAGE_BYTES = 256 << 20
 """Of one image's file. ImageNet's largest has 15 MB; what is much larger is another file that lies there by mistake,
@@ -14,7 +20,13 @@ or one with holes, and would fill the memory of every worker. An uncompressed ph
 MOST_TEXT_BYTES = 64 << 20
 """Of a list of classes or labels. The largest there is, words.txt of all 82,115 synsets, has 3 MB; a text becomes
 many small objects, which take several times its bytes."""
+MOST_DECODED_BYTES = 5 << 28
+"""That the images take which a process decodes at a time, from file to RGB: with the program itself 1.5 GiB."""
 _PIECE = 64 << 10
+_LARGE = 64 << 20
+"""Bytes of an image for which freed memory first goes back to the system."""
+_room = Condition()
+_free = MOST_DECODED_BYTES
 
 
 class UnfitFileError(OSError):
@@ -81,6 +93,36 @@ def read_file(path: Path, most: int) -> bytes:
 def read_text(path: Path) -> str:
     """Returns the text of a list of classes or labels, in UTF-8. Raises OSError, and UnicodeDecodeError."""
     return read_file(path, MOST_TEXT_BYTES).decode()
+
+
+def check_bytes(needed: float) -> None:
+    """Raises ValueError where decoding an image needs more than MOST_DECODED_BYTES: a small file can claim any size."""
+    if needed > MOST_DECODED_BYTES:
+        raise ValueError(
+            f"it takes {needed:,.0f} bytes of memory to decode, more than the limit of {MOST_DECODED_BYTES:,}"
+        )
+
+
+@contextmanager
+def memory_for(needed: float) -> Iterator[None]:
+    """Waits until the images that other threads decode leave `needed` bytes of MOST_DECODED_BYTES.
+
+    Raises ValueError where they are more than all of them.
+    """
+    global _free
+    check_bytes(needed)
+    taken = math.ceil(needed)
+    if needed >= _LARGE:
+        give_back_memory()  # what earlier images left in pieces would not do for this one, and would stay beside it
+    with _room:
+        _room.wait_for(lambda: taken <= _free)
+        _free -= taken
+    try:
+        yield
+    finally:
+        with _room:
+            _free += taken
+            _room.notify_all()
 
 
 def _irregular(path: Path) -> UnfitFileError:

@@ -16,6 +16,7 @@ from alexnet_fast import random
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.listing import Image, Images, Source
 from alexnet_fast.sharding.output import WORK, Output, sealed, unsealed
+from alexnet_fast.sharding.rule import WHITE, Rule
 from alexnet_fast.shards.format import MIXED, tar_name
 
 SAMPLES_PER_TAR = 1000
@@ -27,7 +28,8 @@ PLAN = f"{WORK}/plan.json"
 @dataclass(frozen=True)
 class Options:
     """`size`: pixels of the stored square; `quality`: of JPEG, 1 to 100; `seed`: of the stored order; `keep`: store
-    a JPEG as it is where it is a square of the size already; `budget`: bytes that a mixed set may take."""
+    a JPEG as it is where it is a square of the size already; `budget`: bytes that a mixed set may take; `orient` and
+    `background`: of `pillow.Rule`, None for its defaults."""
 
     encoding: str = "jpeg"
     quality: int = 90
@@ -35,6 +37,12 @@ class Options:
     seed: int = 0
     keep: bool = False
     budget: int | None = None
+    orient: bool | None = None
+    background: str | None = None
+
+    @property
+    def rule(self) -> Rule:
+        return Rule(self.orient or False, self.background or WHITE)
 
 
 @dataclass(frozen=True)
@@ -179,7 +187,7 @@ def _tars(images: int) -> int:
 
 
 def _without_none(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Leaves out what only mixed sets have, so that other plans are the same as before there were any."""
+    """Leaves out what few sets have, so that other plans are the same as before there were any."""
     return {name: value for name, value in pairs if value is not None}
 
 

@@ -10,6 +10,7 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.output import open_output
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.pool import DaskWorkers, Pool, Processes
+from alexnet_fast.sharding.rule import WHITE, hex_colour
 from alexnet_fast.sharding.selection import read_class_file, split_off, take_classes
 from alexnet_fast.sharding.sources import find_images, ilsvrc
 from alexnet_fast.sharding.write import Part, Summary, finish_shard_set, write_shard_set
@@ -25,6 +26,8 @@ def shard(
     size: int,
     budget: int | None,
     keep: bool,
+    orient: bool,
+    background: str,
     classes: Path | None,
     val_fraction: float | None,
     split: str | None,
@@ -44,6 +47,7 @@ def shard(
     fraction = 0.5 if split == "half" else val_fraction
     if fraction is not None and not 0 < fraction < 1:
         raise InputError(f"--val-fraction is {fraction}; it must lie between 0 and 1.")
+    colour = _colour(background)
     with Progress("sharding", 1) as progress:
         if check_md5:
             progress.print(f"checked: {', '.join(ilsvrc.check_md5(src))}")
@@ -65,11 +69,19 @@ def shard(
         return write_shard_set(
             source,
             open_output(outs),
-            Options(encoding, quality, size, seed, keep, budget),
+            Options(encoding, quality, size, seed, keep, budget, orient or None, None if colour == WHITE else colour),
             pool,
             part=Part(*part) if part else None,
             progress=progress,
         )
+
+
+def _colour(background: str) -> str:
+    """Returns --background as #rrggbb. Raises InputError."""
+    try:
+        return hex_colour(background)
+    except ValueError as error:
+        raise InputError(f"--background {background} is no colour: give a name such as black, or #rrggbb.") from error
 
 
 def finish(outs: list[str]) -> Summary:

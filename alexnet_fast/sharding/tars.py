@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from isal import isal_zlib
-from numpy.typing import NDArray
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.output import WORK, Output, sealed, unsealed
@@ -19,6 +18,9 @@ from alexnet_fast.sharding.plan import Job, Options
 from alexnet_fast.sharding.reading import read_images
 from alexnet_fast.sharding.statistics import PixelSums
 from alexnet_fast.shards.format import MEMBER, MIXED, Tar, raw_bytes, tar_name
+
+if TYPE_CHECKING:
+    from alexnet_fast.sharding.decode import Converted
 
 EMPTY_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
 Name = tuple[str, int]
@@ -30,12 +32,15 @@ class TarRecord:
     """What the manifest and the index need of a finished tar.
 
     `rows` are those of the split's index, `rejected` is (path, reason) of each file that is no readable image.
+    `enlarged` counts the images below the set's size; `not_kept`, with --keep, those made anew, by reason.
     """
 
     tar: Tar
     rows: list[list[int]]
     pixels: PixelSums
     rejected: list[list[str]]
+    enlarged: int = 0
+    not_kept: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps({**vars(self), "tar": asdict(self.tar), "pixels": self.pixels.as_lists()})
@@ -43,7 +48,7 @@ class TarRecord:
     @classmethod
     def from_json(cls, text: str) -> TarRecord:
         body: dict[str, Any] = json.loads(text)
-        return cls(Tar(**body["tar"]), body["rows"], PixelSums.from_lists(body["pixels"]), body["rejected"])
+        return cls(**{**body, "tar": Tar(**body["tar"]), "pixels": PixelSums.from_lists(body["pixels"])})
 
     def save(self, output: Output, split: str, number: int) -> None:
         """Writes it: the tar is finished then."""
@@ -54,7 +59,7 @@ def write_tar(job: Job) -> int:
     """Writes one tar, its DALI index and its record; returns the number of images read. Runs in a worker."""
     output = job.output
     rows, lines, rejected = [], [], []
-    sums = PixelSums()
+    sums, enlarged, not_kept = PixelSums(), 0, Counter[str]()
     temporary = output.temporary(str(job))
     try:
         with _HashedFile(temporary) as file:
@@ -63,11 +68,14 @@ def write_tar(job: Job) -> int:
                 try:
                     if isinstance(found, OSError):
                         raise found
-                    pixels, data = _convert(found, encoding, job.options)
+                    pixels, data, is_enlarged, why = _convert(found, encoding, job.options)
                 except (OSError, ValueError) as error:
                     rejected.append([image.path, str(error)])
                     continue
                 sums.add_image(pixels)
+                enlarged += is_enlarged
+                if why:
+                    not_kept[why] += 1
                 extension = MEMBER[encoding]
                 label = str(image.label).encode()
                 label_at = _add(file, f"{image.key}.cls", label)
@@ -78,7 +86,8 @@ def write_tar(job: Job) -> int:
                     f"{extension} {data_at} {len(data)} {image.key}.{extension}\n"
                 )
             _end_tar(file)
-        record = TarRecord(Tar(str(job), len(rows), file.size, file.digest.hexdigest()), rows, sums, rejected)
+        tar = Tar(str(job), len(rows), file.size, file.digest.hexdigest())
+        record = TarRecord(tar, rows, sums, rejected, enlarged, dict(not_kept))
         output.publish(temporary, str(job))
     finally:
         temporary.unlink(missing_ok=True)
@@ -112,16 +121,22 @@ def read_record(output: Output, split: str, number: int) -> TarRecord:
     return record
 
 
-def _convert(data: bytes, encoding: str, options: Options) -> tuple[NDArray[np.uint8], bytes]:
+def _convert(data: bytes, encoding: str, options: Options) -> Converted:
     """Returns the pixels and the bytes to store, as `decode.convert` does."""
     from alexnet_fast.sharding import decode  # may import torch: only where images are made
 
-    pixels, stored = decode.convert(
-        data, size=options.size, encoding=encoding, quality=options.quality, keep=options.keep
+    found = decode.convert(
+        data,
+        size=options.size,
+        encoding=encoding,
+        quality=options.quality,
+        keep=options.keep,
+        rule=options.rule,
     )
-    if options.encoding == MIXED and encoding == "jpeg" and len(stored) == raw_bytes(options.size):
-        stored += b"\0"  # by its size it would count as raw; what follows the end of a JPEG, decoders do not read
-    return pixels, stored
+    if options.encoding == MIXED and encoding == "jpeg" and len(found.data) == raw_bytes(options.size):
+        # By its size it would count as raw; what follows the end of a JPEG, decoders do not read.
+        return found._replace(data=found.data + b"\0")
+    return found
 
 
 class _HashedFile:

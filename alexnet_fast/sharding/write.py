@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import io
 import json
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
+from typing import NoReturn
 
 import numpy as np
 
@@ -39,7 +41,8 @@ REJECTED = "rejected.jsonl"
 @dataclass(frozen=True)
 class Summary:
     """`images`, `rejected` and `shards` count what is in the output; `written` the images of this run.
-    `complete`: the manifest is there."""
+    `complete`: the manifest is there; with it `enlarged`, images smaller than the set's, and with --keep `not_kept`,
+    JPEGs that were made anew, by reason, or None."""
 
     images: int
     rejected: int
@@ -47,6 +50,8 @@ class Summary:
     written: int
     seconds: float
     complete: bool
+    enlarged: int = 0
+    not_kept: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,8 @@ def _write_manifest(output: Output, plan: Plan) -> None:
     sums = PixelSums()
     tars: dict[str, list[Tar]] = {}
     counts: dict[str, list[int]] = {}
+    enlarged: dict[str, int] = {}
+    not_kept = Counter[str]()
     rejected: list[str] = []
     for split, number_of_tars in plan.tars.items():
         records = [read_record(output, split, number) for number in range(number_of_tars)]
@@ -153,20 +160,16 @@ def _write_manifest(output: Output, plan: Plan) -> None:
         lines = [{"split": split, "path": path, "reason": reason} for r in records for path, reason in r.rejected]
         rejected += [json.dumps(line, ensure_ascii=False) + "\n" for line in lines]
         if not stored:
-            for place in plan.tar_names():  # to be tried again
-                if read_record(output, *place).rejected:
-                    output.delete(record_name(*place))
-            output.write(REJECTED, "".join(rejected).encode("utf-8", "surrogateescape"))
-            raise InputError(
-                f"no image of the split {split} could be read; the first was {lines[0]['path']} "
-                f"({lines[0]['reason']}). {output}/{REJECTED} lists them all."
-            )
+            _refuse_empty(output, plan, rejected, lines[0])
         rows = [(shard, *row[1:]) for shard, record in enumerate(stored) for row in record.rows]
         index = np.array(rows, INDEX_DTYPE)
         file = io.BytesIO()
         np.save(file, index)
         output.write(index_name(split), file.getvalue())
         tars[split] = [record.tar for record in stored]
+        enlarged[split] = sum(record.enlarged for record in stored)
+        for record in stored:
+            not_kept.update(record.not_kept)
         labels = index["label"]
         counts[split] = np.bincount(labels[labels >= 0], minlength=len(plan.classes)).tolist()
         if split == "train":
@@ -183,11 +186,15 @@ def _write_manifest(output: Output, plan: Plan) -> None:
         quality=options.quality if options.encoding != "raw" else None,
         raw_share=plan.raw_share,
         keep=options.keep,
+        not_kept=dict(sorted(not_kept.items())) if options.keep else None,
+        orient=options.rule.orient,
+        background=options.rule.background,
         seed=options.seed,
         plan=plan.fingerprint(),
         classes=plan.classes,
         splits=tars,
         counts=counts,
+        enlarged=enlarged,
         pixels=sums.statistics(),
     )
     if rejected:
@@ -198,6 +205,18 @@ def _write_manifest(output: Output, plan: Plan) -> None:
         output.write(name, data)
     output.write(MANIFEST, manifest.to_json().encode())
     output.delete(WORK)
+
+
+def _refuse_empty(output: Output, plan: Plan, rejected: list[str], first: dict[str, str]) -> NoReturn:
+    """Raises InputError for the split of `first`, of which no image could be read; the next run tries them again."""
+    for place in plan.tar_names():
+        if read_record(output, *place).rejected:
+            output.delete(record_name(*place))
+    output.write(REJECTED, "".join(rejected).encode("utf-8", "surrogateescape"))
+    raise InputError(
+        f"no image of the split {first['split']} could be read; the first was {first['path']} ({first['reason']}). "
+        f"{output}/{REJECTED} lists them all."
+    )
 
 
 def _is_finished(output: Output, plan: Plan) -> bool:
@@ -220,7 +239,16 @@ def _summary(output: Output, written: int, started: float) -> Summary:
     tars = [tar for split in manifest.splits.values() for tar in split]
     rejected = (output.read(REJECTED) or b"").count(b"\n")
     images = sum(tar.samples for tar in tars)
-    return Summary(images, rejected, len(tars), written, perf_counter() - started, complete=True)
+    return Summary(
+        images=images,
+        rejected=rejected,
+        shards=len(tars),
+        written=written,
+        seconds=perf_counter() - started,
+        complete=True,
+        enlarged=sum(manifest.enlarged.values()),
+        not_kept=manifest.not_kept,
+    )
 
 
 def _disk_full(plan: Plan, output: Output) -> str:

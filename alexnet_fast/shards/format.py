@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -68,8 +69,10 @@ class Manifest:
 
     `keep`: a stored JPEG may be a source's own file: a square of 7/8 of `size` or more, grey or of any subsampling.
     `raw_share`: of a mixed set, the share of the training samples that are raw; all others are JPEG.
+    `not_kept`: with `keep`, the images that were made anew, by reason. `orient`: whether images were turned as EXIF
+    says; `background`: what transparent ones lie on, #rrggbb. `enlarged`: per split, the images smaller than `size`.
     `plan`: fingerprint of the listing and options it was made from. `counts`: per split, the labelled samples of
-    each class. These three are empty in sets of earlier versions.
+    each class. These are empty in sets of earlier versions.
     """
 
     encoding: str
@@ -78,10 +81,14 @@ class Manifest:
     raw_share: float | None = None
     seed: int
     keep: bool = False
+    not_kept: dict[str, int] | None = None
+    orient: bool = False
+    background: str = "#ffffff"
     plan: str = ""
     classes: list[dict[str, str]]
     splits: dict[str, list[Tar]]
     counts: dict[str, list[int]] = field(default_factory=dict)
+    enlarged: dict[str, int] = field(default_factory=dict)
     pixels: Pixels
 
     def images(self, split: str) -> int:
@@ -90,8 +97,9 @@ class Manifest:
 
     def to_json(self) -> str:
         body = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}
-        if self.raw_share is None:
-            del body["raw_share"]
+        for name in ("raw_share", "not_kept"):
+            if body[name] is None:
+                del body[name]
         return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -123,6 +131,7 @@ def _check(manifest: Manifest) -> None:
         "raw_share": 0 <= (manifest.raw_share or 0) <= 1
         and (manifest.raw_share is None) == (manifest.encoding != MIXED),
         "size": 0 < manifest.size < 2**16,
+        "background": re.fullmatch("#[0-9a-f]{6}", manifest.background) is not None,
         "classes": all({"id", "name"} <= entry.keys() for entry in manifest.classes),
         "splits": all(0 <= tar.samples < 2**32 and 0 < tar.bytes < 2**63 for tar in tars)
         and all(name and not {"/", "\0"} & set(name) for name in names),

@@ -284,4 +284,10 @@ def _about(shards: ShardSet) -> dict[str, Any]:
     """Returns what each checkpoint holds of its shard set; `tars`: the sums by which it is known wherever it lies."""
     manifest = shards.manifest
     sums = [tar.sha256 for tar in manifest.splits["train"]]
-    return {"classes": manifest.classes, "pixels": vars(manifest.pixels), "size": manifest.size, "tars": sums}
+    return {
+        "classes": manifest.classes,
+        "pixels": vars(manifest.pixels),
+        "size": manifest.size,
+        "rule": {"orient": manifest.orient, "background": manifest.background},
+        "tars": sums,
+    }

@@ -16,8 +16,8 @@ from alexnet_fast.cli.main import main
 from alexnet_fast.sharding import sources
 
 FLAGS = {
-    "shard": "--budget --check-md5 --classes --encoding --finish --json --keep --layout --out --part --quality"
-    " --scheduler --seed --size --split --src --strict --val-fraction --workers",
+    "shard": "--background --budget --check-md5 --classes --encoding --finish --json --keep --layout --orient --out"
+    " --part --quality --scheduler --seed --size --split --src --strict --val-fraction --workers",
     "verify": "--json --quick --workers",
     "train": "--accumulate --arch --batch --cache --cache-size --compile --epochs --gpus --json --lr --order"
     " --parallel --precision --recipe --resume --run --save-every --seed --set --shards --threads",
@@ -128,6 +128,8 @@ def test_shard_refuses_options_that_do_not_fit(image_folder: Path, tmp_path: Pat
     assert_refused(
         "--keep stores JPEGs as they are; leave it out with --encoding raw.", *start, "--keep", "--encoding", "raw"
     )
+    colour = "--background whitish is no colour: give a name such as black, or #rrggbb."
+    assert_refused(colour, *start, "--background", "whitish")
     together = "--encoding mixed and --budget go together: --encoding mixed --budget 100GB."
     assert_refused(together, *start, "--encoding", "mixed")
     assert_refused(together, *start, "--budget", "1GB")
@@ -195,9 +197,9 @@ def test_shard_writes_and_reports(source_with_a_bad_file: Path, tmp_path: Path) 
     code, output = run(*arguments, "--json", "result.json")
     assert code == 0
     assert re.search(rf"(?m)^2 images in 1 tar in [\d.]+ s \([\d,]+ images/s\): {re.escape(str(out))}$", output)
-    assert output.endswith(f"\nLeft out 1 file that could not be read: {out / 'rejected.jsonl'}\n")
+    assert f"\nLeft out 1 file that could not be read: {out / 'rejected.jsonl'}\n" in output
     result = json.loads((tmp_path / "result.json").read_text())
-    assert set(result) == {"images", "rejected", "shards", "seconds", "images_per_second"}
+    assert set(result) == {"images", "rejected", "shards", "seconds", "images_per_second", "enlarged", "not_kept"}
     assert (result["images"], result["rejected"], result["shards"]) == (2, 1, 1)
     assert result["images_per_second"] == pytest.approx((result["images"] + result["rejected"]) / result["seconds"])
 

@@ -76,7 +76,7 @@ def test_images_give_what_the_split_gives(onetower: Path, raw_shards: Path, imag
     bad.write_bytes(b"no image")
     code, result, text = run(onetower, bad, image_folder / "val", "--layer", "pool5", "--out", tmp_path / "files.npz")
     assert (code, result["images"]) == (1, 18)
-    assert f"left out: {bad}: not an image of a known format" in text
+    assert f"left out: {bad}: text, not an image" in text
     split, files = read_npz(tmp_path / "split.npz"), read_npz(tmp_path / "files.npz")
     assert set(files) == {"names", "features", "labels"}
     assert set(files["labels"]) == {-1}

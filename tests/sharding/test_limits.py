@@ -7,7 +7,9 @@ import socket
 import tarfile
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from alexnet_fast.sharding import limits, reading
 from alexnet_fast.sharding.listing import Image
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.reading import read_images
+from alexnet_fast.sharding.rule import DEFAULT
 from alexnet_fast.sharding.selection import read_class_file
 from alexnet_fast.sharding.sources import devkit, find_images, parquet
 from alexnet_fast.shards.format import MANIFEST
@@ -251,8 +254,35 @@ def test_predict_reads_no_huge_file_and_no_pipe(tmp_path: Path) -> None:
     sparse(tmp_path / "b.jpg")
 
     class Stored:
-        stored = SIZE
+        stored, rule, device = SIZE, DEFAULT, "cpu"
+        pixels = SimpleNamespace(mean=[0.0, 0.0, 0.0])
 
-    files = ImageFiles(Stored(), [])  # type: ignore[arg-type]
-    assert in_time(lambda: files._read(tmp_path / "a.jpg")) == IRREGULAR
-    assert files._read(tmp_path / "b.jpg") == REASON
+    files = ImageFiles(Stored(), [tmp_path])  # type: ignore[arg-type]
+    assert in_time(lambda: list(files)) == []
+    assert files.unread == [(tmp_path / "a.jpg", IRREGULAR), (tmp_path / "b.jpg", REASON)]
+
+
+def test_the_images_of_all_threads_share_the_memory() -> None:
+    """Two that each take more than half are decoded one after the other; a third small one need not wait."""
+    most, inside, entered, leave = 0.6 * limits.MOST_DECODED_BYTES, list[str](), threading.Event(), threading.Event()
+
+    def large(name: str) -> None:
+        with limits.memory_for(most):
+            inside.append(name)
+            entered.set()
+            leave.wait()
+            inside.remove(name)
+
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(large, name) for name in "ab"]
+        entered.wait()
+        with limits.memory_for(limits.MOST_DECODED_BYTES - most):
+            assert len(inside) == 1
+        assert len(inside) == 1
+        leave.set()
+        for future in both:
+            future.result()
+    with pytest.raises(ValueError, match="more than the limit"), limits.memory_for(limits.MOST_DECODED_BYTES + 1):
+        raise AssertionError
+    with limits.memory_for(limits.MOST_DECODED_BYTES):  # all of it is free again
+        pass

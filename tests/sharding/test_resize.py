@@ -68,7 +68,6 @@ def no_adobe() -> bytes:
         pytest.param(file_of(GREY, "PNG"), GREY, id="grey-png"),
         pytest.param(file_of(Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257), "PNG"), GREY, id="grey-16-bit"),
         pytest.param(file_of(PALETTE, "PNG"), PALETTE, id="palette"),
-        pytest.param(file_of(PALETTE, "PNG", transparency=bytes(range(128))), PALETTE, id="palette-transparent"),
         pytest.param(file_of(PALETTE, "GIF"), PALETTE, id="gif"),
         pytest.param(file_of(PICTURE.convert("RGBA"), "PNG"), PICTURE, id="rgba"),
         pytest.param(file_of(PICTURE, "WEBP", lossless=True), PICTURE, id="webp"),
@@ -274,9 +273,9 @@ def test_an_image_is_not_decoded_with_the_last_one_s_tables(kind: int) -> None:
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 def test_bytes_do_not_depend_on_a_compiler(compiled: None, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
     data = file_of(OTHER, format)
-    square, stored = convert(data, size=SIZE, encoding="jpeg", quality=90, keep=False)
+    square, stored = convert(data, size=SIZE, encoding="jpeg", quality=90, keep=False)[:2]
     turn_native_off(monkeypatch)
-    torch_s, stored_with_torch = convert(data, size=SIZE, encoding="jpeg", quality=90, keep=False)
+    torch_s, stored_with_torch = convert(data, size=SIZE, encoding="jpeg", quality=90, keep=False)[:2]
     assert np.array_equal(square, torch_s)
     assert stored == stored_with_torch
 

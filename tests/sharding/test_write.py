@@ -205,7 +205,7 @@ def test_unreadable_files_are_left_out_and_listed(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
     reasons = {row["path"]: row["reason"] for row in rows}
     assert reasons["train/a/empty.jpg"] == "the file is empty"
-    assert reasons["train/a/text.jpg"] == "not an image of a known format"
+    assert reasons["train/a/text.jpg"] == "text, not an image"
     assert "truncated" in reasons["train/a/half.jpg"]
     assert len(rows) == 3
     assert [name for name, *_ in members(tmp_path / "out", "train")] == ["a/good.cls", "a/good.jpg"]
@@ -223,7 +223,7 @@ def test_a_split_without_a_readable_image_is_an_error_and_leaves_no_manifest(tmp
     with pytest.raises(InputError) as error:
         write(find_images(folder), out)
     assert str(error.value) == (
-        f"no image of the split val could be read; the first was val/a/bad.jpg (not an image of a known format). "
+        f"no image of the split val could be read; the first was val/a/bad.jpg (text, not an image). "
         f"{out / 'rejected.jsonl'} lists them all."
     )
     assert not (out / "manifest.json").exists()
@@ -280,7 +280,10 @@ def test_keep_stores_fitting_squares_as_they_are(tmp_path: Path) -> None:
         Image.fromarray(conftest.picture(side)).resize((side, side)).save(folder / f"{side}.jpg", quality=95)
     Image.fromarray(conftest.picture(1)).resize((96, 90)).save(folder / "oblong.jpg")
     source = find_images(tmp_path / "in")
-    conftest.write(source, tmp_path / "out", Options(size=SIZE, keep=True))
+    summary = conftest.write(source, tmp_path / "out", Options(size=SIZE, keep=True))
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert summary.not_kept == manifest["not_kept"] == {"not a square of 84 to 96 pixels": 3}
+    assert (summary.enlarged, manifest["enlarged"]) == (2, {"train": 2})  # 83.jpg and oblong.jpg
     stored = {name: data for name, data, *_ in members(tmp_path / "out", "train") if name.endswith(".jpg")}
     kept = {name for name, data in stored.items() if data == (folder / Path(name).name).read_bytes()}
     assert kept == {"a/96.jpg", "a/90.jpg", "a/84.jpg"}
