@@ -70,15 +70,21 @@ def to_square(data: bytes, size: int) -> RGB:
     corrupt, or has more than MAX_PIXELS pixels.
     """
     data = unpack(data)
+    frame, eighths = Frame(), 8
     if is_jpeg(data):
-        square = _square_of_jpeg(data, check_jpeg(data), size)
+        frame = check_jpeg(data)
+        eighths = resize.eighths_for(frame, size)
+        square = _square_of_jpeg(data, frame, eighths, size)
         if square is not None:
             return square
-    image = _trim(decode(data, 2 * size))
-    height, width = _resized(image.shape[0], image.shape[1], size)
+    image = decode(data, eighths)
+    extent = resize.extent_of(image, frame) if eighths < 8 else None
+    if extent is None:
+        image = _trim(image)
+    height, width = _resized(*((frame.height, frame.width) if extent else image.shape[:2]), size)
     if native.kernels():
-        return resize.square(image, height, width, size)
-    return square_with_torch(image, height, width, size)
+        return resize.square(image, height, width, size, extent)
+    return square_with_torch(image, height, width, size, extent)
 
 
 def is_jpeg(data: bytes) -> bool:
@@ -86,16 +92,13 @@ def is_jpeg(data: bytes) -> bool:
     return data[:3] == b"\xff\xd8\xff"
 
 
-def _square_of_jpeg(data: bytes, frame: Frame, size: int) -> RGB | None:
+def _square_of_jpeg(data: bytes, frame: Frame, eighths: int, size: int) -> RGB | None:
     """As `to_square`, without the decoded image in memory. None for what is corrupt, very long or of an unusual kind,
     which `decode` handles."""
-    short, long = sorted((frame.height, frame.width))
-    if native.decoder() == "none" or not frame.is_usual or not 0 < short <= long < 8 * short:
+    whole = frame.height, frame.width
+    if native.decoder() == "none" or not frame.is_usual or not 0 < max(whole) < resize.MAX_ASPECT * min(whole):
         return None
-    # As simplejpeg: the smallest scale that will do, 3/8 among them, and beyond a half the whole.
-    eighths = next((eighths for eighths in (1, 2, 3, 4) if -(-short * eighths // 8) >= 2 * size), 8)
-    height, width = (-(-length * eighths // 8) for length in (frame.height, frame.width))
-    return resize.jpeg_square(data, eighths, (height, width), _resized(height, width, size), size)
+    return resize.jpeg_square(data, eighths, whole, _resized(*whole, size), size)
 
 
 def _resized(height: int, width: int, size: int) -> tuple[int, int]:
@@ -104,35 +107,40 @@ def _resized(height: int, width: int, size: int) -> tuple[int, int]:
     return max(round(height * scale), size), max(round(width * scale), size)
 
 
-def square_with_torch(image: RGB, height: int, width: int, size: int) -> RGB:
+def square_with_torch(image: RGB, height: int, width: int, size: int, extent: resize.Extent | None = None) -> RGB:
     """Returns the same as `resize.square`, by torch."""
     import torch
 
     image = np.require(image, requirements=["C", "W"])  # torch warns of arrays it may not write to
     # Batched first, permuted second: with these strides torch keeps the channels last, at half the time.
     nchw = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
-    resized = torch.nn.functional.interpolate(nchw, (height, width), mode="bilinear", antialias=True)
+    # As torch.nn.functional.interpolate(mode="bilinear", antialias=True), which cannot be given the scale as well.
+    scale = (height / extent[0], width / extent[1]) if extent else (None, None)
+    resized = torch.ops.aten._upsample_bilinear2d_aa(nchw, (height, width), False, *scale)
     top, left = (height - size) // 2, (width - size) // 2
     square = resized[0].permute(1, 2, 0).numpy()[top : top + size, left : left + size]
     return np.ascontiguousarray(square)
 
 
-def decode(data: bytes, min_side: int) -> RGB:
+def decode(data: bytes, eighths: int = 8) -> RGB:
     """Decodes any format to RGB, of an animation the first image; gzip-compressed or not.
 
-    A JPEG may come at 1/8 to 4/8 if both sides stay >= `min_side`.
+    A JPEG comes at `eighths` / 8 of its size, or at more where its decoder has no such scale.
     """
     data = unpack(data)
     if not is_jpeg(data):
-        return _decode_with_pillow(data, min_side)
-    check_jpeg(data)
+        return _decode_with_pillow(data)
+    frame = check_jpeg(data)
+    # simplejpeg looks for the smallest scale that gives as much.
+    height, width = resize.scaled((frame.height, frame.width), eighths) if eighths < 8 else (0, 0)
     # Unusual files that can be read are left to Pillow; corrupt and too large ones fail there too.
     with suppress(ValueError, KeyError):  # KeyError: a colour space that simplejpeg does not know
         colour = simplejpeg.decode_jpeg_header(data, strict=False)[2]
         if colour not in ("CMYK", "YCCK"):
-            image: RGB = simplejpeg.decode_jpeg(data, min_height=min_side, min_width=min_side, min_factor=2)
+            image: RGB = simplejpeg.decode_jpeg(data, min_height=height, min_width=width, min_factor=2)
             return image
-    return _decode_with_pillow(data, min_side)
+    at_least = (frame.width * eighths // 8, frame.height * eighths // 8) if eighths < 8 else None
+    return _decode_with_pillow(data, at_least)
 
 
 def encode(image: RGB, encoding: str, quality: int) -> bytes:
@@ -163,18 +171,20 @@ def unpack(data: bytes) -> bytes:
 
 def _trim(image: RGB) -> RGB:
     """Cuts both ends of a very long image, whose resized form would be huge; its centre stays where it is."""
-    keep = 8 * min(image.shape[:2])
+    keep = resize.MAX_ASPECT * min(image.shape[:2])
     top, left = (max(length - keep, 0) // 2 for length in image.shape[:2])
     return image[top : image.shape[0] - top, left : image.shape[1] - left]
 
 
-def _decode_with_pillow(data: bytes, min_side: int) -> RGB:
+def _decode_with_pillow(data: bytes, min_size: tuple[int, int] | None = None) -> RGB:
+    """`min_size`: width and height that are enough of a JPEG."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # corrupt EXIF, palettes with bytes transparency: pixels decode
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 check_pixels(image.width * image.height)
-                image.draft(None, (min_side, min_side))  # of a JPEG, as above
+                if min_size:
+                    image.draft(None, min_size)
                 if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip at 255
                     grey = np.asarray(image, dtype=np.int64) >> 8
                     return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
