@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from alexnet_fast import native
 from alexnet_fast.sharding.jpeg_header import Frame
 
-SCALES = {1: 4.0, 2: 4.0, 3: 2.5}
+SCALES = {1: 5.0, 2: 5.0, 3: 2.5}
 """Eighths of its size at which a JPEG may be decoded, besides the whole, and how many times the wanted size its shorter
 side must still have, for a square as near to a Lanczos resize as from the whole image: at 3/8 libjpeg keeps the lowest
 frequencies, at the others it averages pixels, which blurs. Measured by tools/resize_quality.py."""
