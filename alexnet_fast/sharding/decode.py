@@ -96,35 +96,41 @@ def _square(data: bytes, size: int, rule: Rule) -> tuple[RGB, bool]:
     """Returns the square, and whether the image was enlarged."""
     if not is_jpeg(data):
         with memory_for(pillow.bytes_needed(data, rule)):
-            return _resize(pillow.decode(data, 2 * size, rule), size)
+            image = pillow.decode(data, rule)
+            return _resize(image, size), min(image.shape[:2]) < size
     frame = check_jpeg(data)
+    is_enlarged = min(frame.height, frame.width) < size
     orientation = pillow.orientation(data) if rule.orient else 1
+    # A turned image is decoded whole: what its pixels cover would no longer begin at the first of them.
+    eighths = resize.eighths_for(frame, size) if orientation == 1 else 8
     is_small = frame.height * frame.width <= SMALL_JPEG
-    with nullcontext() if is_small else memory_for(_jpeg_bytes(frame, size, orientation)):
-        if orientation == 1:
-            square = _square_of_jpeg(data, frame, size)
-            if square is not None:
-                return square, min(frame.height, frame.width) < size
-        return _resize(pillow.turned(decode(data, 2 * size), orientation), size)
+    with nullcontext() if is_small else memory_for(_jpeg_bytes(frame, eighths, orientation)):
+        square = _square_of_jpeg(data, frame, eighths, size) if orientation == 1 else None
+        if square is None:
+            square = _resize(pillow.turned(decode(data, eighths), orientation), size, frame if eighths < 8 else None)
+    return square, is_enlarged
 
 
-def _resize(image: RGB, size: int) -> tuple[RGB, bool]:
-    """Returns the square of a decoded image, and whether that was enlarged."""
-    is_enlarged = min(image.shape[:2]) < size
-    image = _trim(image)
-    height, width = _resized(image.shape[0], image.shape[1], size)
+def _resize(image: RGB, size: int, frame: Frame | None = None) -> RGB:
+    """Returns the square of a decoded image; `frame`: of a JPEG that may be decoded at another size than its own."""
+    extent = resize.extent_of(image, frame) if frame else None
+    if frame is None or extent is None:
+        image = _trim(image)
+        height, width = _resized(image.shape[0], image.shape[1], size)
+    else:
+        height, width = _resized(frame.height, frame.width, size)
     if native.kernels():
-        return resize.square(image, height, width, size), is_enlarged
-    return square_with_torch(image, height, width, size), is_enlarged
+        return resize.square(image, height, width, size, extent)
+    return square_with_torch(image, height, width, size, extent)
 
 
-def _jpeg_bytes(frame: Frame, size: int, orientation: int) -> float:
-    """Returns the bytes that decoding a JPEG takes at most: two a coefficient where all scans are gathered first, four
-    and three a pixel of the image, which is a quarter or less of one much larger than `size`, and a copy to turn it."""
+def _jpeg_bytes(frame: Frame, eighths: int, orientation: int) -> float:
+    """Returns the bytes that decoding a JPEG takes at most: two a coefficient where all scans are gathered first, seven
+    a pixel of the image, which is decoded whole or at a half at most, and a copy to turn it."""
     pixels = frame.height * frame.width
     largest = max((sampling >> 4) * (sampling & 15) for sampling in frame.sampling)
     samples = sum((sampling >> 4) * (sampling & 15) for sampling in frame.sampling) / max(largest, 1)
-    share = 1 / 4 if min(frame.height, frame.width) >= 4 * size else 1
+    share = 1 if eighths == 8 else 1 / 4
     gathered = 2 * samples if frame.scans > 1 or frame.kind == PROGRESSIVE else 0
     return pixels * (gathered + share * (7 + 3 * (orientation != 1)))
 
@@ -134,16 +140,13 @@ def is_jpeg(data: bytes) -> bool:
     return data[:3] == b"\xff\xd8\xff"
 
 
-def _square_of_jpeg(data: bytes, frame: Frame, size: int) -> RGB | None:
+def _square_of_jpeg(data: bytes, frame: Frame, eighths: int, size: int) -> RGB | None:
     """As `to_square`, without the decoded image in memory. None for what is corrupt, very long or of an unusual kind,
     which `decode` handles."""
-    short, long = sorted((frame.height, frame.width))
-    if native.decoder() == "none" or not frame.is_usual or not 0 < short <= long < 8 * short:
+    whole = frame.height, frame.width
+    if native.decoder() == "none" or not frame.is_usual or not 0 < max(whole) < resize.MAX_ASPECT * min(whole):
         return None
-    # As simplejpeg: the smallest scale that will do, 3/8 among them, and beyond a half the whole.
-    eighths = next((eighths for eighths in (1, 2, 3, 4) if -(-short * eighths // 8) >= 2 * size), 8)
-    height, width = (-(-length * eighths // 8) for length in (frame.height, frame.width))
-    return resize.jpeg_square(data, eighths, (height, width), _resized(height, width, size), size)
+    return resize.jpeg_square(data, eighths, whole, _resized(*whole, size), size)
 
 
 def _resized(height: int, width: int, size: int) -> tuple[int, int]:
@@ -152,35 +155,40 @@ def _resized(height: int, width: int, size: int) -> tuple[int, int]:
     return max(round(height * scale), size), max(round(width * scale), size)
 
 
-def square_with_torch(image: RGB, height: int, width: int, size: int) -> RGB:
+def square_with_torch(image: RGB, height: int, width: int, size: int, extent: resize.Extent | None = None) -> RGB:
     """Returns the same as `resize.square`, by torch."""
     import torch
 
     image = np.require(image, requirements=["C", "W"])  # torch warns of arrays it may not write to
     # Batched first, permuted second: with these strides torch keeps the channels last, at half the time.
     nchw = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
-    resized = torch.nn.functional.interpolate(nchw, (height, width), mode="bilinear", antialias=True)
+    # As torch.nn.functional.interpolate(mode="bilinear", antialias=True), which cannot be given the scale as well.
+    scale = (height / extent[0], width / extent[1]) if extent else (None, None)
+    resized = torch.ops.aten._upsample_bilinear2d_aa(nchw, (height, width), False, *scale)
     top, left = (height - size) // 2, (width - size) // 2
     square = resized[0].permute(1, 2, 0).numpy()[top : top + size, left : left + size]
     return np.ascontiguousarray(square)
 
 
-def decode(data: bytes, min_side: int, rule: Rule = DEFAULT) -> RGB:
+def decode(data: bytes, eighths: int = 8, rule: Rule = DEFAULT) -> RGB:
     """Decodes any format to RGB, of an animation the first image; gzip-compressed or not. A JPEG is not turned.
 
-    A JPEG may come at 1/8 to 4/8 if both sides stay >= `min_side`.
+    A JPEG comes at `eighths` / 8 of its size, or at more where its decoder has no such scale.
     """
     data = unpack(data)
     if not is_jpeg(data):
-        return pillow.decode(data, min_side, rule)
-    check_jpeg(data)
+        return pillow.decode(data, rule)
+    frame = check_jpeg(data)
+    # simplejpeg looks for the smallest scale that gives as much.
+    height, width = resize.scaled((frame.height, frame.width), eighths) if eighths < 8 else (0, 0)
     # Unusual files that can be read are left to Pillow; corrupt and too large ones fail there too.
     with suppress(ValueError, KeyError):  # KeyError: a colour space that simplejpeg does not know
         colour = simplejpeg.decode_jpeg_header(data, strict=False)[2]
         if colour not in ("CMYK", "YCCK"):
-            image: RGB = simplejpeg.decode_jpeg(data, min_height=min_side, min_width=min_side, min_factor=2)
+            image: RGB = simplejpeg.decode_jpeg(data, min_height=height, min_width=width, min_factor=2)
             return image
-    return pillow.decode(data, min_side)
+    at_least = (frame.width * eighths // 8, frame.height * eighths // 8) if eighths < 8 else None
+    return pillow.decode(data, at_least=at_least)
 
 
 def encode(image: RGB, encoding: str, quality: int) -> bytes:
@@ -211,6 +219,6 @@ def unpack(data: bytes) -> bytes:
 
 def _trim(image: RGB) -> RGB:
     """Cuts both ends of a very long image, whose resized form would be huge; its centre stays where it is."""
-    keep = 8 * min(image.shape[:2])
+    keep = resize.MAX_ASPECT * min(image.shape[:2])
     top, left = (max(length - keep, 0) // 2 for length in image.shape[:2])
     return image[top : image.shape[0] - top, left : image.shape[1] - left]

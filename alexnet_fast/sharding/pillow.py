@@ -54,13 +54,15 @@ def bytes_needed(data: bytes, rule: Rule = DEFAULT) -> float:
         return image.width * image.height * a_pixel + 2.0 * len(data)
 
 
-def decode(data: bytes, min_side: int, rule: Rule = DEFAULT) -> RGB:
+def decode(data: bytes, rule: Rule = DEFAULT, at_least: tuple[int, int] | None = None) -> RGB:
     """Returns the image, composited on the rule's background and turned as it says. Raises ValueError.
 
-    A JPEG may come at 1/8 to 4/8 if both sides stay >= `min_side`. The caller has `bytes_needed` of memory for others.
+    `at_least`: width and height that are enough of a JPEG, which may then come at 1/8 to 4/8. For other images the
+    caller has `bytes_needed` of memory.
     """
     with _opened(data) as image, libtiff.errors() as errors, _reasons(image.format or "", errors):
-        image.draft(None, (min_side, min_side))  # of a JPEG
+        if at_least:
+            image.draft(None, at_least)
         if image.format == "TIFF":
             _mend_tiff(image)
         image.load()

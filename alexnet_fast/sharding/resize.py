@@ -18,17 +18,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast import native
+from alexnet_fast.sharding.jpeg_header import Frame
+
+SCALES = {1: 5.0, 2: 5.0, 3: 2.5}
+"""Eighths of its size at which a JPEG may be decoded, besides the whole, and how many times the wanted size its shorter
+side must still have, for a square as near to a Lanczos resize as from the whole image: at 3/8 libjpeg keeps the lowest
+frequencies, at the others it averages pixels, which blurs. Measured by tools/resize_quality.py."""
+
+MAX_ASPECT = 8
+"""Longer images are decoded whole, and cut at both ends before they are resized."""
+
+Extent = tuple[float, float]
+"""Height and width of what an image's pixels cover, in these pixels. A JPEG of 353 rows that is decoded at 3/8 has 133
+rows, of which its picture covers 132.375: the last row holds what the encoder filled the last blocks up with."""
 
 
-def square(image: NDArray[np.uint8], height: int, width: int, size: int) -> NDArray[np.uint8]:
+def square(
+    image: NDArray[np.uint8], height: int, width: int, size: int, extent: Extent | None = None
+) -> NDArray[np.uint8]:
     """Returns the central (size, size, 3) of RGB `image` resized to (height, width), neither of them below `size`.
 
-    Only where there are native kernels.
+    `extent`: of the picture, where it is not the whole image. Only where there are native kernels.
     """
     kernel = native.kernels()
     assert kernel is not None
     image = np.ascontiguousarray(image)
-    x, y = axis(image.shape[1], width, size), axis(image.shape[0], height, size)
+    y, x = (
+        axis(pixels, covered, new, size)
+        for pixels, covered, new in zip(image.shape, extent or image.shape[:2], (height, width), strict=False)
+    )
     out = np.empty(3 * size * size + 32, np.uint8)
     if not kernel.square(
         *(image.ctypes.data, image.shape[1], image.shape[0], size, out.ctypes.data), *x.arguments, *y.arguments
@@ -38,22 +56,54 @@ def square(image: NDArray[np.uint8], height: int, width: int, size: int) -> NDAr
 
 
 def jpeg_square(
-    data: bytes, eighths: int, decoded: tuple[int, int], resized: tuple[int, int], size: int
+    data: bytes, eighths: int, whole: tuple[int, int], resized: tuple[int, int], size: int
 ) -> NDArray[np.uint8] | None:
-    """As `square`, of a JPEG, where there is a native decoder: height and width at `eighths` / 8, and those it is
-    resized to.
+    """As `square`, of a JPEG decoded at `eighths` / 8, where there is a native decoder: its height and width when
+    `whole`, and those it is resized to.
 
     None where it is of another size, or at any warning, since another decoder might then give other pixels.
     """
     kernel = native.kernels()
     assert kernel is not None
-    y, x = (axis(old, new, size) for old, new in zip(decoded, resized, strict=True))
+    height, width = scaled(whole, eighths)
+    y, x = (
+        axis(pixels, covered, new, size)
+        for pixels, covered, new in zip((height, width), scaled_extent(whole, eighths), resized, strict=True)
+    )
     out = np.empty(3 * size * size + 32, np.uint8)
     if not kernel.jpeg_square(
-        *(data, len(data), eighths, decoded[1], decoded[0], size, out.ctypes.data), *x.arguments, *y.arguments
+        *(data, len(data), eighths, width, height, size, out.ctypes.data), *x.arguments, *y.arguments
     ):
         return None
     return out[: 3 * size * size].reshape(size, size, 3)
+
+
+def eighths_for(frame: Frame, size: int) -> int:
+    """Returns at how many eighths a JPEG is decoded for a square of `size`: the fewest that SCALES allows, else 8.
+    Tiny and very long images, which gain nothing, are decoded whole."""
+    short, long = sorted((frame.height, frame.width))
+    if long >= MAX_ASPECT * short:
+        return 8
+    return next((eighths for eighths, times in SCALES.items() if short * eighths >= 8 * times * max(size, 8)), 8)
+
+
+def extent_of(image: NDArray[np.uint8], frame: Frame) -> Extent | None:
+    """Returns the extent of a JPEG that a library decoded at a scale of its choice, or None where that is the whole."""
+    whole = frame.height, frame.width
+    eighths = next((eighths for eighths in (1, 2, 3, 4) if image.shape[:2] == scaled(whole, eighths)), None)
+    return scaled_extent(whole, eighths) if eighths else None
+
+
+def scaled(whole: tuple[int, int], eighths: int) -> tuple[int, int]:
+    """Returns height and width, in pixels, of a JPEG decoded at `eighths` / 8: of each block of 8 x 8 pixels,
+    `eighths` x `eighths` that cover it evenly, as far as they hold anything of the picture."""
+    height, width = (-(-length * eighths // 8) for length in whole)
+    return height, width
+
+
+def scaled_extent(whole: tuple[int, int], eighths: int) -> Extent:
+    """Returns the extent of a JPEG decoded at `eighths` / 8."""
+    return whole[0] * eighths / 8, whole[1] * eighths / 8
 
 
 @dataclass(frozen=True)
@@ -72,16 +122,16 @@ class Axis:
 
 
 @lru_cache(1024)
-def axis(old: int, new: int, size: int) -> Axis:
-    """Returns the axis that makes the central `size` of `new` pixels from `old`.
+def axis(pixels: int, extent: float, new: int, size: int) -> Axis:
+    """Returns the axis that makes the central `size` of `new` pixels, which cover the first `extent` of `pixels`.
 
     As torch's `_compute_index_ranges_int16_weights` does (aten/src/ATen/native/cpu/UpSampleKernel.cpp).
     """
-    scale = old / new
+    scale = extent / new if extent == pixels else 1 / (new / extent)  # torch inverts a scale that it is given
     reach = max(scale, 1.0)  # of the triangle to either side
     centre = scale * (np.arange(new) + 0.5)
     first = (centre - reach + 0.5).astype(np.int32).clip(min=0)
-    end = (centre + reach + 0.5).astype(np.int32).clip(max=old)
+    end = (centre + reach + 0.5).astype(np.int32).clip(max=pixels)
     at = first[:, None] + np.arange(_up_to_four(int((end - first).max())))
     weights = (1 - np.abs((at - centre[:, None] + 0.5) / reach)).clip(min=0) * (at < end[:, None])
     weights /= weights.sum(axis=1, keepdims=True)
