@@ -81,7 +81,8 @@ def to_square(data: bytes, size: int) -> RGB:
     extent = resize.extent_of(image, frame) if eighths < 8 else None
     if extent is None:
         image = _trim(image)
-    height, width = _resized(*((frame.height, frame.width) if extent else image.shape[:2]), size)
+    height, width = (frame.height, frame.width) if extent else image.shape[:2]
+    height, width = _resized(height, width, size)
     if native.kernels():
         return resize.square(image, height, width, size, extent)
     return square_with_torch(image, height, width, size, extent)
