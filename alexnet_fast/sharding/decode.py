@@ -163,8 +163,11 @@ def square_with_torch(image: RGB, height: int, width: int, size: int, extent: re
     # Batched first, permuted second: with these strides torch keeps the channels last, at half the time.
     nchw = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
     # As torch.nn.functional.interpolate(mode="bilinear", antialias=True), which cannot be given the scale as well.
-    scale = (height / extent[0], width / extent[1]) if extent else (None, None)
-    resized = torch.ops.aten._upsample_bilinear2d_aa(nchw, (height, width), False, *scale)
+    scales = [
+        None if covered == pixels else new / covered
+        for pixels, covered, new in zip(image.shape, extent or image.shape[:2], (height, width), strict=False)
+    ]
+    resized = torch.ops.aten._upsample_bilinear2d_aa(nchw, (height, width), False, *scales)
     top, left = (height - size) // 2, (width - size) // 2
     square = resized[0].permute(1, 2, 0).numpy()[top : top + size, left : left + size]
     return np.ascontiguousarray(square)
