@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_fast.sharding.left_out import LeftOut
 from alexnet_fast.shards.format import UNLABELLED
 
 WHOLE_FILE = -1
@@ -87,6 +88,11 @@ class Images:
         return Image(self._files[file], name, offset, size, label, key)
 
     @property
+    def files(self) -> list[str]:
+        """The folders and archives that images lie in, and perhaps more."""
+        return self._files
+
+    @property
     def labels(self) -> NDArray[np.int32]:
         labels: NDArray[np.int32] = self._rows["label"]
         return labels
@@ -125,12 +131,16 @@ class Images:
 @dataclass
 class Source:
     """`root`: the folder that `Image.file` is relative to; `classes`: ids in the order of their index;
-    `names`: what the source calls a class, where it says so; `splits`: `train` first."""
+    `names`: what the source calls a class, where it says so; `splits`: `train` first; `left_out`: its other files;
+    `notes`: sentences on how it was read, for the user; `layout`: what it was taken for."""
 
     root: Path
     classes: list[str]
     splits: dict[str, Images]
     names: dict[str, str] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
+    notes: list[str] = field(default_factory=list)
+    layout: str = ""
 
 
 class Listing:

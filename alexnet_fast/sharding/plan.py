@@ -16,6 +16,7 @@ from alexnet_fast import random
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.listing import Image, Images, Source
 from alexnet_fast.sharding.output import WORK, Output, sealed, unsealed
+from alexnet_fast.sharding.summary import describe
 from alexnet_fast.shards.format import MIXED, tar_name
 
 SAMPLES_PER_TAR = 1000
@@ -57,8 +58,9 @@ class Job:
 class Plan:
     """The description of a shard set before it is made. Two runs with equal plans write the same bytes.
 
-    `raw_share`: of a mixed set's training samples, those that are raw. Estimated once, by the run that begins the
-    set: parts and resumed runs take the plan as it is there.
+    `raw_share`: of a mixed set's training samples, those that are raw. `source`: what the source was taken for, as
+    summary.Contents. Both are found out once, by the run that begins the set, and do not make another plan: parts and
+    resumed runs take it as it is there.
     """
 
     options: Options
@@ -67,6 +69,7 @@ class Plan:
     images: dict[str, int]
     listing: str
     raw_share: float | None = None
+    source: dict[str, Any] | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self, dict_factory=_without_none), ensure_ascii=False)
@@ -78,7 +81,10 @@ class Plan:
 
     def fingerprint(self) -> str:
         """Returns a hash of what the set is made from."""
-        return hashlib.sha256(replace(self, raw_share=None).to_json().encode()).hexdigest()
+        return hashlib.sha256(self.without_estimates().to_json().encode()).hexdigest()
+
+    def without_estimates(self) -> Plan:
+        return replace(self, raw_share=None, source=None)
 
     def raw_share_of(self, split: str) -> float:
         """Returns the share of a split's samples that are raw: of a mixed set in `train`, which is read every epoch."""
@@ -108,6 +114,7 @@ def make_plan(source: Source, options: Options) -> Plan:
         tars={split: _tars(len(images)) for split, images in source.splits.items()},
         images={split: len(images) for split, images in source.splits.items()},
         listing=listing.hexdigest(),
+        source=describe(source).as_dict(),
     )
 
 
@@ -119,7 +126,7 @@ def begin(plan: Plan, output: Output, raw_share: Callable[[], float]) -> Plan:
         if output.create(PLAN, sealed(full.to_json())):
             return full
     begun = begun_plan(output)
-    if replace(begun, raw_share=None) != plan:
+    if begun.without_estimates() != plan.without_estimates():
         raise InputError(
             f"{output} holds an unfinished shard set of other images or options ({_difference(begun, plan)}). "
             f"Give the same as then, choose another --out, or delete {output}/{WORK} to start afresh."

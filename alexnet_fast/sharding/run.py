@@ -12,6 +12,7 @@ from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.pool import DaskWorkers, Pool, Processes
 from alexnet_fast.sharding.selection import read_class_file, split_off, take_classes
 from alexnet_fast.sharding.sources import find_images, ilsvrc
+from alexnet_fast.sharding.summary import Contents, describe
 from alexnet_fast.sharding.write import Part, Summary, finish_shard_set, write_shard_set
 
 
@@ -33,8 +34,11 @@ def shard(
     scheduler: str | None,
     part: tuple[int, int] | None,
     check_md5: bool,
-) -> Summary:
-    """Makes the shard set that the options of `alexnet-fast shard` describe. Raises InputError."""
+    labels: Path | None,
+    dry_run: bool,
+) -> Summary | Contents:
+    """Makes the shard set that the options of `alexnet-fast shard` describe; with `dry_run` only prints, and returns,
+    what the source was taken for. Raises InputError."""
     if keep and encoding == "raw":
         raise InputError("--keep stores JPEGs as they are; leave it out with --encoding raw.")
     if (budget is None) == (encoding == "mixed"):
@@ -47,17 +51,22 @@ def shard(
     with Progress("sharding", 1) as progress:
         if check_md5:
             progress.print(f"checked: {', '.join(ilsvrc.check_md5(src))}")
-        source = find_images(src, layout)
+        source = find_images(src, layout, labels)
         if classes is not None:
             source = take_classes(source, read_class_file(classes))
         if fraction is not None:
             source = split_off(source, fraction, seed)
-        counts = ", ".join(f"{len(images):,} {name}" for name, images in source.splits.items())
-        progress.print(f"{counts} images of {len(source.classes):,} classes -> {' '.join(outs)}")
+        contents = describe(source)
+        first, *more = contents.lines()
+        for line in [first if dry_run else f"{first} -> {' '.join(outs)}", *more]:
+            progress.print(line)
         if "train" in source.splits and "val" not in source.splits:
             progress.print(
                 "no val split, on which to measure how well a network does: --val-fraction 0.1 splits one off"
             )
+
+        if dry_run:
+            return contents
 
         def pool() -> Pool:
             return DaskWorkers(scheduler) if scheduler else Processes(workers or cores())

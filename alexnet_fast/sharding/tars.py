@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,17 @@ Name = tuple[str, int]
 class TarRecord:
     """What the manifest and the index need of a finished tar.
 
-    `rows` are those of the split's index, `rejected` is (path, reason) of each file that is no readable image.
+    `rows` are those of the split's index, `rejected` is (path, reason) of each file that is no readable image;
+    `originals` has a number for the file of each row, the same for files of the same bytes; `counts`: how many images
+    had something that the manifest counts, by its name.
     """
 
     tar: Tar
     rows: list[list[int]]
     pixels: PixelSums
     rejected: list[list[str]]
+    originals: list[int] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps({**vars(self), "tar": asdict(self.tar), "pixels": self.pixels.as_lists()})
@@ -43,7 +47,7 @@ class TarRecord:
     @classmethod
     def from_json(cls, text: str) -> TarRecord:
         body: dict[str, Any] = json.loads(text)
-        return cls(Tar(**body["tar"]), body["rows"], PixelSums.from_lists(body["pixels"]), body["rejected"])
+        return cls(**{**body, "tar": Tar(**body["tar"]), "pixels": PixelSums.from_lists(body["pixels"])})
 
     def save(self, output: Output, split: str, number: int) -> None:
         """Writes it: the tar is finished then."""
@@ -53,7 +57,7 @@ class TarRecord:
 def write_tar(job: Job) -> int:
     """Writes one tar, its DALI index and its record; returns the number of images read. Runs in a worker."""
     output = job.output
-    rows, lines, rejected = [], [], []
+    rows, lines, rejected, originals = [], [], [], []
     sums = PixelSums()
     temporary = output.temporary(str(job))
     try:
@@ -68,6 +72,7 @@ def write_tar(job: Job) -> int:
                     rejected.append([image.path, str(error)])
                     continue
                 sums.add_image(pixels)
+                originals.append(_number(found))
                 extension = MEMBER[encoding]
                 label = str(image.label).encode()
                 label_at = _add(file, f"{image.key}.cls", label)
@@ -78,7 +83,9 @@ def write_tar(job: Job) -> int:
                     f"{extension} {data_at} {len(data)} {image.key}.{extension}\n"
                 )
             _end_tar(file)
-        record = TarRecord(Tar(str(job), len(rows), file.size, file.digest.hexdigest()), rows, sums, rejected)
+        record = TarRecord(
+            Tar(str(job), len(rows), file.size, file.digest.hexdigest()), rows, sums, rejected, originals
+        )
         output.publish(temporary, str(job))
     finally:
         temporary.unlink(missing_ok=True)
@@ -122,6 +129,12 @@ def _convert(data: bytes, encoding: str, options: Options) -> tuple[NDArray[np.u
     if options.encoding == MIXED and encoding == "jpeg" and len(stored) == raw_bytes(options.size):
         stored += b"\0"  # by its size it would count as raw; what follows the end of a JPEG, decoders do not read
     return pixels, stored
+
+
+def _number(data: bytes) -> int:
+    """Returns crc32 and length as one number below 2**63: two files of one set have the same by chance in one of some
+    10**12 pairs."""
+    return isal_zlib.crc32(data) << 31 | len(data) & 0x7FFFFFFF
 
 
 class _HashedFile:

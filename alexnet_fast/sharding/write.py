@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import io
 import json
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +22,12 @@ from alexnet_fast.sharding.listing import Source
 from alexnet_fast.sharding.output import WORK, Output, locked, one_at_a_time
 from alexnet_fast.sharding.plan import PLAN, Options, Plan, begin, begun_plan, jobs, make_plan
 from alexnet_fast.sharding.pool import Pool, run
+from alexnet_fast.sharding.records import SplitRecords, read_records, shared_images
 from alexnet_fast.sharding.statistics import PixelSums
 from alexnet_fast.sharding.tars import Name, missing_tars, read_record, record_name, write_tar
 from alexnet_fast.shards.format import (
-    INDEX_DTYPE,
     MANIFEST,
     Manifest,
-    Tar,
     index_name,
     tar_name,
 )
@@ -39,7 +40,7 @@ REJECTED = "rejected.jsonl"
 @dataclass(frozen=True)
 class Summary:
     """`images`, `rejected` and `shards` count what is in the output; `written` the images of this run.
-    `complete`: the manifest is there."""
+    `complete`: the manifest is there; `source`: what it says of the source."""
 
     images: int
     rejected: int
@@ -47,6 +48,7 @@ class Summary:
     written: int
     seconds: float
     complete: bool
+    source: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,16 +145,14 @@ def _finish(output: Output, plan: Plan) -> None:
 
 def _write_manifest(output: Output, plan: Plan) -> None:
     """Does so from the records of all tars. Raises InputError when a split has no image."""
-    sums = PixelSums()
-    tars: dict[str, list[Tar]] = {}
+    found: dict[str, SplitRecords] = {}
     counts: dict[str, list[int]] = {}
     rejected: list[str] = []
     for split, number_of_tars in plan.tars.items():
-        records = [read_record(output, split, number) for number in range(number_of_tars)]
-        stored = [record for record in records if record.tar.samples]
-        lines = [{"split": split, "path": path, "reason": reason} for r in records for path, reason in r.rejected]
+        records = read_records(output, split, number_of_tars, plan.images[split])
+        lines = [{"split": split, "path": path, "reason": reason} for path, reason in records.rejected]
         rejected += [json.dumps(line, ensure_ascii=False) + "\n" for line in lines]
-        if not stored:
+        if not records.tars:
             for place in plan.tar_names():  # to be tried again
                 if read_record(output, *place).rejected:
                     output.delete(record_name(*place))
@@ -161,21 +161,16 @@ def _write_manifest(output: Output, plan: Plan) -> None:
                 f"no image of the split {split} could be read; the first was {lines[0]['path']} "
                 f"({lines[0]['reason']}). {output}/{REJECTED} lists them all."
             )
-        rows = [(shard, *row[1:]) for shard, record in enumerate(stored) for row in record.rows]
-        index = np.array(rows, INDEX_DTYPE)
         file = io.BytesIO()
-        np.save(file, index)
+        np.save(file, records.index)
         output.write(index_name(split), file.getvalue())
-        tars[split] = [record.tar for record in stored]
-        labels = index["label"]
+        labels = records.index["label"]
         counts[split] = np.bincount(labels[labels >= 0], minlength=len(plan.classes)).tolist()
-        if split == "train":
-            for record in records:
-                sums.add(record.pixels)
-        for record in records:
-            if not record.tar.samples:  # DALI refuses an empty tar
-                output.delete(record.tar.file)
-                output.delete(record.tar.file.replace(".tar", ".idx"))
+        records.index = np.empty(0, records.index.dtype)  # 24 bytes an image are free for the next split
+        for tar in records.empty:  # DALI refuses an empty tar
+            output.delete(tar.file)
+            output.delete(tar.file.replace(".tar", ".idx"))
+        found[split] = records
     options = plan.options
     manifest = Manifest(
         encoding=options.encoding,
@@ -186,9 +181,10 @@ def _write_manifest(output: Output, plan: Plan) -> None:
         seed=options.seed,
         plan=plan.fingerprint(),
         classes=plan.classes,
-        splits=tars,
+        splits={split: records.tars for split, records in found.items()},
         counts=counts,
-        pixels=sums.statistics(),
+        source=_source(plan, found),
+        pixels=(found["train"].pixels if "train" in found else PixelSums()).statistics(),
     )
     if rejected:
         output.write(REJECTED, "".join(rejected).encode("utf-8", "surrogateescape"))
@@ -198,6 +194,20 @@ def _write_manifest(output: Output, plan: Plan) -> None:
         output.write(name, data)
     output.write(MANIFEST, manifest.to_json().encode())
     output.delete(WORK)
+
+
+def _source(plan: Plan, found: dict[str, SplitRecords]) -> dict[str, Any]:
+    """Returns what the manifest says of the source: what it was taken for, and what became of its files."""
+    counts: Counter[str] = Counter()
+    for records in found.values():
+        counts.update(records.counts)
+    return {
+        **(plan.source or {}),
+        "samples": sum(tar.samples for records in found.values() for tar in records.tars),
+        "rejected": sum(len(records.rejected) for records in found.values()),
+        "shared": shared_images(found),
+        "counts": dict(sorted(counts.items())),
+    }
 
 
 def _is_finished(output: Output, plan: Plan) -> bool:
@@ -220,7 +230,8 @@ def _summary(output: Output, written: int, started: float) -> Summary:
     tars = [tar for split in manifest.splits.values() for tar in split]
     rejected = (output.read(REJECTED) or b"").count(b"\n")
     images = sum(tar.samples for tar in tars)
-    return Summary(images, rejected, len(tars), written, perf_counter() - started, complete=True)
+    seconds = perf_counter() - started
+    return Summary(images, rejected, len(tars), written, seconds, complete=True, source=manifest.source)
 
 
 def _disk_full(plan: Plan, output: Output) -> str:

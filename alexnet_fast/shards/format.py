@@ -72,7 +72,8 @@ class Manifest:
     `keep`: a stored JPEG may be a source's own file: a square of 7/8 of `size` or more, grey or of any subsampling.
     `raw_share`: of a mixed set, the share of the training samples that are raw; all others are JPEG.
     `plan`: fingerprint of the listing and options it was made from. `counts`: per split, the labelled samples of
-    each class. These three are empty in sets of earlier versions.
+    each class; `source`: what the source was taken for and what became of its files, as sharding/summary.py has it.
+    These four are empty in sets of earlier versions.
     """
 
     encoding: str
@@ -85,6 +86,7 @@ class Manifest:
     classes: list[dict[str, str]]
     splits: dict[str, list[Tar]]
     counts: dict[str, list[int]] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
     pixels: Pixels
 
     def images(self, split: str) -> int:
@@ -140,6 +142,8 @@ def _check(manifest: Manifest) -> None:
 def fits(value: Any, kind: Any) -> bool:
     """Whether JSON's `value` is of the type `kind`: a corrupt number, say, may still be JSON."""
     arguments = get_args(kind)
+    if kind is Any:
+        return True
     if is_dataclass(kind):
         kinds = get_type_hints(kind)
         return type(value) is dict and all(fits(value[name], kinds[name]) for name in kinds.keys() & value.keys())

@@ -19,7 +19,22 @@ WNID = re.compile(r"n\d{8}")
 
 MOST_CLASSES = 1_000_000
 
-_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = ("train", "val", "test")
+
+_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What people call the splits, in any case."""
+_FILLERS = {"", "set", "data", "dataset", "image", "images", "split"}
+"""Words that the name of a split's folder may have too: `training_set`, `train2017`."""
+
+
+def split_called(name: str) -> str | None:
+    """Returns the split that a folder of that name is; None where it is something else: `train station` is a class."""
+    words = set(re.split(r"[^a-z]+", name.lower())) - _FILLERS
+    return _WORDS.get(words.pop()) if len(words) == 1 else None
 
 
 def by_split(src: Path, files: Iterable[F], name: Callable[[F], str]) -> dict[str, list[F]]:
