@@ -43,11 +43,7 @@ def shard(
         raise InputError("--keep stores JPEGs as they are; leave it out with --encoding raw.")
     if (budget is None) == (encoding == "mixed"):
         raise InputError("--encoding mixed and --budget go together: --encoding mixed --budget 100GB.")
-    if split and val_fraction is not None:
-        raise InputError("--split half is --val-fraction 0.5; give one of the two.")
-    fraction = 0.5 if split == "half" else val_fraction
-    if fraction is not None and not 0 < fraction < 1:
-        raise InputError(f"--val-fraction is {fraction}; it must lie between 0 and 1.")
+    fraction = _fraction(val_fraction, split)
     with Progress("sharding", 1) as progress:
         if check_md5:
             progress.print(f"checked: {', '.join(ilsvrc.check_md5(src))}")
@@ -79,6 +75,16 @@ def shard(
             part=Part(*part) if part else None,
             progress=progress,
         )
+
+
+def _fraction(val_fraction: float | None, split: str | None) -> float | None:
+    """Returns the share of the training images that becomes val; None where no split is asked for."""
+    if split and val_fraction is not None:
+        raise InputError("--split half is --val-fraction 0.5; give one of the two.")
+    fraction = 0.5 if split == "half" else val_fraction
+    if fraction is not None and not 0 < fraction < 1:
+        raise InputError(f"--val-fraction is {fraction}; it must lie between 0 and 1.")
+    return fraction
 
 
 def finish(outs: list[str]) -> Summary:
