@@ -11,7 +11,7 @@ MOST_NAMED = 20
 
 SYSTEM = "system files"
 THUMBNAILS = "thumbnails"
-LINKS = "links that lead to no image"
+LINKS = "links not followed"
 IRREGULAR = "pipes, sockets and devices"
 UNUSABLE = "with names that no file can have"
 BESIDE = "beside the images"

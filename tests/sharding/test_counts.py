@@ -1,4 +1,4 @@
-"""Counts add up in every layout: files in = samples + rejected + left out, by kind, in the manifest and on the screen."""
+"""Counts add up in every layout: files in = samples + rejected + left out, by kind; in the manifest and printed."""
 
 from __future__ import annotations
 

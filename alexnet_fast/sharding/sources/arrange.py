@@ -32,10 +32,12 @@ class Split:
 
 @dataclass
 class Arrangement:
-    """`splits`: `train` first; `passed`: the folder that was looked through to them; `empty`: folders without files."""
+    """`base`: the folder that holds the splits or classes; `splits`: `train` first; `passed`: folders that were looked
+    through to; `empty`: folders without files."""
 
+    base: Folder
     splits: dict[str, Split]
-    passed: str
+    passed: list[str]
     empty: list[str] = field(default_factory=list)
 
 
@@ -51,9 +53,10 @@ def arrange(top: Folder, where: str, layout: str = FOLDERS) -> Arrangement:
     elif "train" not in folders:
         first = next(iter(folders.values())).name
         raise InputError(f"{_at(where, inner)} has {first}/ but no train/. Name the folder that holds both.")
-    result = Arrangement({}, inner.path)
+    result = Arrangement(inner, {}, [inner.path] if inner is not top else [])
     for split, folder in folders.items():
-        through = _inside(folder) if layout != CLASSES else folder
+        through = _inside(folder, split) if layout != CLASSES else folder
+        result.passed += [through.path] if through is not folder else []
         result.splits[split] = open_split(through, where, layout, result.empty)
     if layout == SPLIT_FOLDERS and folders["train"] is inner:
         raise InputError(f"{_at(where, inner)} has no folder train/. --layout classes takes its folders as classes.")
@@ -85,11 +88,11 @@ def _at(where: str, folder: Folder) -> str:
     return f"{where}/{folder.path}" if folder.path else where
 
 
-def _inside(folder: Folder) -> Folder:
-    """Looks through folders that lie alone in another."""
+def _inside(folder: Folder, split: str | None = None) -> Folder:
+    """Looks through folders that lie alone in another; not through the folder of another split than `split`."""
     while True:
         inner = folder.inner()
-        if len(inner) != 1 or folder.own() or split_called(inner[0].name) or inner[0].own():
+        if len(inner) != 1 or folder.own() or split_called(inner[0].name) not in (None, split) or inner[0].own():
             return folder
         below = inner[0].inner()
         if not below or (len(below) == 1 and _is_image_folder(below[0])):  # a class with images/ in it

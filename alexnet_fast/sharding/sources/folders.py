@@ -101,20 +101,22 @@ def split(src: Path, name: str, classes: list[str], left_out: LeftOut) -> Images
 def _source(src: Path, root: Path, top: Folder, tars: list[str], left_out: LeftOut, layout: str) -> Source:
     arranged = arrange(top, str(src), layout)
     train = arranged.splits["train"]
+    is_split = bool(split_called(train.folder.name)) and layout != CLASSES
+    alone = next(iter(train.classes.values())) if len(train.classes) == 1 and layout == FOLDERS else None
+    flat = train.flat or alone
+    search = find_labels(root, top, flat, "train" if is_split else None) if flat and not tars else Search()
+    if search.labels and not is_split:
+        return labelled_source(root, top, search.labels, left_out)
     if train.flat:
-        is_split = bool(split_called(train.folder.name)) and layout != CLASSES
-        search = Search() if tars else find_labels(root, top, train.flat, "train" if is_split else None)
         if search.labels is None:
             raise InputError(_no_classes(src, train, is_split, search))
-        if not is_split:
-            return labelled_source(root, top, search.labels, left_out)
         classes = search.labels.classes()
     else:
         classes = sorted(train.classes)
     splits = {name: _images(found, name, classes, src, top, tars, left_out) for name, found in arranged.splits.items()}
     used = [folder for found in arranged.splits.values() for folder in _used(found)]
     passed_over = count_unused(top, used, left_out)
-    source = Source(root, classes, splits, read_names(root) or read_names(root / arranged.passed), left_out)
+    source = Source(root, classes, splits, read_names(root) or read_names(root / arranged.base.path), left_out)
     source.notes += _notes(arranged.passed, arranged.empty, passed_over)
     return source
 
@@ -163,8 +165,8 @@ def _no_classes(src: Path, train: Split, is_split: bool, search: Search) -> str:
     return f"{expected} If it is itself the folder of one class, give its parent: --src {parent}. {table}"
 
 
-def _notes(passed: str, empty: list[str], passed_over: list[str]) -> list[str]:
-    notes = [f"looked through to {passed}/"] if passed else []
+def _notes(passed: list[str], empty: list[str], passed_over: list[str]) -> list[str]:
+    notes = [f"looked through to {folder}/" for folder in passed]
     for folders, what in ((empty, "empty folders, no classes"), (passed_over, "folders that were passed over")):
         if folders:
             more = f" and {len(folders) - 10:,} more" if len(folders) > 10 else ""

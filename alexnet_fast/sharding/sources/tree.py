@@ -117,8 +117,8 @@ def read_folder(root: Path, left_out: LeftOut, path: str = "") -> Folder:
     """Returns the tree of the folder `path` in `root`, on disk, without system files.
 
     A link to a folder is followed wherever it leads, but not to a folder that it lies in, nor twice to the same one
-    from within a class: so loops end. A link to nowhere counts as a file, to be rejected by name. Raises InputError
-    when a folder cannot be read.
+    below a folder of the second level, a class, say: so loops end. A link to nowhere counts as a file, to be rejected
+    by name. Raises InputError when a folder cannot be read.
     """
     top = Folder(path)
     pending = [top]
@@ -172,10 +172,10 @@ def _leads_on(link: str, root: Path, followed: set[tuple[str, str]]) -> bool:
     target, here = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
     if os.path.commonpath([target, here]) == target:
         return False
-    inside_class = "/".join(os.path.relpath(link, root).split(os.sep)[:2])
-    if (inside_class, target) in followed:
+    below = "/".join(os.path.relpath(os.path.dirname(link), root).split(os.sep)[:2])
+    if (below, target) in followed:
         return False
-    followed.add((inside_class, target))
+    followed.add((below, target))
     return True
 
 

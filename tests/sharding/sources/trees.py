@@ -23,7 +23,7 @@ JUNK["system files"] += ("@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", ".ipynb_checkpoin
 
 @dataclass
 class Drawn:
-    """`images`: by split and class, how many files must be listed, `bad` of which are no images; `left_out`: by kind."""
+    """`images`: by split and class, how many files must be listed, `bad` of which are no images; `left_out`: others."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     images: dict[str, Counter[str]] = field(default_factory=dict)
@@ -85,7 +85,7 @@ def write_folders(root: Path, drawn: Drawn, seed: int) -> Path:
     for path, data in drawn.files.items():
         (src / path).parent.mkdir(parents=True, exist_ok=True)
         (src / path).write_bytes(data)
-    split, counts = next(iter(drawn.images.items()))
+    counts = next(iter(drawn.images.values()))
     name = next(iter(counts))
     first = next(path for path in drawn.files if f"{name}/" in path and path.endswith("/0.jpg"))
     folder = (src / first).parent
@@ -97,7 +97,7 @@ def write_folders(root: Path, drawn: Drawn, seed: int) -> Path:
         counts[name] += 3
     if folder.name != "images" and random.random() < 0.5:
         (folder / "loop").symlink_to("..")
-        drawn.left_out["links that lead to no image"] += 1
+        drawn.left_out["links not followed"] += 1
     if random.random() < 0.5:
         (folder / "nowhere.jpg").symlink_to("gone.jpg")
         counts[name] += 1
@@ -114,7 +114,7 @@ def write_one_tar(root: Path, drawn: Drawn, seed: int) -> Path:
     (root / "source").mkdir()
     with tarfile.open(root / "source" / "dataset.tar", "w") as archive:
         add_files(archive, dict(sorted(drawn.files.items(), key=lambda item: "/" not in item[0])))
-        _, counts = next(iter(drawn.images.items()))
+        counts = next(iter(drawn.images.values()))
         name = next(iter(counts))
         first = next(path for path in drawn.files if f"{name}/" in path and path.endswith("/0.jpg"))
         folder = first.rpartition("/")[0]
@@ -128,7 +128,7 @@ def write_one_tar(root: Path, drawn: Drawn, seed: int) -> Path:
                 info.type, info.linkname = kind, target
                 archive.addfile(info)
                 counts[name] += link != "far.jpg"
-                drawn.left_out["links that lead to no image"] += link == "far.jpg"
+                drawn.left_out["links not followed"] += link == "far.jpg"
     return root / "source"
 
 
