@@ -161,12 +161,13 @@ def _write_manifest(output: Output, plan: Plan) -> None:
                 f"no image of the split {split} could be read; the first was {lines[0]['path']} "
                 f"({lines[0]['reason']}). {output}/{REJECTED} lists them all."
             )
-        file = io.BytesIO()
-        np.save(file, records.index)
-        output.write(index_name(split), file.getvalue())
         labels = records.index["label"]
         counts[split] = np.bincount(labels[labels >= 0], minlength=len(plan.classes)).tolist()
-        records.index = np.empty(0, records.index.dtype)  # 24 bytes an image are free for the next split
+        file = io.BytesIO()
+        np.save(file, records.index)
+        del labels
+        records.index = np.empty(0, records.index.dtype)  # 24 bytes an image are free
+        output.write(index_name(split), file.getvalue())
         for tar in records.empty:  # DALI refuses an empty tar
             output.delete(tar.file)
             output.delete(tar.file.replace(".tar", ".idx"))

@@ -80,10 +80,14 @@ def find_labels(root: Path, top: Folder, flat: Folder, split: str | None) -> Sea
     `split`: of which they are, where a folder says so. A table is plain where it labels all of them and no other one
     does; where several do, the one that has the split's name.
     """
+    search, whole = Search(), list[Labels]()
+    tables = list(_tables(root, top, flat, split))
+    if not tables:
+        return search
     names = [name for name in flat.names() if not is_other(name)]
     images = Paths(f"{flat.path}/{name}" if flat.path else name for name in names)
-    search, whole = Search(), list[Labels]()
-    tables = list(_tables(root, top, flat, {os.path.splitext(name)[0] for name in names}, split))
+    stems = {os.path.splitext(name)[0] for name in names}  # of captions or boxes, one an image
+    tables = [path for path in tables if path.stem not in stems]
     for path in tables if len(tables) <= MOST_TABLES else []:
         try:
             labels = read_labels(path, images)
@@ -125,16 +129,15 @@ def _images(top: Folder) -> Iterator[str]:
     return (f"{folder}/{name}" if folder else name for folder, name in _files(top) if not is_other(name))
 
 
-def _tables(root: Path, top: Folder, flat: Folder, stems: set[str], split: str | None) -> Iterator[Path]:
-    """Yields what may be a table of the images in `flat`: not what has an image's name, as a caption or boxes do, nor a
-    list of classes or of what to hand in."""
+def _tables(root: Path, top: Folder, flat: Folder, split: str | None) -> Iterator[Path]:
+    """Yields what may be a table of the images in `flat`: not a list of classes, nor of what to hand in."""
     parts = flat.path.split("/") if flat.path else []
     folder = top
     for place, part in enumerate([*parts, None]):
         for name in sorted(folder.names()):
             stem, suffix = os.path.splitext(name)
             words = set(re.split(r"[^a-z]+", stem.lower()))
-            known = name in NAME_FILES or stem in stems or words & {"submission", "readme", "license"}
+            known = name in NAME_FILES or words & {"submission", "readme", "license"}
             of_test = split != "test" or _split_in(Path(name)) == "test" or place >= len(parts)
             if suffix.lower() in SUFFIXES and not known and of_test:
                 yield root / folder.path / name

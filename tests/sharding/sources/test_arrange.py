@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 from pathlib import Path
 
@@ -217,9 +218,7 @@ def linked_tar(path: Path, links: list[tuple[bytes, str, str]], files: dict[str,
             archive.addfile(*member(last, files[last]))
 
 
-def member(name: str, data: bytes) -> tuple[tarfile.TarInfo, object]:
-    import io
-
+def member(name: str, data: bytes) -> tuple[tarfile.TarInfo, io.BytesIO]:
     info = tarfile.TarInfo(name)
     info.size = len(data)
     return info, io.BytesIO(data)
@@ -254,7 +253,8 @@ def test_links_in_tars_are_the_files_that_they_lead_to(tmp_path: Path) -> None:
 
 def test_hard_links_of_class_tars_and_of_webdataset(tmp_path: Path) -> None:
     classes, samples = tmp_path / "classes", tmp_path / "samples"
-    classes.mkdir(), samples.mkdir()
+    classes.mkdir()
+    samples.mkdir()
     linked_tar(classes / "n00000001.tar", [(tarfile.LNKTYPE, "2.JPEG", "1.JPEG")], {"1.JPEG": b"x"})
     assert contents(find_images(classes), "train") == {"n00000001/1": b"x", "n00000001/2": b"x"}
     linked_tar(
