@@ -84,9 +84,8 @@ def make_source(root: Path, layout: str, images: int, classes: int) -> Path:
 def measure(src: str, layout: str, images: str) -> None:
     """In a process of its own: prints bytes an image after each step, as JSON."""
     from alexnet_fast.sharding import write
-    from alexnet_fast.sharding.sources import tree
     from alexnet_fast.sharding.plan import Options, jobs, make_plan
-    from alexnet_fast.sharding.sources import find_images
+    from alexnet_fast.sharding.sources import find_images, tree
 
     tree._leads_on = lambda link, root, followed: True  # all classes are links to one folder here
     before = peak()

@@ -122,7 +122,7 @@ class Images:
 
     def fingerprint(self) -> str:
         """Returns a hash of all that the stored bytes depend on, except the bytes of the images."""
-        digest = hashlib.sha256(memoryview(np.ascontiguousarray(self._rows).view(np.uint8)))
+        digest = hashlib.sha256(np.ascontiguousarray(self._rows).view(np.uint8).data)
         digest.update(self._names)
         digest.update(repr((self._files, self._prefixes, self._keys)).encode("utf-8", "surrogateescape"))
         return digest.hexdigest()

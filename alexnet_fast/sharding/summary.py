@@ -68,7 +68,7 @@ def describe(source: Source) -> Contents:
         splits,
         {kind: left_out.counts[kind] for kind in kinds},
         {kind: [_as_text(name) for name in left_out.names[kind]] for kind in kinds},
-        [*source.notes, *_unusual(source.classes, splits)],
+        [_as_text(note) for note in (*source.notes, *_unusual(source.classes, splits))],
     )
 
 
@@ -92,7 +92,7 @@ def _describe_split(images: Images, classes: list[str]) -> SplitContents:
     there = counts[counts > 0]
     fewest, most = (int(there.min()), int(there.max())) if len(there) else (0, 0)
     without = [classes[label] for label in np.flatnonzero(counts == 0)] if len(there) else []
-    return SplitContents(len(images), int((labels < 0).sum()), fewest, most, without)
+    return SplitContents(len(images), int((labels < 0).sum()), fewest, most, [_as_text(name) for name in without])
 
 
 def _unusual(classes: list[str], splits: dict[str, SplitContents]) -> list[str]:

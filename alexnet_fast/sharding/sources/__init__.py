@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +40,10 @@ LAYOUTS: dict[str, Layout] = {
 """In the order of trying: the more particular ones first. The last two decide what can be read in two ways."""
 
 
+IN_TREES = ("folders", "splits", "classes")
+"""Those that look through folders themselves."""
+
+
 def find_images(src: Path, layout: str | None = None, labels: Path | None = None) -> Source:
     """Lists the images of `src`, those that the table `labels` names where it is given; the listing does not depend on
     the file system's order.
@@ -54,8 +58,9 @@ def find_images(src: Path, layout: str | None = None, labels: Path | None = None
         source = flat.read_labelled(src, labels)
         source.layout = "images with a table of labels"
         return source
+    passed = src
     if layout is None:
-        layout = next((name for name, known in LAYOUTS.items() if known.fits(src)), None)
+        layout, src = _recognise(src)
     if layout is None:
         raise InputError(
             f"{src} has none of the known layouts: class folders, the official archives of ILSVRC-2012 and 2010, "
@@ -63,12 +68,34 @@ def find_images(src: Path, layout: str | None = None, labels: Path | None = None
             "forces one; --labels FILE takes a table of file names and labels."
         )
     source = LAYOUTS[layout].read(src)
-    source.layout = source.layout or LAYOUTS[layout].what
+    source.layout = LAYOUTS[layout].what
+    if src != passed:
+        source.notes.insert(0, f"looked through to {src.relative_to(passed)}/")
     if not source.left_out.found:  # the layout counts its images alone
         source.left_out.found = sum(map(len, source.splits.values())) + source.left_out.total()
-    if layout not in ("tars", "folders", "splits", "classes"):
+    if layout not in (*IN_TREES, "tars"):
         _count_beside(source)
     return source
+
+
+def _recognise(src: Path) -> tuple[str | None, Path]:
+    """Returns the layout of `src`, or of a folder that lies alone in it, and that folder."""
+    for place in (src, *_alone_in(src)):
+        layout = next((name for name, known in LAYOUTS.items() if name not in IN_TREES and known.fits(place)), None)
+        if layout:
+            return layout, place
+    return next((name for name in IN_TREES if LAYOUTS[name].fits(src)), None), src
+
+
+def _alone_in(src: Path) -> Iterator[Path]:
+    """Yields the folder that lies alone in `src`, but for system files, and the one in that."""
+    while src.is_dir():
+        inside = [path for path in src.iterdir() if not kind_of(path.name)]
+        if len(inside) != 1 or inside[0].is_symlink():
+            return
+        src = inside[0]
+        if src.is_dir():
+            yield src
 
 
 def _count_beside(source: Source) -> None:

@@ -54,11 +54,14 @@ read_splits = partial(read, layout=SPLIT_FOLDERS)
 
 
 def fits_tars(src: Path) -> bool:
-    """Whether all tars begin with images in folders, without anything else beside one, and no folders lie there."""
+    """Whether all tars begin with images in folders, without anything else beside one, and no folders lie there.
+
+    One that cannot be read is also taken for such where it has a split's name: for `read_tarred` to say so.
+    """
     if src.is_dir() and subfolders(src):
         return False
     tars = _tars(src)
-    return bool(tars) and all(_is_of_folders(archives.first_paths(tar)) for tar in tars)
+    return bool(tars) and all(_is_of_folders(archives.first_paths(tar), tar) for tar in tars)
 
 
 def read_tarred(src: Path) -> Source:
@@ -180,6 +183,8 @@ def _tars(src: Path) -> list[Path]:
     return [src] if src.name.endswith(archives.SUFFIXES) else []
 
 
-def _is_of_folders(paths: list[str]) -> bool:
+def _is_of_folders(paths: list[str], tar: Path) -> bool:
+    if not paths:
+        return split_called(archives.stem(tar.name)) is not None
     inside = [path for path in paths if "/" in path.removeprefix("./")]
     return bool(inside) and not any(is_other(path) or path.endswith((".cls", *archives.SUFFIXES)) for path in inside)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
+import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -295,3 +300,72 @@ def test_classes_in_several_tars_of_a_split(tmp_path: Path) -> None:
     assert contents(source, "train") == {"cat/1": b"1", "cat/2": b"2", "dog/3": b"3"}
     assert source.left_out.counts == {"system files": 1}
     assert counts(find_images(tmp_path / "train-1.tar")) == {"train": CAT_AND_DOG}
+
+
+def test_tars_that_cannot_be_read(tmp_path: Path) -> None:
+    for name in ("train.tar.gz", "val.tar.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(tar({"cat/1.jpg": b"1"})))
+    with pytest.raises(InputError, match=r"train\.tar\.gz is compressed with gzip"):
+        find_images(tmp_path)
+
+
+def test_archives_in_a_folder_that_lies_alone(tmp_path: Path) -> None:
+    make(tmp_path, ".DS_Store", "a/b/.DS_Store")
+    for name in ("train", "val"):
+        (tmp_path / "a" / "b" / f"{name}.tar").write_bytes(tar({"cat/1.jpg": b"1", "dog/1.jpg": b"2"}))
+    source = find_images(tmp_path)
+    assert counts(source) == {"train": CAT_AND_DOG, "val": CAT_AND_DOG}
+    assert source.notes == ["looked through to a/b/"]
+
+
+def test_names_that_are_not_utf8_are_shown_with_a_replacement(tmp_path: Path) -> None:
+    make(tmp_path, *pair("train/"))
+    try:
+        (tmp_path / os.fsdecode(b"no\xff")).mkdir()
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    (tmp_path / os.fsdecode(b"no\xff") / os.fsdecode(b"\xfe.txt")).touch()
+    contents_of = describe(find_images(tmp_path))
+    assert contents_of.names == {"beside the images": ["no\ufffd/"]}
+    json.dumps(contents_of.as_dict(), ensure_ascii=False).encode()
+
+
+# --- the table of cases
+
+
+CASES = Path(__file__).parents[4] / "shared" / "cases" / "make_sources.py"
+EIGHT = {"cat": 8, "dog": 8}
+WANTED: dict[str, dict[str, dict[str, int]] | str] = {
+    "valid": {"train": EIGHT, "val": EIGHT, "test": EIGHT},
+    "training_validation": {"train": EIGHT, "val": EIGHT},
+    "capitals": {"train": EIGHT, "val": EIGHT},
+    "wrapper": {"train": EIGHT},
+    "wrapper_splits": {"train": EIGHT, "val": EIGHT},
+    "flat_with_csv": {"train": {"cat": 10, "dog": 10}},
+    "system_folders": {"train": EIGHT},
+    "linked_folder": {"train": {"cat": 13, "dog": 8}},
+    "hard_links": {"train": {"n00000001": 3, "n00000002": 3}},
+    "two_tars": {"train": EIGHT, "val": EIGHT},
+    "one_tar": {"train": EIGHT},
+    "class_list": {"train": {"#hash": 8, "French horn": 8, "dog": 8}},
+    "one_level_down/cat": "give its parent",
+}
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not CASES.is_file():
+        pytest.skip(f"needs {CASES.relative_to(CASES.parents[2])} beside the checkout")
+    folder = tmp_path_factory.mktemp("cases")
+    subprocess.run([sys.executable, CASES, folder], check=True)
+    return folder
+
+
+@pytest.mark.parametrize("case", WANTED)
+def test_the_table_of_cases(case: str, cases: Path) -> None:
+    expected = WANTED[case]
+    if isinstance(expected, str):
+        with pytest.raises(InputError, match=expected):
+            find_images(cases / case)
+    else:
+        assert counts(find_images(cases / case)) == expected
