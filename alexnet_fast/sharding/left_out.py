@@ -17,20 +17,12 @@ UNUSABLE = "with names that no file can have"
 BESIDE = "beside the images"
 OTHER_CLASSES = "of other classes"
 UNLISTED = "not in the table"
-REPLACED = "replaced by a patch"
 """Kinds. A layout may have others; each is a few words that follow a number of files."""
 
 _SYSTEM_NAMES = {
-    *("__macosx", "@eadir", "#recycle", "#snapshot", "@recycle", "$recycle.bin", "recycler", "lost+found"),
-    *(
-        "system volume information",
-        "thumbs.db",
-        "ehthumbs.db",
-        "ehthumbs_vista.db",
-        "desktop.ini",
-        "icon\r",
-        "zbthumbnail.info",
-    ),
+    *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "zbthumbnail.info"),
+    *("system volume information", "recycler", "$recycle.bin", "@recycle", "#recycle", "#snapshot", "@eadir"),
+    "lost+found",
 }
 """In lower case: of macOS, Windows, Synology, QNAP and file systems. Names that begin with a dot come on top:
 `.DS_Store`, `._*`, `.git`, `.ipynb_checkpoints`."""

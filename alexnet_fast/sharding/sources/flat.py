@@ -70,7 +70,7 @@ def labelled_source(src: Path, top: Folder, labels: Labels, left_out: LeftOut) -
         raise InputError(f"{labels.path} names no image of train in {src}. It takes the training images too.")
     splits = {split: list_labelled(classes, *pair) for split, pair in found.items() if pair[0]}
     source = Source(src, classes, splits, read_names(src), left_out)
-    source.notes.append(_note(labels))
+    source.notes.append(labels_note(labels))
     return source
 
 
@@ -151,7 +151,8 @@ def _split_in(path: Path) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _note(labels: Labels) -> str:
+def labels_note(labels: Labels) -> str:
+    """Returns a sentence on where the labels come from."""
     file, label = labels.columns
     missing = f"; {labels.without_image:,} of its rows are of files that are not there" if labels.without_image else ""
     return f"labels from {labels.path.name}: files in column {file}, labels in column {label}{missing}"

@@ -23,7 +23,7 @@ from alexnet_fast.sharding.sources.arrange import (
     count_unused,
     open_split,
 )
-from alexnet_fast.sharding.sources.flat import Search, find_labels, flat_images, labelled_source
+from alexnet_fast.sharding.sources.flat import Search, find_labels, flat_images, labelled_source, labels_note
 from alexnet_fast.sharding.sources.names import read_names
 from alexnet_fast.sharding.sources.splits import by_split, split_called
 from alexnet_fast.sharding.sources.tree import Folder, is_other, read_folder, read_tars
@@ -96,7 +96,7 @@ def split(src: Path, name: str, classes: list[str], left_out: LeftOut) -> Images
     top = Folder()
     top.folders[name] = read_folder(src, left_out, name)
     found = open_split(top.folders[name], str(src), FOLDERS, [])
-    images = _images(found, name, classes, src, top, [], left_out)
+    images = _images(found, name, classes, src, top, [], left_out, [])
     count_unused(top, _used(found), left_out)
     return images
 
@@ -116,22 +116,34 @@ def _source(src: Path, root: Path, top: Folder, tars: list[str], left_out: LeftO
         classes = search.labels.classes()
     else:
         classes = sorted(train.classes)
-    splits = {name: _images(found, name, classes, src, top, tars, left_out) for name, found in arranged.splits.items()}
+    notes: list[str] = []
+    splits = {
+        name: _images(found, name, classes, src, top, tars, left_out, notes) for name, found in arranged.splits.items()
+    }
     used = [folder for found in arranged.splits.values() for folder in _used(found)]
     passed_over = count_unused(top, used, left_out)
     source = Source(root, classes, splits, read_names(root) or read_names(root / arranged.base.path), left_out)
-    source.notes += _notes(arranged.passed, arranged.empty, passed_over)
+    source.notes += _notes(arranged.passed, arranged.empty, passed_over) + notes
     return source
 
 
 def _images(
-    found: Split, name: str, classes: list[str], src: Path, top: Folder, tars: list[str], left_out: LeftOut
+    found: Split,
+    name: str,
+    classes: list[str],
+    src: Path,
+    top: Folder,
+    tars: list[str],
+    left_out: LeftOut,
+    notes: list[str],
 ) -> Images:
-    """Returns the images of a split. Raises InputError when there are none, or of a class that `classes` lacks."""
+    """Returns the images of a split; adds to `notes` whence its labels come, where that is a table. Raises InputError
+    when there are none, or of a class that `classes` lacks."""
     at = f"{src}/{found.folder.path}" if found.folder.path else str(src)
     if found.flat:
         search = Search() if tars else find_labels(src, top, found.flat, name)
         if search.labels and set(search.labels.labels.values()) <= set(classes):
+            notes.append(f"{name}: {labels_note(search.labels)}")
             return flat_images(found.flat, classes, search.labels, left_out)
         if name != "test":
             reasons = "".join(f" {problem}" for problem in search.problems)

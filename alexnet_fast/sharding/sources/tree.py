@@ -68,9 +68,9 @@ class Folder:
             else:
                 yield name, -1, 0, WHOLE_FILE
 
-    def below(self, inside: str = "") -> Iterator[tuple[str, Folder]]:
+    def below(self) -> Iterator[tuple[str, Folder]]:
         """Yields the folder itself and all below it, each with what comes before the names of its files."""
-        pending = [(inside, self)]
+        pending = [("", self)]
         while pending:
             inside, folder = pending.pop()
             yield inside, folder
@@ -99,13 +99,11 @@ class Folder:
         """Returns the folders in it that may hold images, by name."""
         return [folder for _, folder in sorted(self.folders.items()) if folder.may_hold_images()]
 
-    def entries(self, tars: list[str], prefix: str = "") -> Iterator[Entry]:
-        """Yields its files and those below as images; `tars`: by their numbers; `prefix`: the folder that the root is
-        in, with a slash."""
-        own = (prefix + self.path).rstrip("/")
+    def entries(self, tars: list[str]) -> Iterator[Entry]:
+        """Yields its files and those below as images; `tars`: by their numbers."""
         for inside, folder in self.below():
             for name, tar, offset, size in folder.files():
-                yield Entry(own if tar < 0 else tars[tar], inside + name, offset, size)
+                yield Entry(self.path if tar < 0 else tars[tar], inside + name, offset, size)
 
 
 def is_other(name: str) -> bool:
@@ -186,7 +184,7 @@ def read_tars(paths: Iterable[Path], root: Path, top: Folder, tars: list[str], l
         tars.append(path.relative_to(root).as_posix())
         for member in archives.members(path, left_out=left_out):
             folder = top
-            *parts, name = [part for part in member.path.split("/") if part not in ("", ".")]
+            *parts, name = member.path.split("/")
             for part in parts:
-                folder = folder.folder(part)
+                folder = folder.folder(part) if part not in ("", ".") else folder
             folder.add(name, (number, member.offset, member.size))

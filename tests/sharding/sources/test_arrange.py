@@ -93,6 +93,10 @@ def test_tiny_imagenet(tmp_path: Path) -> None:
     assert {image.name: image.label for image in source.splits["val"]} == {f"val_{i}.JPEG": i % 2 for i in range(4)}
     assert source.names == {"n01443537": "goldfish"}
     assert source.left_out.counts == {"beside the images": 4}
+    assert source.notes == [
+        "looked through to tiny/",
+        "val: labels from val_annotations.txt: files in column 1, labels in column 2",
+    ]
 
 
 def test_siblings_of_the_splits_are_passed_over_and_named(tmp_path: Path) -> None:
