@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.sharding.keys import by_class
 from alexnet_fast.sharding.limits import open_regular
 from alexnet_fast.sharding.listing import Entry
 
@@ -67,7 +68,7 @@ def first_names(archive: Path) -> list[str]:
 
 def class_tars(archives: Iterable[Path], root: Path) -> dict[str, Callable[[], list[Entry]]]:
     """Returns, for each class, a function that lists its images: each archive holds one class and has its name."""
-    return {stem(path.name): _lister(path, None, root) for path in archives}
+    return by_class(root, ((stem(path.name), _lister(path, None, root)) for path in archives))
 
 
 def inner_tars(archive: Path, root: Path) -> dict[str, Callable[[], list[Entry]]]:
@@ -75,7 +76,7 @@ def inner_tars(archive: Path, root: Path) -> dict[str, Callable[[], list[Entry]]
     inner = [member for member in members(archive) if member.name.endswith(SUFFIXES)]
     if not inner:
         raise InputError(f"{archive} holds no tars. Expected one tar a class inside it, <class>.tar.")
-    return {stem(member.name): _lister(archive, member, root) for member in inner}
+    return by_class(archive, ((stem(member.name), _lister(archive, member, root)) for member in inner))
 
 
 def entries(archive: Path, root: Path, inside: Member | None = None) -> list[Entry]:

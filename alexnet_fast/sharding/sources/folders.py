@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.sharding.keys import by_class
 from alexnet_fast.sharding.listing import Entry, Images, Listing, Source
 from alexnet_fast.sharding.sources.names import read_names
 from alexnet_fast.shards.format import UNLABELLED
@@ -29,7 +30,7 @@ def read(src: Path) -> Source:
     if present and present[0] != "train":
         raise InputError(f"{src} has {present[0]}/ but no train/. Name the folder that holds both.")
     folders = {name: src / name for name in present} or {"train": src}
-    classes = subfolders(folders["train"])
+    classes = sorted(class_folders(folders["train"]))
     if not classes:
         raise InputError(
             f"{folders['train']} holds no class folders. Expected {folders['train']}/<class>/<image files>."
@@ -40,6 +41,11 @@ def read(src: Path) -> Source:
 
 def subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def class_folders(folder: Path) -> dict[str, str]:
+    """Returns the names of the class folders, by class id. Raises InputError when two are of one class."""
+    return by_class(folder, ((name, name) for name in subfolders(folder)))
 
 
 def files(folder: Path) -> Iterator[str]:
@@ -60,7 +66,7 @@ def files(folder: Path) -> Iterator[str]:
 
 def split(src: Path, folder: Path, classes: list[str]) -> Images:
     """The images of `folder`, which is `src` or in it."""
-    present = subfolders(folder)
+    present = class_folders(folder)
     unknown = sorted(set(present) - set(classes))
     if unknown:
         raise InputError(f"{folder} has class folders that train/ lacks: {', '.join(unknown[:5])}. Name them alike.")
@@ -71,8 +77,8 @@ def split(src: Path, folder: Path, classes: list[str]) -> Images:
     elif not present:
         raise InputError(f"{folder} holds no class folders. Sort its images into {folder}/<class>/.")
     for label, name in enumerate(classes):
-        if (folder / name).is_dir():
-            listing.add_class(label, (Entry(f"{inside}{name}", path) for path in files(folder / name)))
+        if called := present.get(name):
+            listing.add_class(label, (Entry(f"{inside}{called}", path) for path in files(folder / called)))
     images = listing.images()
     if not images:
         raise InputError(f"the class folders of {folder} hold no files. Put images in {folder}/<class>/.")
