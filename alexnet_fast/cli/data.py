@@ -45,6 +45,12 @@ class PartType(click.ParamType[tuple[int, int]]):
     help="Folder of the shard set, or a URL (s3://...). Several folders: its tars are spread over their disks.",
 )
 @click.option("--layout", type=click.Choice(LAYOUTS), help="What --src is.  [default: recognised by looking]")
+@click.option("--image-key", metavar="NAME", help="What holds the image: a table's column; of WebDataset jpg, png, ...")
+@click.option(
+    "--label-key",
+    metavar="NAME",
+    help="What holds the label: a column; of WebDataset cls, txt, a field of json.",
+)
 @click.option(
     "--encoding",
     type=click.Choice(["jpeg", "raw", "mixed"]),

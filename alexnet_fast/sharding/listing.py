@@ -37,8 +37,8 @@ class Entry:
     """An image as a layout finds it.
 
     `file` is a path relative to the source's folder. What `offset` and `size` mean:
-    size WHOLE_FILE: the image is the file `file/name`; size TABLE_ROW: it is row `offset` of the parquet file `file`;
-    else it is the bytes [offset, offset + size) of the archive `file`, where it is called `name`.
+    size WHOLE_FILE: the image is the file `file/name`; size TABLE_ROW - c: it is row `offset`, column c, of the parquet
+    file `file`; else it is the bytes [offset, offset + size) of the archive `file`, where it is called `name`.
     """
 
     file: str
@@ -125,12 +125,14 @@ class Images:
 @dataclass
 class Source:
     """`root`: the folder that `Image.file` is relative to; `classes`: ids in the order of their index;
-    `names`: what the source calls a class, where it says so; `splits`: `train` first."""
+    `names`: what the source calls a class, where it says so; `splits`: `train` first; `notes`: sentences on how it was
+    read, for the user."""
 
     root: Path
     classes: list[str]
     splits: dict[str, Images]
     names: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 class Listing:

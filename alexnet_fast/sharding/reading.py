@@ -23,7 +23,7 @@ def read_images(root: Path, images: list[Image]) -> Iterator[tuple[Image, bytes 
 
     Raises OSError when the disk or the network fails.
     """
-    if images and images[0].size == TABLE_ROW:
+    if images and images[0].size <= TABLE_ROW:
         yield from _read_tables(root, images)
         return
     archives: dict[str, int] = {}
@@ -84,6 +84,7 @@ def _of_one_file(root: Path, error: OSError) -> OSError:
 def _read_tables(root: Path, images: list[Image]) -> Iterator[tuple[Image, bytes | OSError]]:
     from alexnet_fast.sharding.sources import parquet
 
-    for file, group in groupby(images, key=lambda image: image.file):
+    for (file, size), group in groupby(images, key=lambda image: (image.file, image.size)):
         rows = list(group)
-        yield from zip(rows, parquet.read_rows(root / file, [image.offset for image in rows]), strict=True)
+        found = parquet.read_rows(root / file, [image.offset for image in rows], TABLE_ROW - size)
+        yield from zip(rows, found, strict=True)

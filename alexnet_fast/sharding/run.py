@@ -20,6 +20,8 @@ def shard(
     outs: list[str],
     *,
     layout: str | None,
+    image_key: str | None,
+    label_key: str | None,
     encoding: str,
     quality: int,
     size: int,
@@ -47,7 +49,9 @@ def shard(
     with Progress("sharding", 1) as progress:
         if check_md5:
             progress.print(f"checked: {', '.join(ilsvrc.check_md5(src))}")
-        source = find_images(src, layout)
+        source = find_images(src, layout, image_key, label_key)
+        for note in source.notes:
+            progress.print(note)
         if classes is not None:
             source = take_classes(source, read_class_file(classes))
         if fraction is not None:

@@ -20,8 +20,15 @@ LAYOUTS: dict[str, ModuleType] = {
 """In the order of trying: the more particular ones first."""
 
 
-def find_images(src: Path, layout: str | None = None) -> Source:
-    """Lists the images of `src`; the listing does not depend on the file system's order.
+KEYED = ("parquet", "webdataset")
+"""The layouts that have columns, or members, to choose among."""
+
+
+def find_images(
+    src: Path, layout: str | None = None, image_key: str | None = None, label_key: str | None = None
+) -> Source:
+    """Lists the images of `src`; the listing does not depend on the file system's order. `image_key` and `label_key`:
+    what holds image and label, of the layouts KEYED; None: the usual names.
 
     Raises InputError when `src` is not there, no layout fits, or what it holds is not as the layout has it.
     """
@@ -34,5 +41,11 @@ def find_images(src: Path, layout: str | None = None) -> Source:
             f"{src} has none of the known layouts: class folders, the official archives of ILSVRC-2012 and 2010, "
             "Kaggle's folders, tars of one class each, parquet files or WebDataset tars. --layout forces one."
         )
-    source: Source = LAYOUTS[layout].read(src)
+    keys = {name: key for name, key in (("image_key", image_key), ("label_key", label_key)) if key}
+    if keys and layout not in KEYED:
+        raise InputError(
+            f"--image-key and --label-key are for parquet files and WebDataset tars, but {src} is read as {layout}. "
+            f"Leave them out, or name the layout: --layout {' or '.join(KEYED)}."
+        )
+    source: Source = LAYOUTS[layout].read(src, **keys)
     return source
