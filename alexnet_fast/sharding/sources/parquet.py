@@ -126,9 +126,8 @@ def _until_other_file(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 def _check_one_table(src: Path, files: list[Path]) -> None:
     """Raises InputError when the files are of several configurations."""
-    tables = {
-        path.parent.parent if path.parent != src and split_of(path.parent.name) else path.parent for path in files
-    }
+    used = {path.parent for path in files}
+    tables = {folder.parent if folder != src and split_of(folder.name) else folder for folder in used}
     if len(tables) > 1:
         named = ", ".join(path.relative_to(src).as_posix() for path in sorted(tables))
         raise InputError(f"{src} holds several tables: {named}. Name the folder of one, --src {min(tables)}.")

@@ -195,9 +195,9 @@ CHOOSE = "Choose with --image-key and --label-key."
         ),
         (["img", "id"], {}, f"no column of labels; its columns are img (image), id (int64). {CHOOSE}"),
         (
-            ["audio", "labels"],
+            ["audio", "id"],
             {},
-            f"no column of images; its columns are audio (audio), labels (class label). {CHOOSE}",
+            f"no column of images; its columns are audio (audio), id (int64). {CHOOSE}",
         ),
         (
             ["img", "labels", "caption"],

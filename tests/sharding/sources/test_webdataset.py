@@ -187,7 +187,7 @@ def test_samples_that_are_refused(
 
 def test_keys_are_for_layouts_that_have_some(tmp_path: Path) -> None:
     write_files(tmp_path, {"cat/1.jpg": b"", "dog/1.jpg": b""})
-    with pytest.raises(InputError, match="but .* is read as folders. Leave them out, or name the layout"):
+    with pytest.raises(InputError, match=r"but .* is read as folders. Leave them out, or name the layout"):
         find_images(tmp_path, label_key="label")
 
 
