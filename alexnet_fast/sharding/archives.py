@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from alexnet_fast.errors import InputError
+from alexnet_fast.errors import InputError, descriptor_error
 from alexnet_fast.sharding.keys import by_class
 from alexnet_fast.sharding.limits import open_regular
 from alexnet_fast.sharding.listing import Entry
@@ -55,14 +55,17 @@ def members(archive: Path, inside: Member | None = None) -> Iterator[Member]:
             end = inside.offset + inside.size if inside else file.seek(0, 2)
             yield from members_of(file, inside.offset if inside else 0, end, where)
     except OSError as error:
-        raise InputError(f"{archive} cannot be read ({error.strerror or error}).") from error
+        problem = InputError(f"{archive} cannot be read ({error.strerror or error}).")
+        raise descriptor_error(error) or problem from error
 
 
 def first_names(archive: Path) -> list[str]:
     """Returns the names of the first ten members; none where it is not a tar that can be read."""
     try:
         return [member.name for member in islice(members(archive), 10)]
-    except InputError:
+    except InputError as error:
+        if descriptor_error(error):
+            raise
         return []
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from alexnet_fast.sharding.limits import MOST_IMAGE_BYTES, UnfitFileError, check_size, open_regular, read_open
 from alexnet_fast.sharding.listing import TABLE_ROW, WHOLE_FILE, Image
+from alexnet_fast.shards.local import allow_open_files
 
 AHEAD = 16
 """Images that are prefetched, so that a disk or a network has several requests to work on. Threads that
@@ -29,7 +30,9 @@ def read_images(root: Path, images: list[Image]) -> Iterator[tuple[Image, bytes 
     archives: dict[str, int] = {}
     prefetched: deque[tuple[Image, int | OSError]] = deque()  # with the descriptor to read it from
     try:
-        for name in {image.file for image in images if image.size != WHOLE_FILE}:
+        names = {image.file for image in images if image.size != WHOLE_FILE}
+        allow_open_files(len(names))
+        for name in names:
             archives[name] = open_regular(root / name)
         for image in images:
             prefetched.append((image, _prefetch(root, image, archives)))

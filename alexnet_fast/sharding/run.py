@@ -7,7 +7,7 @@ from pathlib import Path
 from alexnet_fast.console import Progress
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.output import open_output
+from alexnet_fast.sharding.output import check_apart, open_output
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.pool import DaskWorkers, Pool, Processes
 from alexnet_fast.sharding.selection import read_class_file, split_off, take_classes
@@ -46,10 +46,11 @@ def shard(
     fraction = 0.5 if split == "half" else val_fraction
     if fraction is not None and not 0 < fraction < 1:
         raise InputError(f"--val-fraction is {fraction}; it must lie between 0 and 1.")
+    check_apart(src, outs)
     with Progress("sharding", 1) as progress:
         if check_md5:
             progress.print(f"checked: {', '.join(ilsvrc.check_md5(src))}")
-        source = find_images(src, layout, image_key, label_key)
+        source = find_images(src, layout, image_key=image_key, label_key=label_key)
         for note in source.notes:
             progress.print(note)
         if classes is not None:

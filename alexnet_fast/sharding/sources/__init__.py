@@ -7,6 +7,7 @@ from types import ModuleType
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.listing import Source
+from alexnet_fast.sharding.output import holds_shard_set
 from alexnet_fast.sharding.sources import folders, ilsvrc, kaggle, parquet, webdataset, whole
 
 LAYOUTS: dict[str, ModuleType] = {
@@ -25,7 +26,7 @@ KEYED = ("parquet", "webdataset")
 
 
 def find_images(
-    src: Path, layout: str | None = None, image_key: str | None = None, label_key: str | None = None
+    src: Path, layout: str | None = None, *, image_key: str | None = None, label_key: str | None = None
 ) -> Source:
     """Lists the images of `src`; the listing does not depend on the file system's order. `image_key` and `label_key`:
     what holds image and label, of the layouts KEYED; None: the usual names.
@@ -34,6 +35,11 @@ def find_images(
     """
     if not src.exists():
         raise InputError(f"{src} does not exist. --src takes a folder of images, or of ImageNet's archives.")
+    if layout is None and holds_shard_set(src) and (beside := folders.subfolders(src)):
+        raise InputError(
+            f"{src} can be read in two ways: as the shard set that lies there (--layout webdataset), or as the folders "
+            f"{', '.join(beside[:5])} beside it (--layout folders)."
+        )
     if layout is None:
         layout = next((name for name, module in LAYOUTS.items() if module.fits(src)), None)
     if layout is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.keys import by_class
 from alexnet_fast.sharding.listing import Entry, Images, Listing, Source
+from alexnet_fast.sharding.output import holds_shard_set
 from alexnet_fast.sharding.sources.names import read_names
 from alexnet_fast.shards.format import UNLABELLED
 
@@ -40,7 +41,10 @@ def read(src: Path) -> Source:
 
 
 def subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    """Without shard sets, which are no classes."""
+    with os.scandir(folder) as inside:
+        found = [entry.name for entry in inside if entry.is_dir() and not entry.name.startswith(".")]
+    return sorted(name for name in found if not holds_shard_set(folder / name))
 
 
 def class_folders(folder: Path) -> dict[str, str]:
@@ -59,7 +63,8 @@ def files(folder: Path) -> Iterator[str]:
                 continue
             path = f"{inside}/{entry.name}" if inside else entry.name
             if entry.is_dir(follow_symlinks=False):  # a link may lead in a circle
-                pending.append(path)
+                if not holds_shard_set(entry.path):
+                    pending.append(path)
             elif entry.is_file() or not os.path.exists(entry.path):  # not a pipe, which would wait for ever
                 yield path
 

@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from alexnet_fast.errors import InputError
+from alexnet_fast.errors import InputError, descriptor_error
 from alexnet_fast.sharding.keys import class_id
 from alexnet_fast.sharding.limits import MOST_IMAGE_BYTES, UnfitFileError, check_size, open_regular
 from alexnet_fast.sharding.listing import TABLE_ROW, Entry, Images, Listing, Source
@@ -158,7 +158,8 @@ def _open(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} is not a whole parquet file ({error}). Copy or download it again.")
+    whole = InputError(f"{path} is not a whole parquet file ({error}). Copy or download it again.")
+    return descriptor_error(error) or whole
 
 
 def _groups(path: Path, src: Path, columns: Columns) -> Iterator[Group]:

@@ -16,12 +16,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from alexnet_fast.errors import InputError
+from alexnet_fast.errors import InputError, descriptor_error
 from alexnet_fast.sharding import archives
 from alexnet_fast.sharding.archives import Member
 from alexnet_fast.sharding.keys import class_id
 from alexnet_fast.sharding.limits import open_regular, read_file
 from alexnet_fast.sharding.listing import Entry, Source
+from alexnet_fast.sharding.output import holds_shard_set
 from alexnet_fast.sharding.sources import folders
 from alexnet_fast.sharding.sources.names import read_names
 from alexnet_fast.sharding.sources.splits import WNID, by_split, check_labels, count_classes, list_labelled, unique_ids
@@ -70,6 +71,8 @@ def read(src: Path, image_key: str | None = None, label_key: str | None = None) 
     tars = _tars(src) if src.is_dir() else []
     if not tars:
         raise InputError(f"{src} holds no .tar files. This layout takes a folder of WebDataset tars.")
+    if not (src / MANIFEST).exists() and holds_shard_set(src):
+        raise InputError(f"{src} holds an unfinished shard set. Finish it with the command that began it.")
     parts = by_split(src, tars, lambda path: path.name)
     splits = {s: [x for path in part for x in _samples(path, src, image_key, label_key)] for s, part in parts.items()}
     texts = {split: [sample.label for sample in part] for split, part in splits.items()}
@@ -226,5 +229,7 @@ def _own_classes(src: Path) -> tuple[list[str], dict[str, str]]:
         classes = manifest["classes"]
         names = {entry["id"]: entry["name"] for entry in classes}
         return [entry["id"] for entry in classes], {number: name for number, name in names.items() if number != name}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if descriptor_error(error):
+            raise
         return [], {}
