@@ -46,11 +46,10 @@ def choose(path: Path, schema: Any, image_key: str | None, label_key: str | None
         raise InputError(f"{path} has no column {label_key}{how_to_choose}")
     kind = schema.field(image).type
     has_path = any(kind.field(i).name == "path" for i in range(kind.num_fields))
-    names = features.get(label or "", {}).get("names") or []
+    written = features.get(label or "", {}).get("names")
+    names = [str(name) for name in written] if isinstance(written, list) else []
     number = schema.names.index(image)
-    return Columns(
-        image, number, f"{image}.path" if has_path else None, label, [str(name) for name in names], how_to_choose
-    )
+    return Columns(image, number, f"{image}.path" if has_path else None, label, names, how_to_choose)
 
 
 def images_in(schema: Any) -> list[str]:

@@ -181,6 +181,13 @@ def test_columns_are_known_by_their_names_where_the_datasets_library_wrote_nothi
     assert contents(source, "train") == {"0/1": b"a", "1/2": b"b"}
 
 
+@pytest.mark.parametrize("features", [3, {"labels": 3}, {"labels": {"_type": "ClassLabel", "names": 3}}])
+def test_what_is_written_of_columns_may_be_malformed(features: Any, tmp_path: Path) -> None:
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(make_table(["img", "labels"]).replace_schema_metadata(metadata), tmp_path / "train.parquet")
+    assert find_images(tmp_path).classes == ["0", "1"]
+
+
 CHOOSE = "Choose with --image-key and --label-key."
 
 
