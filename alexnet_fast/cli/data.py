@@ -53,6 +53,12 @@ class PartType(click.ParamType[tuple[int, int]]):
 @click.option(
     "--labels", type=path_type, metavar="FILE", help="Table of file names and labels: CSV, TSV, JSON or text."
 )
+@click.option("--image-key", metavar="NAME", help="What holds the image: a table's column; of WebDataset jpg, png, ...")
+@click.option(
+    "--label-key",
+    metavar="NAME",
+    help="What holds the label: a column; of WebDataset cls, txt, a field of json.",
+)
 @click.option(
     "--encoding",
     type=click.Choice(["jpeg", "raw", "mixed"]),

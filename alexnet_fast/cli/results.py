@@ -75,7 +75,7 @@ def evaluate_command(
         check_weights(given, len(checkpoints))
     networks = open_networks(list(checkpoints), gpus)
     classes = networks[0].classes
-    ids = list(range(1, len(classes) + 1)) if devkit is None else challenge.challenge_ids(devkit, classes)
+    ids = {} if devkit is None else challenge.challenge_ids(devkit, classes)
     guesses = guess_split(
         networks,
         shards,
@@ -89,16 +89,25 @@ def evaluate_command(
         cache_bytes=cache_bytes,
     )
     result = {"split": split, **summary(guesses), "weights_from": _origin(weights, split)}
-    lines = [*_accuracy_lines(guesses, result), *_average_lines(guesses, result)]
+    lines = [*_accuracy_lines(guesses, result), *_softmax_lines(guesses, classes), *_average_lines(guesses, result)]
     if per_class:
         lines += _class_lines(guesses, result)
     if predictions is not None:
         challenge.save_predictions(predictions, guesses)
         lines.append(f"probabilities: {predictions}")
     if submission is not None:
-        challenge.save_submission(submission, guesses, ids)
+        numbers = [ids.get(entry["id"], label) for label, entry in enumerate(guesses.classes, start=1)]
+        challenge.save_submission(submission, guesses, numbers)
         lines.append(_submission_line(submission, devkit))
     show("\n".join(lines), {**result, "seconds": perf_counter() - started}, json_file)
+
+
+def _softmax_lines(guesses: Guesses, classes: list[dict[str, str]]) -> list[str]:
+    """Returns a line where the shard set has not the network's `classes` in their order."""
+    if [entry["id"] for entry in guesses.classes] == [entry["id"] for entry in classes]:
+        return []
+    found = f"{len(guesses.classes):,} of the network's {len(classes):,} classes"
+    return [f"softmax over {found}, by class id: those of the shard set"]
 
 
 def _average_lines(guesses: Guesses, result: dict[str, Any]) -> list[str]:

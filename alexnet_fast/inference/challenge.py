@@ -34,8 +34,8 @@ def save_submission(path: Path, guesses: Guesses, ids: list[int]) -> None:
         temporary.write_text("\n".join(lines) + "\n", encoding="ascii")
 
 
-def challenge_ids(folder: Path, classes: list[dict[str, str]]) -> list[int]:
-    """The ILSVRC ids, by class index, from the development kit in `folder`. Raises InputError when it does not have
+def challenge_ids(folder: Path, classes: list[dict[str, str]]) -> dict[str, int]:
+    """The ILSVRC ids, by class id, from the development kit in `folder`. Raises InputError when it does not have
     them."""
     kit = devkit.read(folder) if folder.is_dir() else None
     if kit is None:
@@ -44,4 +44,4 @@ def challenge_ids(folder: Path, classes: list[dict[str, str]]) -> list[int]:
     missing = [entry["id"] for entry in classes if entry["id"] not in ids]
     if missing:
         raise InputError(f"the development kit in {folder} does not know the class {missing[0]} of the network.")
-    return [ids[entry["id"]] for entry in classes]
+    return {entry["id"]: ids[entry["id"]] for entry in classes}

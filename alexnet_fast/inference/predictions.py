@@ -16,7 +16,7 @@ from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.counts import wilson
 from alexnet_fast.evaluation.scoring import Accuracy, Member, Scores
-from alexnet_fast.inference.networks import Network, check_classes, open_networks
+from alexnet_fast.inference.networks import Network, open_networks, scores_of
 from alexnet_fast.memory import check_memory
 from alexnet_fast.shards.format import UNLABELLED
 from alexnet_fast.shards.reader import ShardSet, Split
@@ -69,7 +69,8 @@ def guess_split(
     cache: str | None = None,
     cache_bytes: int | None = None,
 ) -> Guesses:
-    """The networks' averaged softmax on every image of a split.
+    """The networks' averaged softmax on every image of a split, over the classes of the shard set: all of the networks'
+    or some of them, in any order.
 
     `shards`, `cache` and `cache_bytes` are ShardSet's; None: those of the first network's training. `weights`: one a
     network, or None: equal; `search`: those with the least negative log-likelihood on this very split, for which it is
@@ -79,13 +80,16 @@ def guess_split(
     config = networks[0].config
     cache_bytes = config.cache_bytes if cache_bytes is None else cache_bytes
     shard_set = ShardSet(shards or config.shards, cache or config.cache, cache_bytes or None)
-    for network in networks:
-        check_classes(network, shard_set.manifest.classes, shard_set.location)
-    images = shard_set.split(split, labelled=labelled)
-    if search:
-        weights = search_weights(_likelihoods(networks, images, views))
-    weights = check_weights(weights or [1.0] * len(networks), len(networks))
     classes = shard_set.manifest.classes
+    members = [
+        Member(scores_of(network, classes, shard_set.location), network.crop, network.pixels.mean)
+        for network in networks
+    ]
+    images = shard_set.split(split, labelled=labelled)
+    device = networks[0].device
+    if search:
+        weights = search_weights(_likelihoods(members, images, views, device))
+    weights = check_weights(weights or [1.0] * len(networks), len(networks))
     kept = None
     if keep:
         check_memory(
@@ -93,8 +97,8 @@ def guess_split(
         )
         kept = np.full((len(images), len(classes)), 1 / len(classes), np.float32)
     best = np.tile(np.arange(min(5, len(classes))), (len(images), 1))
-    scores = _scores(networks, images, views)
-    share = torch.tensor(weights, device=networks[0].device)
+    scores = _scores(members, images, views, device)
+    share = torch.tensor(weights, device=device)
     with Progress("evaluating", len(images)) as progress:
         count = progress.counter("images")
         for batch, each in scores:
@@ -121,7 +125,7 @@ def summary(guesses: Guesses) -> dict[str, Any]:
         body[name] = share
         body[f"{name}_error"] = None if share is None else 100 - share
         body[f"{name}_interval"] = None if share is None else wilson(share, len(guesses.labels))
-    return {**body, "weights": guesses.weights}
+    return {**body, "softmax_classes": len(guesses.classes), "weights": guesses.weights}
 
 
 def check_weights(weights: list[float], networks: int) -> list[float]:
@@ -152,19 +156,17 @@ def search_weights(likelihoods: NDArray[np.float64]) -> list[float]:
     return weights.tolist()
 
 
-def _likelihoods(networks: list[Network], split: Split, views: int) -> NDArray[np.float64]:
+def _likelihoods(members: list[Member], split: Split, views: int, device: torch.device) -> NDArray[np.float64]:
     """(n, networks) probability of each readable image's label."""
     parts: list[NDArray[np.float64]] = []
     with Progress("searching weights", len(split)) as progress:
         count = progress.counter("images")
-        for batch, each in _scores(networks, split, views):
+        for batch, each in _scores(members, split, views, device):
             right = each[:, torch.arange(len(batch.labels)), batch.labels.clamp(min=0)]
             parts.append(right[:, batch.labels != UNLABELLED].T.double().cpu().numpy())
             count(len(batch.labels))
     return np.concatenate(parts)
 
 
-def _scores(networks: list[Network], split: Split, views: int) -> Scores:
-    members = [Member(network.model, network.crop, network.pixels.mean) for network in networks]
-    threads = cores()
-    return Scores(members, split, Topology(0, 1, networks[0].device), views=views, threads=threads)
+def _scores(members: list[Member], split: Split, views: int, device: torch.device) -> Scores:
+    return Scores(members, split, Topology(0, 1, device), views=views, threads=cores())

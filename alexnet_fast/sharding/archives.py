@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from alexnet_fast.errors import InputError
+from alexnet_fast.errors import InputError, descriptor_error
+from alexnet_fast.sharding.keys import by_class
 from alexnet_fast.sharding.left_out import BESIDE, IRREGULAR, LINKS, UNUSABLE, LeftOut, kind_of, kind_of_path
 from alexnet_fast.sharding.limits import open_regular
 from alexnet_fast.sharding.listing import Entry
@@ -60,14 +61,17 @@ def members(archive: Path, inside: Member | None = None, left_out: LeftOut | Non
             end = inside.offset + inside.size if inside else file.seek(0, 2)
             yield from members_of(file, inside.offset if inside else 0, end, where, left_out or LeftOut())
     except OSError as error:
-        raise InputError(f"{archive} cannot be read ({error.strerror or error}).") from error
+        problem = InputError(f"{archive} cannot be read ({error.strerror or error}).")
+        raise descriptor_error(error) or problem from error
 
 
 def first_paths(archive: Path) -> list[str]:
     """Returns the paths of the first ten members; none where it is not a tar that can be read."""
     try:
         return [member.path for member in islice(members(archive), 10)]
-    except InputError:
+    except InputError as error:
+        if descriptor_error(error):
+            raise
         return []
 
 
@@ -78,7 +82,7 @@ def first_names(archive: Path) -> list[str]:
 
 def class_tars(archives: Iterable[Path], root: Path, left_out: LeftOut) -> dict[str, Callable[[], list[Entry]]]:
     """Returns, for each class, a function that lists its images: each archive holds one class and has its name."""
-    return {stem(path.name): partial(entries, path, root, left_out) for path in archives}
+    return by_class(root, ((stem(path.name), partial(entries, path, root, left_out)) for path in archives))
 
 
 def inner_tars(archive: Path, root: Path, left_out: LeftOut) -> dict[str, Callable[[], list[Entry]]]:
@@ -92,7 +96,8 @@ def inner_tars(archive: Path, root: Path, left_out: LeftOut) -> dict[str, Callab
             left_out.add(BESIDE, member.path)
     if not inner:
         raise InputError(f"{archive} holds no tars. Expected one tar a class inside it, <class>.tar.")
-    return {stem(member.name): partial(entries, archive, root, left_out, member) for member in inner}
+    listers = ((stem(member.name), partial(entries, archive, root, left_out, member)) for member in inner)
+    return by_class(archive, listers)
 
 
 def entries(archive: Path, root: Path, left_out: LeftOut, inside: Member | None = None) -> list[Entry]:

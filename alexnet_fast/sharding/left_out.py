@@ -17,6 +17,8 @@ UNUSABLE = "with names that no file can have"
 BESIDE = "beside the images"
 OTHER_CLASSES = "of other classes"
 UNLISTED = "not in the table"
+SHARD_SETS = "shard sets"
+OF_SAMPLES = "labels and other members of samples"
 """Kinds. A layout may have others; each is a few words that follow a number of files."""
 
 _SYSTEM_NAMES = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_fast.sharding.keys import LONGEST, class_prefixes, sample_key
 from alexnet_fast.sharding.left_out import LeftOut
 from alexnet_fast.shards.format import UNLABELLED
 
@@ -38,8 +38,8 @@ class Entry:
     """An image as a layout finds it.
 
     `file` is a path relative to the source's folder. What `offset` and `size` mean:
-    size WHOLE_FILE: the image is the file `file/name`; size TABLE_ROW: it is row `offset` of the parquet file `file`;
-    else it is the bytes [offset, offset + size) of the archive `file`, where it is called `name`.
+    size WHOLE_FILE: the image is the file `file/name`; size TABLE_ROW - c: it is row `offset`, column c, of the parquet
+    file `file`; else it is the bytes [offset, offset + size) of the archive `file`, where it is called `name`.
     """
 
     file: str
@@ -84,7 +84,7 @@ class Images:
     def _image(self, row: int) -> Image:
         file, label, offset, size, _, name_at, name_size = self._rows[row].item()
         name = os.fsdecode(bytes(self._names[name_at : name_at + name_size]))
-        key = self._keys.get(name_at) or _key(self._prefixes[label], name)
+        key = self._keys.get(name_at) or sample_key(self._prefixes[label], name)
         return Image(self._files[file], name, offset, size, label, key)
 
     @property
@@ -147,7 +147,7 @@ class Listing:
     """Collects the images of one split; `classes` are the ids in the order of their index."""
 
     def __init__(self, classes: list[str]) -> None:
-        self._prefixes = _prefixes(classes)
+        self._prefixes = class_prefixes(classes)
         self._used: set[str] = set()
         self._rows = bytearray()
         self._names = bytearray()
@@ -174,8 +174,8 @@ class Listing:
         name = os.fsencode(entry.name)
         file = self._files.setdefault(entry.file, len(self._files))
         row = (file, label, entry.offset, entry.size, block, len(self._names), len(name))
-        key = _key(self._prefixes[label], entry.name)
-        if key in self._used or len(key) > 90:
+        key = sample_key(self._prefixes[label], entry.name)
+        if key in self._used or len(key) > LONGEST:
             key = f"{self._prefixes[label]}/sample-{len(self._used):08d}"
             while key in self._used:  # a file has that very name
                 key += "_"
@@ -183,27 +183,3 @@ class Listing:
         self._used.add(key)
         self._rows += _ROW.pack(*row)
         self._names += name
-
-
-def _prefixes(classes: list[str]) -> list[str]:
-    """Returns the first part of the keys of each class, none twice; the last, at UNLABELLED = -1, is for no class."""
-    prefixes: dict[str, None] = {}
-    for name in [*classes, "unlabelled"]:
-        prefix = _safe(name)[:60] or "_"
-        while prefix in prefixes:  # "a b" and "a_b"
-            prefix += "_"
-        prefixes[prefix] = None
-    return list(prefixes)
-
-
-def _key(prefix: str, name: str) -> str:
-    return f"{prefix}/{_safe(os.path.splitext(name)[0])}"
-
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
-
-
-def _safe(name: str) -> str:
-    """Returns the name with _ for characters that a reader may not take: webdataset ends a key at the first dot,
-    DALI's index at a space."""
-    return _UNSAFE.sub("_", name)

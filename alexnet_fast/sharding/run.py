@@ -7,7 +7,7 @@ from pathlib import Path
 from alexnet_fast.console import Progress
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.output import open_output
+from alexnet_fast.sharding.output import check_apart, open_output
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.pool import DaskWorkers, Pool, Processes
 from alexnet_fast.sharding.selection import read_class_file, split_off, take_classes
@@ -21,6 +21,8 @@ def shard(
     outs: list[str],
     *,
     layout: str | None,
+    image_key: str | None,
+    label_key: str | None,
     encoding: str,
     quality: int,
     size: int,
@@ -44,23 +46,17 @@ def shard(
     if (budget is None) == (encoding == "mixed"):
         raise InputError("--encoding mixed and --budget go together: --encoding mixed --budget 100GB.")
     fraction = _fraction(val_fraction, split)
+    check_apart(src, outs)
     with Progress("sharding", 1) as progress:
         if check_md5:
             progress.print(f"checked: {', '.join(ilsvrc.check_md5(src))}")
-        source = find_images(src, layout, labels)
+        source = find_images(src, layout, labels, image_key=image_key, label_key=label_key)
         if classes is not None:
             source = take_classes(source, read_class_file(classes))
         if fraction is not None:
             source = split_off(source, fraction, seed)
         contents = describe(source)
-        first, *more = contents.lines()
-        for line in [first if dry_run else f"{first} -> {' '.join(outs)}", *more]:
-            progress.print(line)
-        if "train" in source.splits and "val" not in source.splits:
-            progress.print(
-                "no val split, on which to measure how well a network does: --val-fraction 0.1 splits one off"
-            )
-
+        _show(contents, [] if dry_run else outs, progress)
         if dry_run:
             return contents
 
@@ -75,6 +71,15 @@ def shard(
             part=Part(*part) if part else None,
             progress=progress,
         )
+
+
+def _show(contents: Contents, outs: list[str], progress: Progress) -> None:
+    """Prints what the source was taken for, and `outs`, where it goes."""
+    first, *more = contents.lines()
+    for line in [f"{first} -> {' '.join(outs)}" if outs else first, *more]:
+        progress.print(line)
+    if "train" in contents.splits and "val" not in contents.splits:
+        progress.print("no val split, on which to measure how well a network does: --val-fraction 0.1 splits one off")
 
 
 def _fraction(val_fraction: float | None, split: str | None) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from alexnet_fast import random
 from alexnet_fast.errors import InputError
+from alexnet_fast.sharding.keys import class_id
 from alexnet_fast.sharding.left_out import OTHER_CLASSES
 from alexnet_fast.sharding.limits import MOST_TEXT_BYTES, read_open
 from alexnet_fast.sharding.listing import Source
@@ -37,8 +37,8 @@ def take_classes(source: Source, lines: list[str]) -> Source:
     a comment, where it begins with # and is no class. Raises InputError when the source lacks one of the classes, or a
     split has no image of any.
     """
-    ids = {unicodedata.normalize("NFC", name): name for name in source.classes}
-    named = [(line, _class_of(unicodedata.normalize("NFC", line), ids)) for line in lines]
+    ids = {class_id(name): name for name in source.classes}
+    named = [(line, _class_of(class_id(line), ids)) for line in lines]
     comments = [line for line, name in named if name is None and line.startswith("#")]
     unknown = sorted({line for line, name in named if name is None} - set(comments))
     if unknown:

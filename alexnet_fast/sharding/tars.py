@@ -13,7 +13,7 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from alexnet_fast.errors import InputError
+from alexnet_fast.errors import InputError, descriptor_error
 from alexnet_fast.sharding.output import WORK, Output, sealed, unsealed
 from alexnet_fast.sharding.plan import Job, Options
 from alexnet_fast.sharding.reading import read_images
@@ -69,6 +69,8 @@ def write_tar(job: Job) -> int:
                         raise found
                     pixels, data = _convert(found, encoding, job.options)
                 except (OSError, ValueError) as error:
+                    if shortage := descriptor_error(error):
+                        raise shortage from error
                     rejected.append([image.path, str(error)])
                     continue
                 sums.add_image(pixels)

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_fast.errors import descriptor_error
 from alexnet_fast.shards.format import MANIFEST, UNLABELLED, Tar, file_digest
 from alexnet_fast.shards.members import (
     BLOCK,
@@ -67,6 +68,8 @@ def check_tar(job: Job) -> list[Finding]:
             intact = not job.quick and _sha256(path) == job.tar.sha256
             return list(_Check(job, StoredTar(file, job.kind), intact).run())
     except OSError as error:
+        if shortage := descriptor_error(error):
+            raise shortage from error
         return [Finding(job.tar.file, "", f"cannot be opened ({error.strerror})")]
 
 
@@ -84,6 +87,8 @@ class _Check:
             text = (job.folder / job.idx).read_text(encoding="ascii", errors="replace")
             head, *lines = text.removesuffix("\n").split("\n")
         except OSError as error:
+            if shortage := descriptor_error(error):
+                raise shortage from error
             yield Finding(job.idx, "", f"cannot be read ({error})")
             head, lines = "", None
         walked = list(self.tar.walk()) if self.intact else []
@@ -224,5 +229,7 @@ def _finder(entries: list[T], offsets: list[int | None], number: int) -> Callabl
 def _sha256(path: Path) -> str:
     try:
         return file_digest(path, "sha256")
-    except OSError:  # the disk: the samples that it cannot give are named
+    except OSError as error:  # the disk: the samples that it cannot give are named
+        if shortage := descriptor_error(error):
+            raise shortage from error
         return ""

@@ -16,8 +16,9 @@ from alexnet_fast.cli.main import main
 from alexnet_fast.sharding import sources
 
 FLAGS = {
-    "shard": "--budget --check-md5 --classes --dry-run --encoding --finish --json --keep --labels --layout --out --part"
-    " --quality --scheduler --seed --size --split --src --strict --val-fraction --workers",
+    "shard": "--budget --check-md5 --classes --dry-run --encoding --finish --image-key --json --keep --label-key"
+    " --labels --layout --out --part --quality --scheduler --seed --size --split --src --strict --val-fraction"
+    " --workers",
     "verify": "--json --quick --workers",
     "train": "--accumulate --arch --batch --cache --cache-size --compile --epochs --gpus --json --lr --order"
     " --parallel --precision --recipe --resume --run --save-every --seed --set --shards --threads",

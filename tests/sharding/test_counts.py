@@ -19,7 +19,7 @@ from tests.sharding.sources import trees
 from tests.sharding.sources.layouts import BUILDERS, Photos, build
 
 SEEDS = range(25)
-LAYOUTS = ("folders", "one tar", "class tars", "table")
+LAYOUTS = ("folders", "one tar", "class tars", "table", "webdataset", "parquet")
 
 
 def found_in(layout: str, root: Path, drawn: trees.Drawn, seed: int) -> Source:
@@ -29,6 +29,10 @@ def found_in(layout: str, root: Path, drawn: trees.Drawn, seed: int) -> Source:
         return find_images(trees.write_one_tar(root, drawn, seed), "tars")
     if layout == "class tars":
         return find_images(trees.write_class_tars(root, drawn))
+    if layout == "webdataset":
+        return find_images(trees.write_webdataset(root, drawn, seed))
+    if layout == "parquet":
+        return find_images(trees.write_parquet(root, drawn, seed))
     src = trees.write_table(root, drawn, seed)
     return find_images(src, labels=src / "labels.csv")
 

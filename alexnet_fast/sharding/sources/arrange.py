@@ -6,11 +6,11 @@ folder. What can be read in two ways is refused, naming both: `--layout classes`
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.sharding.keys import by_class
 from alexnet_fast.sharding.left_out import BESIDE, LeftOut
 from alexnet_fast.sharding.sources.splits import SPLITS, split_called
 from alexnet_fast.sharding.sources.tree import Folder
@@ -150,15 +150,8 @@ def open_split(folder: Folder, where: str, layout: str, empty: list[str]) -> Spl
         return Split(folder, {}, folder)
     if len(inner) == 1 and _is_image_folder(inner[0]) and not folder.own() and layout != CLASSES:
         return Split(folder, {}, inner[0])
-    classes: dict[str, Folder] = {}
-    for found in inner:
-        name = unicodedata.normalize("NFC", found.name)
-        if name in classes:
-            raise InputError(
-                f"{at} has two folders of the class {name}, written in other Unicode characters of the same look. Move "
-                "the images of one to the other."
-            )
-        classes[name] = _content(found) if layout != CLASSES else found
+    contents = ((found.name, _content(found) if layout != CLASSES else found) for found in inner)
+    classes = by_class(at, contents)
     if layout == FOLDERS:
         _refuse_two_levels(list(classes.values()), inner, at)
     return Split(folder, classes, None)

@@ -14,6 +14,7 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.sharding import archives
 from alexnet_fast.sharding.left_out import LeftOut, kind_of
 from alexnet_fast.sharding.listing import Images, Listing, Source
+from alexnet_fast.sharding.output import holds_shard_set
 from alexnet_fast.sharding.sources.arrange import (
     CLASSES,
     FOLDERS,
@@ -81,9 +82,10 @@ def read_tarred(src: Path) -> Source:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Returns the names of the folders in it that are no system folders."""
+    """Returns the names of the folders in it that are no system folders and hold no shard set."""
     with os.scandir(folder) as inside:
-        return sorted(entry.name for entry in inside if entry.is_dir() and not kind_of(entry.name))
+        found = [entry.name for entry in inside if entry.is_dir() and not kind_of(entry.name)]
+    return sorted(name for name in found if not holds_shard_set(folder / name))
 
 
 def files(folder: Path, left_out: LeftOut) -> Iterator[str]:

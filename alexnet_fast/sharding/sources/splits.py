@@ -37,6 +37,11 @@ def split_called(name: str) -> str | None:
     return _WORDS.get(words.pop()) if len(words) == 1 else None
 
 
+def split_of(name: str) -> str | None:
+    """Returns the split that the first such word in a name is of; None without one."""
+    return next((_WORDS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _WORDS), None)
+
+
 def by_split(src: Path, files: Iterable[F], name: Callable[[F], str]) -> dict[str, list[F]]:
     """Files by the first word in their names that is a split's, as Hugging Face tells them; `train` without one.
 
@@ -44,8 +49,7 @@ def by_split(src: Path, files: Iterable[F], name: Callable[[F], str]) -> dict[st
     """
     found: dict[str, list[F]] = {"train": [], "val": [], "test": []}
     for file in files:
-        words = re.split(r"[^a-z]+", name(file).lower())
-        found[next((_WORDS[word] for word in words if word in _WORDS), "train")].append(file)
+        found[split_of(name(file)) or "train"].append(file)
     present = {split: part for split, part in found.items() if part}
     if "train" not in present:
         raise InputError(f"{src} has files of {' and '.join(present)}, but none of train. Put them in one folder.")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.sharding.keys import class_id
 from alexnet_fast.sharding.limits import read_text
 from alexnet_fast.sharding.sources.splits import split_called
 
@@ -91,7 +92,7 @@ def read_labels(path: Path, images: Paths) -> Labels | None:
         if image is None or label_at >= len(row) or not row[label_at].strip():
             missing += image is None
             continue
-        label = row[label_at].strip()
+        label = class_id(row[label_at].strip())
         if labels.setdefault(image, label) != label:
             raise InputError(f"{path} gives {image} two labels: {labels[image]} and {label}. Keep one of the lines.")
         split = split_called(row[split_at]) if split_at is not None and split_at < len(row) else None

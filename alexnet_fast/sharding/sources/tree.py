@@ -13,8 +13,9 @@ from pathlib import Path
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding import archives
-from alexnet_fast.sharding.left_out import IRREGULAR, LINKS, LeftOut, kind_of
+from alexnet_fast.sharding.left_out import IRREGULAR, LINKS, SHARD_SETS, LeftOut, kind_of
 from alexnet_fast.sharding.listing import WHOLE_FILE, Entry
+from alexnet_fast.sharding.output import holds_shard_set
 
 _IMAGE = re.compile(
     rb"\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|dib|tiff?|p[bgpn]m|jp2|j2k|jpx|heic|heif|avif|jxl|ico|tga|svg)\0",
@@ -145,11 +146,13 @@ def count_files(path: str) -> int:
 
 
 def _add_file(entry: os.DirEntry[str], folder: Folder, left_out: LeftOut) -> bool:
-    """Adds a file to `folder`, or with a system folder to what is left out; returns False for a folder to be read, or a
-    link to one."""
+    """Adds a file to `folder`, or with a system folder or a shard set to what is left out; returns False for a folder
+    to be read, or a link to one."""
     kind = kind_of(entry.name)
     if not kind and entry.is_dir():
-        return False
+        if not holds_shard_set(entry.path):
+            return False
+        kind = SHARD_SETS
     if not kind and not entry.is_file() and os.path.exists(entry.path):
         kind = IRREGULAR  # a pipe would keep its reader waiting for ever
     files = count_files(entry.path) if kind and entry.is_dir(follow_symlinks=False) else 1

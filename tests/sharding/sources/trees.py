@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from tests.sharding.sources.layouts import jpeg, tar
+from tests.sharding.sources.layouts import jpeg, table, tar
 
 SPLIT_NAMES = {"train": ("train", "Training"), "val": ("val", "valid", "Validation"), "test": ("test", "Testing")}
 JUNK = {
@@ -180,6 +181,59 @@ def write_table(root: Path, drawn: Drawn, seed: int) -> Path:
             drawn.left_out["not in the table"] += 1
     (src / "labels.csv").write_text("\n".join(rows))
     drawn.images = {"train": counts}
+    return src
+
+
+def write_webdataset(root: Path, drawn: Drawn, seed: int) -> Path:
+    """A tar a split, with members that are no images, some of no sample; returns the folder."""
+    random = np.random.default_rng(seed)
+    src = root / "source"
+    src.mkdir()
+    drawn.left_out, drawn.bad, drawn.empty, drawn.files = Counter(), 0, [], {}
+    for split in drawn.images:
+        members: dict[str, bytes] = {}
+        counts = drawn.images[split] = Counter[str]()
+        for number in range(random.integers(2, 9)):
+            label = str(number % 2)
+            is_bad = number > 1 and random.random() < 0.1
+            members |= {f"{number}.jpg": b"no image" if is_bad else jpeg(number), f"{number}.cls": label.encode()}
+            drawn.bad += is_bad
+            counts[label] += 1
+            drawn.left_out["labels and other members of samples"] += 1
+            if random.random() < 0.3:
+                members[f"{number}.json"] = b"{}"
+                drawn.left_out["labels and other members of samples"] += 1
+        for name in ("._0.jpg", "LICENSE", "__x.txt"):
+            if random.random() < 0.5:
+                members[name] = b"x"
+                drawn.left_out["system files" if name.startswith(".") else "beside the images"] += 1
+        (src / f"{split}-0.tar").write_bytes(tar(members))
+    for name in (".gitattributes", "readme.md"):
+        if random.random() < 0.5:
+            (src / name).write_text("x")
+            drawn.left_out["system files" if name.startswith(".") else "beside the images"] += 1
+    return src
+
+
+def write_parquet(root: Path, drawn: Drawn, seed: int) -> Path:
+    """A table a split in `data/`, rows without an image among them; returns the folder."""
+    random = np.random.default_rng(seed)
+    src = root / "source"
+    (src / "data").mkdir(parents=True)
+    drawn.left_out, drawn.bad, drawn.empty, drawn.files = Counter(), 0, [], {}
+    for split in drawn.images:
+        bad = [number > 1 and random.random() < 0.2 for number in range(random.integers(2, 9))]
+        rows: list[tuple[bytes | None, str | None, int | None]] = [
+            (None if is_bad else jpeg(number), f"{number}.jpg", number % 2) for number, is_bad in enumerate(bad)
+        ]
+        pq.write_table(table(rows), src / "data" / f"{split}-0.parquet", row_group_size=3)
+        drawn.bad += sum(bad)
+        drawn.images[split] = Counter(str(label) for *_, label in rows)
+    for path in (".gitattributes", "readme.md", "data/readme.md", "more/still/notes.txt"):
+        if random.random() < 0.5:
+            (src / path).parent.mkdir(parents=True, exist_ok=True)
+            (src / path).write_text("x")
+            drawn.left_out["system files" if path.startswith(".") else "beside the images"] += 1
     return src
 
 
