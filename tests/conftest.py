@@ -177,6 +177,23 @@ def mixed_shards(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     return out
 
 
+ODD_CLASSES = ["__a__", "_b", "кошка", "собака"]
+
+
+@pytest.fixture(scope="session")
+def odd_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of classes and files whose names some reader would leave out if they were keys: 12 and 12 JPEGs."""
+    folder = tmp_path_factory.mktemp("odd")
+    for split in ("train", "val"):
+        for label, name in enumerate(ODD_CLASSES):
+            (folder / "images" / split / name).mkdir(parents=True)
+            for number, file in enumerate(("фото1", "__meta__", "_x y.z")):
+                path = folder / "images" / split / name / f"{file}.jpg"
+                Image.fromarray(picture(10 * label + number, label)).save(path, "JPEG")
+    write(find_images(folder / "images"), folder / "set", Options("jpeg", size=SIZE))
+    return folder / "set"
+
+
 @pytest.fixture(scope="session")
 def trained_run(raw_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The paper's net, 32 units wide, after two epochs; a log line a step. Not to be changed: copy it."""

@@ -18,7 +18,7 @@ from alexnet_fast.errors import InputError
 if TYPE_CHECKING:
     from alexnet_fast.sharding.write import Summary
 
-LAYOUTS = ["folders", "ilsvrc", "kaggle", "whole", "parquet", "webdataset"]
+LAYOUTS = ["folders", "splits", "classes", "tars", "ilsvrc", "kaggle", "whole", "parquet", "webdataset"]
 """The layouts of sharding/sources/, which is not imported for --help."""
 
 
@@ -44,7 +44,21 @@ class PartType(click.ParamType[tuple[int, int]]):
     show_default=True,
     help="Folder of the shard set, or a URL (s3://...). Several folders: its tars are spread over their disks.",
 )
-@click.option("--layout", type=click.Choice(LAYOUTS), help="What --src is.  [default: recognised by looking]")
+@click.option(
+    "--layout",
+    type=click.Choice(LAYOUTS),
+    help="What --src is; splits: train/, val/ and test/ hold class folders; classes: all its folders are classes, "
+    "whatever their names; tars: tars of class folders.  [default: recognised by looking]",
+)
+@click.option(
+    "--labels", type=path_type, metavar="FILE", help="Table of file names and labels: CSV, TSV, JSON or text."
+)
+@click.option("--image-key", metavar="NAME", help="What holds the image: a table's column; of WebDataset jpg, png, ...")
+@click.option(
+    "--label-key",
+    metavar="NAME",
+    help="What holds the label: a column; of WebDataset cls, txt, a field of json.",
+)
 @click.option(
     "--encoding",
     type=click.Choice(["jpeg", "raw", "mixed"]),
@@ -60,7 +74,7 @@ class PartType(click.ParamType[tuple[int, int]]):
 @click.option(
     "--background", default="white", show_default=True, metavar="COLOUR", help="Behind transparent images: or #rrggbb."
 )
-@click.option("--classes", type=path_type, metavar="FILE", help="Only these classes: a text file, a class id a line.")
+@click.option("--classes", type=path_type, metavar="FILE", help="Only these classes, in this order: one a line.")
 @click.option("--val-fraction", type=float, help="Split this share of every class off as val.")
 @click.option(
     "--split", type=click.Choice(["half"]), help="half: as --val-fraction 0.5, the paper's way for Fall 2009."
@@ -71,6 +85,7 @@ class PartType(click.ParamType[tuple[int, int]]):
 @click.option("--part", type=PartType(), help="Write every N-th tar, from the I-th: for a batch array.")
 @click.option("--finish", is_flag=True, help="Write the manifest of a set whose parts are all there.")
 @click.option("--check-md5", is_flag=True, help="First compare the official archives with their known sums.")
+@click.option("--dry-run", is_flag=True, help="Only print what --src is taken for; writes nothing.")
 @click.option("--strict", is_flag=True, help="Exit with 1 when a file could not be read.")
 @json_option
 def shard_command(
@@ -91,22 +106,27 @@ def shard_command(
     with signals.nothing_begun():
         from alexnet_fast.sharding import pool
 
-        if not (finish or scheduler):
+        if not (finish or scheduler or making["dry_run"]):
             pool.start_server()  # first: what it imports and compiles takes longest
         from alexnet_fast.sharding import run
+        from alexnet_fast.sharding.summary import Contents
 
     if finish:
-        if src or part or scheduler:
+        if src or part or scheduler or making["dry_run"]:
             raise InputError("--finish takes --out alone.")
         summary = run.finish(list(outs))
     elif src is None:
         raise click.UsageError("Missing option '--src'.")
     else:
         try:
-            summary = run.shard(src, list(outs), workers=workers, scheduler=scheduler, part=part, **making)
+            made = run.shard(src, list(outs), workers=workers, scheduler=scheduler, part=part, **making)
         except KeyboardInterrupt:
             click.echo("\nStopped; finished tars are kept. Resume with the same command.", err=True)
             sys.exit(signals.INTERRUPTED)
+        if isinstance(made, Contents):
+            show("Nothing was written: --dry-run.", made.as_dict(), json_file)
+            return
+        summary = made
     if not summary.complete:
         click.echo(f"{summary.shards:,} tars are there; other parts are to come: {outs[0]}", err=json_file == "-")
     show(*_summary(summary, outs[0]), json_file)
@@ -116,6 +136,8 @@ def shard_command(
 
 def _summary(summary: Summary, out: str) -> tuple[str, dict[str, Any]]:
     """Returns the result as text and for JSON."""
+    from alexnet_fast.sharding.summary import account
+
     rate = summary.written / summary.seconds
     result = {
         "images": summary.images,
@@ -128,6 +150,7 @@ def _summary(summary: Summary, out: str) -> tuple[str, dict[str, Any]]:
     }
     work = f"in {summary.seconds:.1f} s ({rate:,.0f} images/s)" if summary.written else "were there already"
     text = f"{summary.images:,} images in {summary.shards:,} tar{'s' * (summary.shards > 1)} {work}: {out}"
+    text = "\n".join([text, *account(summary.source)])
     if summary.rejected:
         files = f"{summary.rejected:,} file{'s' * (summary.rejected > 1)}"
         text += f"\nLeft out {files} that could not be read: {out}/rejected.jsonl"

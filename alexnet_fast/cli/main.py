@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import sys
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -13,12 +14,19 @@ import click
 from alexnet_fast import __version__
 from alexnet_fast.cli import data, paper, results, train
 from alexnet_fast.environment import environment, limit_threads
-from alexnet_fast.errors import InputError, LostProcessError, TrainingError
+from alexnet_fast.errors import InputError, LostProcessError, TrainingError, descriptor_error
 from alexnet_fast.text import printable
 
 
 class Commands(click.Group):
     """The group of commands; shows errors that are meant for the user in a line or two, without a traceback."""
+
+    def main(self, *args: Any, **how: Any) -> Any:
+        """Has what the terminal's encoding lacks printed as ?, such as in names of files that are not UTF-8."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        return super().main(*args, **how)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -27,7 +35,7 @@ class Commands(click.Group):
             if ctx.params["debug"]:
                 raise
             if os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine, each of which may lack something
-                click.echo(f"Error: {printable(str(error), lines=True)}", err=True)
+                click.echo(f"Error: {printable(str(descriptor_error(error) or error), lines=True)}", err=True)
             if isinstance(error, LostProcessError):
                 sys.stderr.flush()
                 os._exit(1)  # at once: torch's threads may still wait for the lost process

@@ -79,7 +79,7 @@ def evaluate_command(
         predictions.check_weights(given, len(checkpoints))
     networks = open_networks(list(checkpoints), gpus)
     classes = networks[0].classes
-    ids = list(range(1, len(classes) + 1)) if devkit is None else predictions.challenge_ids(devkit, classes)
+    ids = {} if devkit is None else predictions.challenge_ids(devkit, classes)
     found = predictions.predict_split(
         networks,
         split=split,
@@ -94,6 +94,9 @@ def evaluate_command(
     weights_from = {"equal": "equal", "search": searched}.get(weights, "given")
     result = {"split": split, **predictions.summary(found), "weights_from": weights_from}
     lines = _accuracy_lines(found, result)
+    if [entry["id"] for entry in found.classes] != [entry["id"] for entry in classes]:
+        of_all = f"{len(found.classes):,} of the network's {len(classes):,} classes"
+        lines.append(f"softmax over {of_all}, by class id: those of the shard set")
     if len(networks) > 1:
         shown = ", ".join(f"{weight:.4g}" for weight in found.weights)
         lines.append(f"{len(networks)} networks, weights {shown}: {weights_from}")
@@ -103,7 +106,8 @@ def evaluate_command(
         predictions.save_predictions(npz_file, found)
         lines.append(f"probabilities: {npz_file}")
     if submission is not None:
-        predictions.save_submission(submission, found, ids)
+        numbers = [ids.get(entry["id"], label) for label, entry in enumerate(found.classes, start=1)]
+        predictions.save_submission(submission, found, numbers)
         which = "ILSVRC ids" if devkit else "class index + 1, in the shard set's order, not ILSVRC ids: give --devkit"
         lines.append(f"five predictions a line ({which}), in the order of the images' names: {submission}")
     show("\n".join(lines), {**result, "seconds": perf_counter() - started}, json_file)

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed.devices import check_gpus, choose_gpus
 from alexnet_fast.errors import InputError
 from alexnet_fast.model.alexnet import AlexNet
+from alexnet_fast.sharding.keys import class_id
 from alexnet_fast.sharding.rule import DEFAULT, Rule
 from alexnet_fast.shards.format import Pixels
 from alexnet_fast.training import checkpoint
@@ -71,5 +73,36 @@ def open_networks(paths: list[Path], gpus: int | None = 0) -> list[Network]:
 
 def check_classes(network: Network, classes: list[dict[str, str]], where: str) -> None:
     """Raises InputError unless the network's class ids are these, in this order."""
-    if [entry["id"] for entry in network.classes] != [entry["id"] for entry in classes]:
-        raise InputError(f"{network.path} was trained on other classes than those of {where}.")
+    if _ids(network.classes) != _ids(classes):
+        raise _other_classes(network, where)
+
+
+def scores_of(network: Network, classes: list[dict[str, str]], where: str) -> nn.Module:
+    """Returns the network's model, whose outputs are those of `classes` alone, in their order: its softmax goes over
+    these. Raises InputError when the id of one is not among those of the network."""
+    own, wanted = _ids(network.classes), _ids(classes)
+    if own == wanted:
+        return network.model
+    if not set(wanted) <= set(own):
+        raise _other_classes(network, where)
+    return _SomeOutputs(network.model, torch.tensor([own.index(name) for name in wanted], device=network.device))
+
+
+class _SomeOutputs(nn.Module):
+    """`model`, of whose outputs (n, classes) it returns the columns `chosen`."""
+
+    def __init__(self, model: nn.Module, chosen: Tensor) -> None:
+        super().__init__()
+        self._model, self._chosen = model, chosen
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self._model(x)
+        return scores[:, self._chosen]
+
+
+def _ids(classes: list[dict[str, str]]) -> list[str]:
+    return [class_id(entry["id"]) for entry in classes]
+
+
+def _other_classes(network: Network, where: str) -> InputError:
+    return InputError(f"{network.path} was trained on other classes than those of {where}.")

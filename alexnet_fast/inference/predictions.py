@@ -17,7 +17,7 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.counts import wilson
 from alexnet_fast.evaluation.scoring import Accuracy, Member, ScoringPass
 from alexnet_fast.files import save_npz, written
-from alexnet_fast.inference.networks import Network, check_classes
+from alexnet_fast.inference.networks import Network, scores_of
 from alexnet_fast.memory import check_memory
 from alexnet_fast.sharding.sources import devkit
 from alexnet_fast.shards.format import UNLABELLED
@@ -77,7 +77,8 @@ def predict_split(
     cache: str | None = None,
     cache_bytes: int | None = None,
 ) -> Predictions:
-    """The networks' averaged softmax on every image of a split.
+    """The networks' averaged softmax on every image of a split, over the classes of the shard set: all of the networks'
+    or some of them, in any order.
 
     `shards`, `cache` and `cache_bytes` are ShardSet's; None: those of the first network's training. `weights`: one a
     network, or None: equal; `search`: those with the least negative log-likelihood on this very split, which is then
@@ -88,11 +89,14 @@ def predict_split(
     cache_bytes = config.cache_bytes if cache_bytes is None else cache_bytes
     shard_set = ShardSet(shards or config.shards, cache or config.cache, cache_bytes or None)
     classes = shard_set.manifest.classes
-    for network in networks:
-        check_classes(network, classes, shard_set.location)
+    members = [
+        Member(scores_of(network, classes, shard_set.location), network.crop, network.pixels.mean)
+        for network in networks
+    ]
     images = shard_set.split(split, labelled=labelled)
+    device = networks[0].device
     if search:
-        weights = search_weights(_likelihoods(networks, images, views))
+        weights = search_weights(_likelihoods(members, images, views, device))
     weights = check_weights(weights or [1.0] * len(networks), len(networks))
     kept = None
     if keep:
@@ -100,8 +104,8 @@ def predict_split(
         check_memory(size, f"the probabilities of {len(images):,} images", "Leave them out.")
         kept = np.full((len(images), len(classes)), 1 / len(classes), np.float32)
     best = np.tile(np.arange(min(5, len(classes))), (len(images), 1))
-    scores = _scores(networks, images, views)
-    share = torch.tensor(weights, device=networks[0].device)
+    scores = _scores(members, images, views, device)
+    share = torch.tensor(weights, device=device)
     with Progress("evaluating", len(images)) as progress:
         count = progress.counter("images")
         for batch, each in scores:
@@ -123,7 +127,7 @@ def summary(predictions: Predictions) -> dict[str, Any]:
         body[name] = share
         body[f"{name}_error"] = None if share is None else 100 - share
         body[f"{name}_interval"] = None if share is None else wilson(share, images)
-    return {**body, "weights": predictions.weights}
+    return {**body, "softmax_classes": len(predictions.classes), "weights": predictions.weights}
 
 
 def check_weights(weights: list[float], num_networks: int) -> list[float]:
@@ -152,21 +156,20 @@ def search_weights(likelihoods: NDArray[np.float64]) -> list[float]:
     return weights.tolist()
 
 
-def _likelihoods(networks: list[Network], split: Split, views: int) -> NDArray[np.float64]:
+def _likelihoods(members: list[Member], split: Split, views: int, device: torch.device) -> NDArray[np.float64]:
     """(n, networks): the probability of each readable image's label."""
     parts: list[NDArray[np.float64]] = []
     with Progress("searching weights", len(split)) as progress:
         count = progress.counter("images")
-        for batch, each in _scores(networks, split, views):
+        for batch, each in _scores(members, split, views, device):
             right = each[:, torch.arange(len(batch.labels)), batch.labels.clamp(min=0)]
             parts.append(right[:, batch.labels != UNLABELLED].T.double().cpu().numpy())
             count(len(batch.labels))
     return np.concatenate(parts)
 
 
-def _scores(networks: list[Network], split: Split, views: int) -> ScoringPass:
-    members = [Member(network.model, network.crop, network.pixels.mean) for network in networks]
-    return ScoringPass(members, split, Topology(0, 1, networks[0].device), views=views, threads=cores())
+def _scores(members: list[Member], split: Split, views: int, device: torch.device) -> ScoringPass:
+    return ScoringPass(members, split, Topology(0, 1, device), views=views, threads=cores())
 
 
 def save_predictions(path: Path, predictions: Predictions) -> None:
@@ -191,12 +194,12 @@ def save_submission(path: Path, predictions: Predictions, ids: list[int]) -> Non
         temporary.write_text("\n".join(lines) + "\n", encoding="ascii")
 
 
-def challenge_ids(folder: Path, classes: list[dict[str, str]]) -> list[int]:
-    """The ILSVRC ids, by class index, from the development kit in `folder`. Raises InputError when it lacks them."""
+def challenge_ids(folder: Path, classes: list[dict[str, str]]) -> dict[str, int]:
+    """The ILSVRC ids, by class id, from the development kit in `folder`. Raises InputError when it lacks them."""
     kit = devkit.read(folder) if folder.is_dir() else None
     if kit is None:
         raise InputError(f"{folder} holds no development kit. Put {devkit.KITS[0]}.tar.gz there.")
     ids = {wnid: number for number, wnid in kit.wnids.items()}
     if missing := next((entry["id"] for entry in classes if entry["id"] not in ids), None):
         raise InputError(f"the development kit in {folder} does not have the class {missing} of the network.")
-    return [ids[entry["id"]] for entry in classes]
+    return {entry["id"]: ids[entry["id"]] for entry in classes}

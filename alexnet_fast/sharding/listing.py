@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_fast.sharding.keys import LONGEST, class_prefixes, sample_key
+from alexnet_fast.sharding.left_out import LeftOut
 from alexnet_fast.shards.format import UNLABELLED
 
 WHOLE_FILE = -1
@@ -37,8 +38,8 @@ class Entry:
     """An image as a layout finds it.
 
     `file` is a path relative to the source's folder. What `offset` and `size` mean:
-    size WHOLE_FILE: the image is the file `file/name`; size TABLE_ROW: it is row `offset` of the parquet file `file`;
-    else it is the bytes [offset, offset + size) of the archive `file`, where it is called `name`.
+    size WHOLE_FILE: the image is the file `file/name`; size TABLE_ROW - c: it is row `offset`, column c, of the parquet
+    file `file`; else it is the bytes [offset, offset + size) of the archive `file`, where it is called `name`.
     """
 
     file: str
@@ -61,10 +62,10 @@ class Image(Entry):
 
 
 class Images:
-    """The images of one split, as columns: 1.28 million of them take some 80 MB."""
+    """The images of one split, as columns: some 60 bytes an image. Nothing here is changed once it is made."""
 
     def __init__(
-        self, rows: NDArray[np.void], files: list[str], names: bytes, prefixes: list[str], keys: dict[int, str]
+        self, rows: NDArray[np.void], files: list[str], names: bytearray, prefixes: list[str], keys: dict[int, str]
     ):
         self._rows, self._files, self._names, self._prefixes, self._keys = rows, files, names, prefixes, keys
 
@@ -82,9 +83,14 @@ class Images:
 
     def _image(self, row: int) -> Image:
         file, label, offset, size, _, name_at, name_size = self._rows[row].item()
-        name = os.fsdecode(self._names[name_at : name_at + name_size])
-        key = self._keys.get(name_at) or _key(self._prefixes[label], name)
+        name = os.fsdecode(bytes(self._names[name_at : name_at + name_size]))
+        key = self._keys.get(name_at) or sample_key(self._prefixes[label], name)
         return Image(self._files[file], name, offset, size, label, key)
+
+    @property
+    def files(self) -> list[str]:
+        """The folders and archives that images lie in, and perhaps more."""
+        return self._files
 
     @property
     def labels(self) -> NDArray[np.int32]:
@@ -116,7 +122,7 @@ class Images:
 
     def fingerprint(self) -> str:
         """Returns a hash of all that the stored bytes depend on, except the bytes of the images."""
-        digest = hashlib.sha256(self._rows.tobytes())
+        digest = hashlib.sha256(np.ascontiguousarray(self._rows).view(np.uint8).data)
         digest.update(self._names)
         digest.update(repr((self._files, self._prefixes, self._keys)).encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
@@ -125,19 +131,23 @@ class Images:
 @dataclass
 class Source:
     """`root`: the folder that `Image.file` is relative to; `classes`: ids in the order of their index;
-    `names`: what the source calls a class, where it says so; `splits`: `train` first."""
+    `names`: what the source calls a class, where it says so; `splits`: `train` first; `left_out`: its other files;
+    `notes`: sentences on how it was read, for the user; `layout`: what it was taken for."""
 
     root: Path
     classes: list[str]
     splits: dict[str, Images]
     names: dict[str, str] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
+    notes: list[str] = field(default_factory=list)
+    layout: str = ""
 
 
 class Listing:
     """Collects the images of one split; `classes` are the ids in the order of their index."""
 
     def __init__(self, classes: list[str]) -> None:
-        self._prefixes = _prefixes(classes)
+        self._prefixes = class_prefixes(classes)
         self._used: set[str] = set()
         self._rows = bytearray()
         self._names = bytearray()
@@ -156,15 +166,16 @@ class Listing:
             self._add(entry, label, block)
 
     def images(self) -> Images:
-        rows = np.frombuffer(bytes(self._rows), COLUMNS)
-        return Images(rows, list(self._files), bytes(self._names), self._prefixes, self._keys)
+        """Returns the images; nothing can be added to the listing then."""
+        rows = np.frombuffer(self._rows, COLUMNS)
+        return Images(rows, list(self._files), self._names, self._prefixes, self._keys)
 
     def _add(self, entry: Entry, label: int, block: int) -> None:
         name = os.fsencode(entry.name)
         file = self._files.setdefault(entry.file, len(self._files))
         row = (file, label, entry.offset, entry.size, block, len(self._names), len(name))
-        key = _key(self._prefixes[label], entry.name)
-        if key in self._used or len(key) > 90:
+        key = sample_key(self._prefixes[label], entry.name)
+        if key in self._used or len(key) > LONGEST:
             key = f"{self._prefixes[label]}/sample-{len(self._used):08d}"
             while key in self._used:  # a file has that very name
                 key += "_"
@@ -172,27 +183,3 @@ class Listing:
         self._used.add(key)
         self._rows += _ROW.pack(*row)
         self._names += name
-
-
-def _prefixes(classes: list[str]) -> list[str]:
-    """Returns the first part of the keys of each class, none twice; the last, at UNLABELLED = -1, is for no class."""
-    prefixes: dict[str, None] = {}
-    for name in [*classes, "unlabelled"]:
-        prefix = _safe(name)[:60] or "_"
-        while prefix in prefixes:  # "a b" and "a_b"
-            prefix += "_"
-        prefixes[prefix] = None
-    return list(prefixes)
-
-
-def _key(prefix: str, name: str) -> str:
-    return f"{prefix}/{_safe(os.path.splitext(name)[0])}"
-
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
-
-
-def _safe(name: str) -> str:
-    """Returns the name with _ for characters that a reader may not take: webdataset ends a key at the first dot,
-    DALI's index at a space."""
-    return _UNSAFE.sub("_", name)

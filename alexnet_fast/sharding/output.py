@@ -17,11 +17,39 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
-from alexnet_fast.errors import InputError
+from alexnet_fast.errors import InputError, descriptor_error
 from alexnet_fast.files import Taken, file_lock, flush, publish
+from alexnet_fast.sharding.limits import open_regular
+from alexnet_fast.shards.format import FORMAT, MANIFEST
 
 WORK = ".work"
 """The folder inside the output that holds the plan and a record a finished tar, until the manifest is written."""
+
+
+def check_apart(src: Path, places: list[str]) -> None:
+    """Raises InputError when an output is the source's folder or lies in it: its tars would be listed as images, by
+    another part of this run or by the next one."""
+    source = os.path.realpath(src)
+    for place in places:
+        folder = os.path.realpath(place.removeprefix("file://"))
+        if (place.startswith("file://") or "://" not in place) and os.path.commonpath([source, folder]) == source:
+            raise InputError(
+                f"--out {place} lies in --src {src}, where the shard set would be taken for images. Choose a folder "
+                "that is not in it."
+            )
+
+
+def holds_shard_set(folder: str | Path) -> bool:
+    """Returns whether a shard set, whole or unfinished, lies in a folder."""
+    if os.path.exists(f"{folder}/{WORK}/plan.json"):
+        return True
+    try:
+        with open(open_regular(Path(folder, MANIFEST)), "rb") as file:
+            return FORMAT.encode() in file.read(1000)
+    except OSError as error:
+        if descriptor_error(error):
+            raise
+        return False
 
 
 class Output(Protocol):

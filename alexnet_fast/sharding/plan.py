@@ -17,6 +17,7 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.listing import Image, Images, Source
 from alexnet_fast.sharding.output import WORK, Output, sealed, unsealed
 from alexnet_fast.sharding.rule import WHITE, Rule
+from alexnet_fast.sharding.summary import describe
 from alexnet_fast.shards.format import MIXED, tar_name
 
 SAMPLES_PER_TAR = 1000
@@ -65,8 +66,9 @@ class Job:
 class Plan:
     """The description of a shard set before it is made. Two runs with equal plans write the same bytes.
 
-    `raw_share`: of a mixed set's training samples, those that are raw. Estimated once, by the run that begins the
-    set: parts and resumed runs take the plan as it is there.
+    `raw_share`: of a mixed set's training samples, those that are raw. `source`: what the source was taken for, as
+    summary.Contents. Both are found out once, by the run that begins the set, and do not make another plan: parts and
+    resumed runs take it as it is there.
     """
 
     options: Options
@@ -75,6 +77,7 @@ class Plan:
     images: dict[str, int]
     listing: str
     raw_share: float | None = None
+    source: dict[str, Any] | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self, dict_factory=_without_none), ensure_ascii=False)
@@ -86,7 +89,10 @@ class Plan:
 
     def fingerprint(self) -> str:
         """Returns a hash of what the set is made from."""
-        return hashlib.sha256(replace(self, raw_share=None).to_json().encode()).hexdigest()
+        return hashlib.sha256(self.without_estimates().to_json().encode()).hexdigest()
+
+    def without_estimates(self) -> Plan:
+        return replace(self, raw_share=None, source=None)
 
     def raw_share_of(self, split: str) -> float:
         """Returns the share of a split's samples that are raw: of a mixed set in `train`, which is read every epoch."""
@@ -116,6 +122,7 @@ def make_plan(source: Source, options: Options) -> Plan:
         tars={split: _tars(len(images)) for split, images in source.splits.items()},
         images={split: len(images) for split, images in source.splits.items()},
         listing=listing.hexdigest(),
+        source=describe(source).as_dict(),
     )
 
 
@@ -127,7 +134,7 @@ def begin(plan: Plan, output: Output, raw_share: Callable[[], float]) -> Plan:
         if output.create(PLAN, sealed(full.to_json())):
             return full
     begun = begun_plan(output)
-    if replace(begun, raw_share=None) != plan:
+    if begun.without_estimates() != plan.without_estimates():
         raise InputError(
             f"{output} holds an unfinished shard set of other images or options ({_difference(begun, plan)}). "
             f"Give the same as then, choose another --out, or delete {output}/{WORK} to start afresh."
@@ -162,6 +169,8 @@ def _cut(images: Images, seed: int, place: int) -> list[NDArray[np.int64]]:
     """Returns the rows of each tar: the split shuffled by (seed, its place), cut into near-equal lengths."""
     starts = images.blocks
     shuffled = random.stored_order(seed, place).permutation(len(starts) - 1)
+    if len(shuffled) == len(images):  # no blocks: the same as below, in a quarter of the memory
+        return np.array_split(shuffled, _tars(len(images)))
     lengths = np.diff(starts)[shuffled]
     ends = np.cumsum(lengths)
     order = np.arange(len(images)) + np.repeat(starts[:-1][shuffled] - (ends - lengths), lengths)
@@ -170,6 +179,8 @@ def _cut(images: Images, seed: int, place: int) -> list[NDArray[np.int64]]:
 
 def _evenly(share: float, count: int) -> NDArray[np.bool_]:
     """Returns a mask (count,) with `share` of it true, evenly spaced: the order of the images is random already."""
+    if share in (0, 1):
+        return np.full(count, bool(share))
     return np.asarray(np.diff(np.floor(share * np.arange(count + 1))) > 0)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from alexnet_fast.sharding.limits import MOST_IMAGE_BYTES, UnfitFileError, check_size, open_regular, read_open
 from alexnet_fast.sharding.listing import TABLE_ROW, WHOLE_FILE, Image
+from alexnet_fast.shards.local import allow_open_files
 
 AHEAD = 16
 """Images that are prefetched, so that a disk or a network has several requests to work on. Threads that
@@ -23,13 +24,15 @@ def read_images(root: Path, images: list[Image]) -> Iterator[tuple[Image, bytes 
 
     Raises OSError when the disk or the network fails.
     """
-    if images and images[0].size == TABLE_ROW:
+    if images and images[0].size <= TABLE_ROW:
         yield from _read_tables(root, images)
         return
     archives: dict[str, int] = {}
     prefetched: deque[tuple[Image, int | OSError]] = deque()  # with the descriptor to read it from
     try:
-        for name in {image.file for image in images if image.size != WHOLE_FILE}:
+        names = {image.file for image in images if image.size != WHOLE_FILE}
+        allow_open_files(len(names))
+        for name in names:
             archives[name] = open_regular(root / name)
         for image in images:
             prefetched.append((image, _prefetch(root, image, archives)))
@@ -84,6 +87,7 @@ def _of_one_file(root: Path, error: OSError) -> OSError:
 def _read_tables(root: Path, images: list[Image]) -> Iterator[tuple[Image, bytes | OSError]]:
     from alexnet_fast.sharding.sources import parquet
 
-    for file, group in groupby(images, key=lambda image: image.file):
+    for (file, size), group in groupby(images, key=lambda image: (image.file, image.size)):
         rows = list(group)
-        yield from zip(rows, parquet.read_rows(root / file, [image.offset for image in rows]), strict=True)
+        found = parquet.read_rows(root / file, [image.offset for image in rows], TABLE_ROW - size)
+        yield from zip(rows, found, strict=True)

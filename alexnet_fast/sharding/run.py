@@ -7,12 +7,13 @@ from pathlib import Path
 from alexnet_fast.console import Progress
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.output import open_output
+from alexnet_fast.sharding.output import check_apart, open_output
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.pool import DaskWorkers, Pool, Processes
 from alexnet_fast.sharding.rule import WHITE, hex_colour
 from alexnet_fast.sharding.selection import read_class_file, split_off, take_classes
 from alexnet_fast.sharding.sources import find_images, ilsvrc
+from alexnet_fast.sharding.summary import Contents, describe
 from alexnet_fast.sharding.write import Part, Summary, finish_shard_set, write_shard_set
 
 
@@ -21,6 +22,8 @@ def shard(
     outs: list[str],
     *,
     layout: str | None,
+    image_key: str | None,
+    label_key: str | None,
     encoding: str,
     quality: int,
     size: int,
@@ -36,32 +39,30 @@ def shard(
     scheduler: str | None,
     part: tuple[int, int] | None,
     check_md5: bool,
-) -> Summary:
-    """Makes the shard set that the options of `alexnet-fast shard` describe. Raises InputError."""
+    labels: Path | None,
+    dry_run: bool,
+) -> Summary | Contents:
+    """Makes the shard set that the options of `alexnet-fast shard` describe; with `dry_run` only prints, and returns,
+    what the source was taken for. Raises InputError."""
     if keep and encoding == "raw":
         raise InputError("--keep stores JPEGs as they are; leave it out with --encoding raw.")
     if (budget is None) == (encoding == "mixed"):
         raise InputError("--encoding mixed and --budget go together: --encoding mixed --budget 100GB.")
-    if split and val_fraction is not None:
-        raise InputError("--split half is --val-fraction 0.5; give one of the two.")
-    fraction = 0.5 if split == "half" else val_fraction
-    if fraction is not None and not 0 < fraction < 1:
-        raise InputError(f"--val-fraction is {fraction}; it must lie between 0 and 1.")
+    fraction = _fraction(val_fraction, split)
+    check_apart(src, outs)
     colour = _colour(background)
     with Progress("sharding", 1) as progress:
         if check_md5:
             progress.print(f"checked: {', '.join(ilsvrc.check_md5(src))}")
-        source = find_images(src, layout)
+        source = find_images(src, layout, labels, image_key=image_key, label_key=label_key)
         if classes is not None:
             source = take_classes(source, read_class_file(classes))
         if fraction is not None:
             source = split_off(source, fraction, seed)
-        counts = ", ".join(f"{len(images):,} {name}" for name, images in source.splits.items())
-        progress.print(f"{counts} images of {len(source.classes):,} classes -> {' '.join(outs)}")
-        if "train" in source.splits and "val" not in source.splits:
-            progress.print(
-                "no val split, on which to measure how well a network does: --val-fraction 0.1 splits one off"
-            )
+        contents = describe(source)
+        _show(contents, [] if dry_run else outs, progress)
+        if dry_run:
+            return contents
 
         def pool() -> Pool:
             return DaskWorkers(scheduler) if scheduler else Processes(workers or cores())
@@ -82,6 +83,25 @@ def _colour(background: str) -> str:
         return hex_colour(background)
     except ValueError as error:
         raise InputError(f"--background {background} is no colour: give a name such as black, or #rrggbb.") from error
+
+
+def _show(contents: Contents, outs: list[str], progress: Progress) -> None:
+    """Prints what the source was taken for, and `outs`, where it goes."""
+    first, *more = contents.lines()
+    for line in [f"{first} -> {' '.join(outs)}" if outs else first, *more]:
+        progress.print(line)
+    if "train" in contents.splits and "val" not in contents.splits:
+        progress.print("no val split, on which to measure how well a network does: --val-fraction 0.1 splits one off")
+
+
+def _fraction(val_fraction: float | None, split: str | None) -> float | None:
+    """Returns the share of the training images that becomes val; None where no split is asked for."""
+    if split and val_fraction is not None:
+        raise InputError("--split half is --val-fraction 0.5; give one of the two.")
+    fraction = 0.5 if split == "half" else val_fraction
+    if fraction is not None and not 0 < fraction < 1:
+        raise InputError(f"--val-fraction is {fraction}; it must lie between 0 and 1.")
+    return fraction
 
 
 def finish(outs: list[str]) -> Summary:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from isal import isal_zlib
 
-from alexnet_fast.errors import InputError
+from alexnet_fast.errors import InputError, descriptor_error
 from alexnet_fast.sharding.output import WORK, Output, sealed, unsealed
 from alexnet_fast.sharding.plan import Job, Options
 from alexnet_fast.sharding.reading import read_images
@@ -31,14 +31,16 @@ Name = tuple[str, int]
 class TarRecord:
     """What the manifest and the index need of a finished tar.
 
-    `rows` are those of the split's index, `rejected` is (path, reason) of each file that is no readable image.
-    `enlarged` counts the images below the set's size; `not_kept`, with --keep, those made anew, by reason.
+    `rows` are those of the split's index, `rejected` is (path, reason) of each file that is no readable image;
+    `originals` has a number for the file of each row, the same for files of the same bytes. `enlarged` counts the
+    images below the set's size; `not_kept`, with --keep, those made anew, by reason.
     """
 
     tar: Tar
     rows: list[list[int]]
     pixels: PixelSums
     rejected: list[list[str]]
+    originals: list[int] = field(default_factory=list)
     enlarged: int = 0
     not_kept: dict[str, int] = field(default_factory=dict)
 
@@ -58,7 +60,7 @@ class TarRecord:
 def write_tar(job: Job) -> int:
     """Writes one tar, its DALI index and its record; returns the number of images read. Runs in a worker."""
     output = job.output
-    rows, lines, rejected = [], [], []
+    rows, lines, rejected, originals = [], [], [], []
     sums, enlarged, not_kept = PixelSums(), 0, Counter[str]()
     temporary = output.temporary(str(job))
     try:
@@ -70,9 +72,12 @@ def write_tar(job: Job) -> int:
                         raise found
                     pixels, data, is_enlarged, why = _convert(found, encoding, job.options)
                 except (OSError, ValueError) as error:
+                    if shortage := descriptor_error(error):
+                        raise shortage from error
                     rejected.append([image.path, str(error)])
                     continue
                 sums.add_image(pixels)
+                originals.append(_number(found))
                 enlarged += is_enlarged
                 if why:
                     not_kept[why] += 1
@@ -87,7 +92,7 @@ def write_tar(job: Job) -> int:
                 )
             _end_tar(file)
         tar = Tar(str(job), len(rows), file.size, file.digest.hexdigest())
-        record = TarRecord(tar, rows, sums, rejected, enlarged, dict(not_kept))
+        record = TarRecord(tar, rows, sums, rejected, originals, enlarged, dict(not_kept))
         output.publish(temporary, str(job))
     finally:
         temporary.unlink(missing_ok=True)
@@ -137,6 +142,12 @@ def _convert(data: bytes, encoding: str, options: Options) -> Converted:
         # By its size it would count as raw; what follows the end of a JPEG, decoders do not read.
         return found._replace(data=found.data + b"\0")
     return found
+
+
+def _number(data: bytes) -> int:
+    """Returns crc32 and length as one number below 2**63: two files of one set have the same by chance in one of some
+    10**12 pairs."""
+    return isal_zlib.crc32(data) << 31 | len(data) & 0x7FFFFFFF
 
 
 class _HashedFile:

@@ -8,10 +8,10 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -22,13 +22,12 @@ from alexnet_fast.sharding.listing import Source
 from alexnet_fast.sharding.output import WORK, Output, locked, one_at_a_time
 from alexnet_fast.sharding.plan import PLAN, Options, Plan, begin, begun_plan, jobs, make_plan
 from alexnet_fast.sharding.pool import Pool, run
+from alexnet_fast.sharding.records import SplitRecords, read_records, shared_images
 from alexnet_fast.sharding.statistics import PixelSums
 from alexnet_fast.sharding.tars import Name, missing_tars, read_record, record_name, write_tar
 from alexnet_fast.shards.format import (
-    INDEX_DTYPE,
     MANIFEST,
     Manifest,
-    Tar,
     index_name,
     tar_name,
 )
@@ -41,8 +40,8 @@ REJECTED = "rejected.jsonl"
 @dataclass(frozen=True)
 class Summary:
     """`images`, `rejected` and `shards` count what is in the output; `written` the images of this run.
-    `complete`: the manifest is there; with it `enlarged`, images smaller than the set's, and with --keep `not_kept`,
-    JPEGs that were made anew, by reason, or None."""
+    `complete`: the manifest is there; with it `source`, what it says of the source, `enlarged`, images smaller than the
+    set's, and with --keep `not_kept`, JPEGs that were made anew, by reason, or None."""
 
     images: int
     rejected: int
@@ -50,6 +49,7 @@ class Summary:
     written: int
     seconds: float
     complete: bool
+    source: dict[str, Any] = field(default_factory=dict)
     enlarged: int = 0
     not_kept: dict[str, int] | None = None
 
@@ -148,37 +148,28 @@ def _finish(output: Output, plan: Plan) -> None:
 
 def _write_manifest(output: Output, plan: Plan) -> None:
     """Does so from the records of all tars. Raises InputError when a split has no image."""
-    sums = PixelSums()
-    tars: dict[str, list[Tar]] = {}
+    found: dict[str, SplitRecords] = {}
     counts: dict[str, list[int]] = {}
-    enlarged: dict[str, int] = {}
     not_kept = Counter[str]()
     rejected: list[str] = []
     for split, number_of_tars in plan.tars.items():
-        records = [read_record(output, split, number) for number in range(number_of_tars)]
-        stored = [record for record in records if record.tar.samples]
-        lines = [{"split": split, "path": path, "reason": reason} for r in records for path, reason in r.rejected]
+        records = read_records(output, split, number_of_tars, plan.images[split])
+        lines = [{"split": split, "path": path, "reason": reason} for path, reason in records.rejected]
         rejected += [json.dumps(line, ensure_ascii=False) + "\n" for line in lines]
-        if not stored:
+        if not records.tars:
             _refuse_empty(output, plan, rejected, lines[0])
-        rows = [(shard, *row[1:]) for shard, record in enumerate(stored) for row in record.rows]
-        index = np.array(rows, INDEX_DTYPE)
-        file = io.BytesIO()
-        np.save(file, index)
-        output.write(index_name(split), file.getvalue())
-        tars[split] = [record.tar for record in stored]
-        enlarged[split] = sum(record.enlarged for record in stored)
-        for record in stored:
-            not_kept.update(record.not_kept)
-        labels = index["label"]
+        labels = records.index["label"]
         counts[split] = np.bincount(labels[labels >= 0], minlength=len(plan.classes)).tolist()
-        if split == "train":
-            for record in records:
-                sums.add(record.pixels)
-        for record in records:
-            if not record.tar.samples:  # DALI refuses an empty tar
-                output.delete(record.tar.file)
-                output.delete(record.tar.file.replace(".tar", ".idx"))
+        file = io.BytesIO()
+        np.save(file, records.index)
+        del labels
+        records.index = np.empty(0, records.index.dtype)  # 24 bytes an image are free
+        output.write(index_name(split), file.getvalue())
+        for tar in records.empty:  # DALI refuses an empty tar
+            output.delete(tar.file)
+            output.delete(tar.file.replace(".tar", ".idx"))
+        not_kept.update(records.not_kept)
+        found[split] = records
     options = plan.options
     manifest = Manifest(
         encoding=options.encoding,
@@ -192,10 +183,11 @@ def _write_manifest(output: Output, plan: Plan) -> None:
         seed=options.seed,
         plan=plan.fingerprint(),
         classes=plan.classes,
-        splits=tars,
+        splits={split: records.tars for split, records in found.items()},
         counts=counts,
-        enlarged=enlarged,
-        pixels=sums.statistics(),
+        enlarged={split: records.enlarged for split, records in found.items()},
+        source=_source(plan, found),
+        pixels=(found["train"].pixels if "train" in found else PixelSums()).statistics(),
     )
     if rejected:
         output.write(REJECTED, "".join(rejected).encode("utf-8", "surrogateescape"))
@@ -217,6 +209,16 @@ def _refuse_empty(output: Output, plan: Plan, rejected: list[str], first: dict[s
         f"no image of the split {first['split']} could be read; the first was {first['path']} ({first['reason']}). "
         f"{output}/{REJECTED} lists them all."
     )
+
+
+def _source(plan: Plan, found: dict[str, SplitRecords]) -> dict[str, Any]:
+    """Returns what the manifest says of the source: what it was taken for, and what became of its files."""
+    return {
+        **(plan.source or {}),
+        "samples": sum(tar.samples for records in found.values() for tar in records.tars),
+        "rejected": sum(len(records.rejected) for records in found.values()),
+        "shared": shared_images(found),
+    }
 
 
 def _is_finished(output: Output, plan: Plan) -> bool:
@@ -246,6 +248,7 @@ def _summary(output: Output, written: int, started: float) -> Summary:
         written=written,
         seconds=perf_counter() - started,
         complete=True,
+        source=manifest.source,
         enlarged=sum(manifest.enlarged.values()),
         not_kept=manifest.not_kept,
     )

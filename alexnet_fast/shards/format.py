@@ -72,7 +72,8 @@ class Manifest:
     `not_kept`: with `keep`, the images that were made anew, by reason. `orient`: whether images were turned as EXIF
     says; `background`: what transparent ones lie on, #rrggbb. `enlarged`: per split, the images smaller than `size`.
     `plan`: fingerprint of the listing and options it was made from. `counts`: per split, the labelled samples of
-    each class. These are empty in sets of earlier versions.
+    each class; `source`: what the source was taken for and what became of its files, as sharding/summary.py has it.
+    These are empty in sets of earlier versions.
     """
 
     encoding: str
@@ -89,6 +90,7 @@ class Manifest:
     splits: dict[str, list[Tar]]
     counts: dict[str, list[int]] = field(default_factory=dict)
     enlarged: dict[str, int] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
     pixels: Pixels
 
     def images(self, split: str) -> int:
@@ -146,6 +148,8 @@ def _check(manifest: Manifest) -> None:
 def fits(value: Any, kind: Any) -> bool:
     """Whether JSON's `value` is of the type `kind`."""
     arguments = get_args(kind)
+    if kind is Any:
+        return True
     if is_dataclass(kind):
         kinds = get_type_hints(kind)
         return type(value) is dict and all(fits(value[name], kinds[name]) for name in kinds.keys() & value.keys())

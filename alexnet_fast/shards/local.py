@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_fast.errors import InputError
+from alexnet_fast.errors import InputError, descriptor_error
 from alexnet_fast.shards.format import Tar
 
 READ_TIMEOUT = 5.0
@@ -91,7 +91,8 @@ def map_tar(path: Path, expected_bytes: int) -> NDArray[np.uint8]:
                 )
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
-        raise InputError(f"{path} cannot be opened ({error.strerror}). Copy it again.") from error
+        copy = InputError(f"{path} cannot be opened ({error.strerror}). Copy it again.")
+        raise descriptor_error(error) or copy from error
     return np.frombuffer(mapped, dtype=np.uint8)
 
 

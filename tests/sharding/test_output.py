@@ -7,17 +7,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from alexnet_fast.cli.main import main
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding import output as outputs
 from alexnet_fast.sharding import write as writing
-from alexnet_fast.sharding.output import Output, open_output
+from alexnet_fast.sharding.output import WORK, Output, check_apart, open_output
 from alexnet_fast.sharding.plan import Options, begin, jobs, make_plan
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.tars import write_tar
 from alexnet_fast.sharding.write import Part, finish_shard_set
+from alexnet_fast.shards.format import MANIFEST
 from tests import conftest
-from tests.conftest import SIZE, files
+from tests.conftest import CLASSES, SIZE, files
 from tests.sharding.test_write import write
 
 
@@ -176,3 +179,57 @@ def test_fsync_comes_before_every_rename(image_folder: Path, tmp_path: Path, mon
     write_tar(job)
     names = ["val-000000.tar", "val-000000.idx", "val-000000.tar.json"]
     assert events == [event for name in names for event in ("fsync", f"> {name}", "fsync")]
+
+
+def test_an_output_in_the_source_is_refused(image_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(image_folder)
+    (tmp_path / "outside").mkdir()
+    before = sorted(image_folder.rglob("*"))
+    for src, out in (
+        (image_folder, image_folder),
+        (image_folder, image_folder / "train" / "new" / "set"),
+        (image_folder, tmp_path / "link" / "set"),
+        (tmp_path / "link", image_folder / "set"),
+        (tmp_path, tmp_path / "outside" / "set"),
+    ):
+        for place in (str(out), f"file://{out}"):
+            result = CliRunner().invoke(main, ["shard", "--src", str(src), "--out", place])
+            assert result.exit_code == 2
+            assert f"--out {place} lies in --src {src}, where" in result.output
+    assert sorted(image_folder.rglob("*")) == before
+    check_apart(image_folder, [f"{image_folder}2", str(image_folder.parent), "s3://bucket/set"])
+
+
+def test_a_shard_set_among_the_images_is_left_out(image_folder: Path, jpeg_shards: Path, tmp_path: Path) -> None:
+    """Whole or unfinished, as a class folder or inside one, also through a link; its tars do not count as images."""
+    source = shutil.copytree(image_folder / "train", tmp_path / "source")
+    expected = find_images(source)
+    shutil.copytree(jpeg_shards, source / "shards")
+    (source / CLASSES[0] / "old").symlink_to(jpeg_shards)
+    shutil.copytree(jpeg_shards, source / CLASSES[1] / "set")
+    (source / "begun" / WORK).mkdir(parents=True)
+    (source / "begun" / WORK / "plan.json").touch()
+    (source / "begun" / "train-000000.tar").write_bytes(b"")
+    found = find_images(source)
+    assert found.classes == expected.classes == list(CLASSES)
+    assert found.splits["train"].fingerprint() == expected.splits["train"].fingerprint()
+
+
+def test_a_shard_set_beside_class_folders_has_two_readings(
+    image_folder: Path, jpeg_shards: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(jpeg_shards, tmp_path / "source")
+    shutil.copytree(image_folder / "train", source, dirs_exist_ok=True)
+    with pytest.raises(InputError, match=r"can be read in two ways: as the shard set .* or as the folders n01_ball"):
+        find_images(source)
+    assert list(find_images(source, "webdataset").splits) == ["train", "val"]
+    assert list(find_images(source, "folders").splits) == ["train"]
+
+
+def test_an_unfinished_shard_set_is_no_source(jpeg_shards: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(jpeg_shards, tmp_path / "source")
+    (source / MANIFEST).unlink()
+    (source / WORK).mkdir()
+    (source / WORK / "plan.json").touch()
+    with pytest.raises(InputError, match=r"holds an unfinished shard set. Finish it"):
+        find_images(source)

@@ -31,18 +31,37 @@ def keys(images: Images) -> list[str]:
     return [image.key for image in images]
 
 
-def test_the_first_word_of_a_line_is_a_class(tmp_path: Path) -> None:
+def test_a_line_is_a_class_or_begins_with_its_id(tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
-    path.write_text(
-        "# the fish\nn01440764 tench, Tinca tinca\n\n  n01443537\tgoldfish\n   \nn01484850\n", encoding="utf-8"
-    )
-    assert read_class_file(path) == ["n01440764", "n01443537", "n01484850"]
+    path.write_text("# instruments\nFrench horn\n\n  n01443537\tgoldfish\n   \n#hash\nn01484850\n", encoding="utf-8")
+    lines = read_class_file(path)
+    assert lines == ["# instruments", "French horn", "n01443537\tgoldfish", "#hash", "n01484850"]
+    classes = ["#hash", "French", "French horn", "n01443537", "n01484850"]
+    everything = Source(Path("src"), classes, {"train": images(classes, [1, 2, 3, 4, 5])})
+    everything.left_out.found = 15
+    taken = take_classes(everything, lines)
+    assert taken.classes == ["French horn", "n01443537", "#hash", "n01484850"]
+    assert counts(taken.splits["train"]) == [3, 4, 1, 5]
+    assert taken.notes == ["1 lines of --classes begin with # and are no class: comments"]
+    assert taken.left_out.counts == {"of other classes": 2}
+    assert everything.left_out.counts == {}
+
+
+def test_a_first_word_that_is_no_id_is_not_taken_for_the_class() -> None:
+    classes = ["French", "dog"]
+    with pytest.raises(InputError, match="the source has no class French horn"):
+        take_classes(Source(Path("src"), classes, {"train": images(classes, [1, 1])}), ["French horn"])
+
+
+def test_comments_alone_choose_nothing() -> None:
+    with pytest.raises(InputError, match="all lines of --classes begin with #"):
+        take_classes(source([1, 1]), ["# class-0"])
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"# nothing\n\n", "{path} names no class. --classes takes a text file, a class id a line."),
+        (b" \n\n", "{path} names no class. --classes takes a text file, a class id a line."),
         (
             b"\xff\xfe",
             "{path} cannot be read ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte). --classes "
@@ -63,7 +82,7 @@ def test_a_class_file_that_is_not_there(tmp_path: Path) -> None:
         read_class_file(tmp_path / "nothing.txt")
 
 
-def test_classes_taken_are_labelled_in_the_order_of_the_source() -> None:
+def test_classes_taken_are_labelled_in_the_order_of_the_list() -> None:
     classes = ["a", "b", "c", "d"]
     splits = {
         "train": images(classes, [2, 1, 1, 3]),
@@ -71,15 +90,15 @@ def test_classes_taken_are_labelled_in_the_order_of_the_source() -> None:
         "test": images(classes, [0] * 4, unlabelled=2),
     }
     taken = take_classes(Source(Path("src"), classes, splits, {"a": "ant", "d": "dog"}), ["d", "b", "d"])
-    assert taken.classes == ["b", "d"]
+    assert taken.classes == ["d", "b"]
     assert taken.names["d"] == "dog"
     assert [(image.key, image.label) for image in taken.splits["train"]] == [
-        ("b/000", 0),
-        ("d/000", 1),
-        ("d/001", 1),
-        ("d/002", 1),
+        ("b/000", 1),
+        ("d/000", 0),
+        ("d/001", 0),
+        ("d/002", 0),
     ]
-    assert [(image.key, image.label) for image in taken.splits["val"]] == [("d/000", 1)]
+    assert [(image.key, image.label) for image in taken.splits["val"]] == [("d/000", 0)]
     assert [(image.key, image.label) for image in taken.splits["test"]] == [("unlabelled/0", -1), ("unlabelled/1", -1)]
 
 

@@ -16,10 +16,13 @@ import pytest
 from PIL import Image
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.shards.format import MANIFEST
 from alexnet_fast.shards.reader import ShardSet
+from tests.conftest import ODD_CLASSES
+from tests.sharding.sources.layouts import contents
 
-ONE_KIND = [("jpeg_shards", "jpg"), ("raw_shards", "npy")]
+ONE_KIND = [("jpeg_shards", "jpg"), ("odd_shards", "jpg"), ("raw_shards", "npy")]
 SHARD_SETS = pytest.mark.parametrize(("shards", "extension"), [*ONE_KIND, ("mixed_shards", "jpg;npy")])
 Samples = list[tuple[str, int, bytes]]
 """Key, label and bytes of the image member, in stored order."""
@@ -113,18 +116,32 @@ def test_dali_reads_it_with_our_index(shards: str, extension: str, request: pyte
 
 
 @pytest.mark.filterwarnings("ignore")  # wids leaves files open
-def test_wids(mixed_shards: Path) -> None:
+@pytest.mark.parametrize("shards", ["mixed_shards", "odd_shards"])
+def test_wids(shards: str, request: pytest.FixtureRequest) -> None:
     import wids
 
+    folder: Path = request.getfixturevalue(shards)
     for split in ("train", "val"):
         data = wids.ShardListDataset(
-            str(mixed_shards / f"{split}.wids.json"), cache_dir=str(mixed_shards), keep=True, transformations=[]
+            str(folder / f"{split}.wids.json"), cache_dir=str(folder), keep=True, transformations=[]
         )
         found = [
             (sample["__key__"], int(sample[".cls"].read()), sample[".npy" if ".npy" in sample else ".jpg"].read())
             for sample in data
         ]
-        assert found == by_tarfile(mixed_shards, split, "jpg;npy")
+        assert found == by_tarfile(folder, split, "jpg;npy")
+
+
+def test_our_own_import(odd_shards: Path) -> None:
+    """Each class has the label and the images that it had."""
+    source = find_images(odd_shards)
+    assert source.classes == ODD_CLASSES
+    for split in ("train", "val"):
+        expected = by_tarfile(odd_shards, split, "jpg")
+        labels = {image.key: image.label for image in source.splits[split]}
+        data = contents(source, split)
+        assert sorted((key, labels[key], data[key]) for key in data) == sorted(expected)
+        assert len(expected) == 12
 
 
 @pytest.fixture
@@ -139,10 +156,12 @@ def timm_reader(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_timm(timm_reader: Any, jpeg_shards: Path) -> None:
+@pytest.mark.parametrize("shards", ["jpeg_shards", "odd_shards"])
+def test_timm(timm_reader: Any, shards: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(shards)
     for split, name in (("train", "train"), ("val", "validation")):
-        reader = timm_reader(str(jpeg_shards), split=name, is_training=False, batch_size=4)
-        expected = by_tarfile(jpeg_shards, split, "jpg")
+        reader = timm_reader(str(folder), split=name, is_training=False, batch_size=4)
+        expected = by_tarfile(folder, split, "jpg")
         assert len(reader) == len(expected)
         found = [(label, np.asarray(image.convert("RGB"))) for image, label in reader]
         assert [label for label, _ in found] == [label for _, label, _ in expected]

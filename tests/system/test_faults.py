@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -19,7 +20,6 @@ from alexnet_fast.cli.main import main
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.recipes import make_config
 from alexnet_fast.report.record import read_run as read_record
-from alexnet_fast.sharding.sources import folders
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import run_folder
 from alexnet_fast.training.start import train
@@ -103,14 +103,15 @@ def test_a_class_folder_that_vanishes_while_it_is_listed(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = shutil.copytree(image_folder / "val", tmp_path / "source")
-    files = folders.files
+    scandir = os.scandir
 
-    def one_goes(folder: Path) -> Iterator[str]:
-        if folder.name == CLASSES[1]:
+    def one_goes(folder: Any) -> Any:
+        if Path(folder).name == CLASSES[1]:
+            monkeypatch.undo()  # rmtree takes it too
             shutil.rmtree(folder)
-        return files(folder)
+        return scandir(folder)
 
-    monkeypatch.setattr(folders, "files", one_goes)
+    monkeypatch.setattr(os, "scandir", one_goes)
     assert CLASSES[1] in refused("shard", "--src", source, "--out", tmp_path / "out")
 
 

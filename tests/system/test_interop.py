@@ -24,7 +24,8 @@ def test_webloader(jpeg_shards: Path) -> None:
     assert sorted(found) == sorted(by_tarfile(jpeg_shards, "train", "jpg"))
 
 
-def test_hugging_face_datasets(jpeg_shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shards", ["jpeg_shards", "odd_shards"])
+def test_hugging_face_datasets(shards: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """In a process of its own: it reads its settings (offline, the cache) when it is imported."""
     code = (
         "import sys, json, base64, datasets\n"
@@ -38,9 +39,10 @@ def test_hugging_face_datasets(jpeg_shards: Path, tmp_path: Path) -> None:
         "    ]\n"
         "print(json.dumps(found))"
     )
+    folder: Path = request.getfixturevalue(shards)
     environment = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     result = subprocess.run(
-        [sys.executable, "-c", code, jpeg_shards],
+        [sys.executable, "-c", code, folder],
         capture_output=True,
         text=True,
         check=False,
@@ -49,7 +51,7 @@ def test_hugging_face_datasets(jpeg_shards: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     for split, rows in json.loads(result.stdout.splitlines()[-1]).items():
         found = [(key, label, base64.b64decode(data)) for key, label, data in rows]
-        assert found == by_tarfile(jpeg_shards, split, "jpg")
+        assert found == by_tarfile(folder, split, "jpg")
 
 
 @SHARD_SETS

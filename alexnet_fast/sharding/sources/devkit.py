@@ -15,6 +15,7 @@ from pathlib import Path
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding import archives
+from alexnet_fast.sharding.left_out import LeftOut
 from alexnet_fast.sharding.limits import MOST_TEXT_BYTES, read_file
 from alexnet_fast.sharding.sources.matfile import read_structs
 
@@ -97,7 +98,7 @@ def _archive(path: Path) -> dict[str, bytes]:
         raise InputError(f"{path} cannot be read ({error}). Download the development kit again.") from error
     if len(data) > MOST_TEXT_BYTES:
         raise InputError(f"{path} has more than {MOST_TEXT_BYTES:,} bytes. Download the development kit again.")
-    members = archives.members_of(io.BytesIO(data), 0, len(data), str(path))
+    members = archives.members_of(io.BytesIO(data), 0, len(data), str(path), LeftOut())
     return {kind: data[m.offset : m.offset + m.size] for m in members if (kind := _kind(m.path))}
 
 

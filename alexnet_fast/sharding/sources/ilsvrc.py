@@ -15,6 +15,7 @@ from pathlib import Path
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding import archives
+from alexnet_fast.sharding.left_out import BESIDE, LeftOut, kind_of
 from alexnet_fast.sharding.listing import Entry, Images, Source
 from alexnet_fast.sharding.sources import devkit, folders
 from alexnet_fast.sharding.sources.names import read_names
@@ -52,7 +53,8 @@ def read(src: Path) -> Source:
     if not src.is_dir():
         raise InputError(f"{src} is a file. This layout takes the folder of the official archives.")
     kit = devkit.read(src)
-    found = _train(src)
+    left_out = LeftOut()
+    found = _train(src, left_out)
     if not found:
         raise InputError(
             f"{src} has no training images of ILSVRC. Put {ARCHIVES['train'][0]} there, or class folders in train/."
@@ -62,10 +64,10 @@ def read(src: Path) -> Source:
     replaced = {name: partial(_patched, find, patches.get("train", {})) for name, find in found.items()}
     splits = {"train": list_classes(src, replaced)}
     for split in ("val", "test"):
-        images = _flat_split(src, split, classes, kit, patches.get(split, {}))
+        images = _flat_split(src, split, classes, kit, patches.get(split, {}), left_out)
         if images is not None:
             splits[split] = images
-    return Source(src, classes, splits, kit.names if kit else read_names(src))
+    return Source(src, classes, splits, kit.names if kit else read_names(src), left_out)
 
 
 def check_md5(src: Path) -> list[str]:
@@ -106,30 +108,36 @@ def _official(folder: Path) -> bool:
         return any(entry.name.startswith(("ILSVRC2012_val_", "ILSVRC2010_val_")) for entry in inside)
 
 
-def _train(src: Path) -> Classes:
+def _train(src: Path, left_out: LeftOut) -> Classes:
     archive = _archive(src, "train")
     if archive:
-        return archives.inner_tars(archive, src)
+        return archives.inner_tars(archive, src, left_out)
     tars = _class_tars(src)
     if tars:
-        return archives.class_tars(tars, src)
+        return archives.class_tars(tars, src, left_out)
     train = src / "train"
-    return {name: partial(_files, src, f"train/{name}") for name in folders.subfolders(train)} if train.is_dir() else {}
+    if not train.is_dir():
+        return {}
+    for path in sorted(train.iterdir()):
+        if not path.is_dir():
+            left_out.found += 1
+            left_out.add(kind_of(path.name) or BESIDE, f"train/{path.name}")
+    return {name: partial(_files, src, left_out, f"train/{name}") for name in folders.subfolders(train)}
 
 
-def _files(src: Path, folder: str) -> list[Entry]:
-    return [Entry(folder, name) for name in folders.files(src / folder)]
+def _files(src: Path, left_out: LeftOut, folder: str) -> list[Entry]:
+    return [Entry(folder, name) for name in folders.files(src / folder, left_out)]
 
 
 def _flat_split(
-    src: Path, split: str, classes: list[str], kit: devkit.Devkit | None, patches: dict[str, Entry]
+    src: Path, split: str, classes: list[str], kit: devkit.Devkit | None, patches: dict[str, Entry], left_out: LeftOut
 ) -> Images | None:
     archive, folder = _archive(src, split), src / split
     if folder.is_dir() and folders.subfolders(folder) and not (archive and kit):
-        return folders.split(src, folder, classes)
+        return folders.split(src, split, classes, left_out)
     if not archive and not folder.is_dir():
         return None
-    find = partial(archives.entries, archive, src) if archive else partial(_files, src, split)
+    find = partial(archives.entries, archive, src, left_out) if archive else partial(_files, src, left_out, split)
     entries = sorted(_patched(find, patches), key=lambda entry: entry.name)
     if not entries:
         raise InputError(f"{archive or folder} holds no images. Copy or download it again.")

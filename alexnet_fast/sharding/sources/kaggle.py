@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.sharding.left_out import LeftOut
 from alexnet_fast.sharding.limits import read_text
 from alexnet_fast.sharding.listing import Entry, Images, Source
 from alexnet_fast.sharding.sources import folders
@@ -36,15 +37,18 @@ def read(src: Path) -> Source:
     classes = folders.subfolders(data / "train")
     if not classes:
         raise InputError(f"{data / 'train'} holds no class folders. Unpack Kaggle's archive again.")
-    splits = {"train": folders.split(data, data / "train", classes)}
+    left_out = LeftOut()
+    splits = {"train": folders.split(data, "train", classes, left_out)}
     val = data / "val"
     if val.is_dir():
         sorted_already = folders.subfolders(val)
-        splits["val"] = folders.split(data, val, classes) if sorted_already else _val(data, classes)
+        splits["val"] = (
+            folders.split(data, "val", classes, left_out) if sorted_already else _val(data, classes, left_out)
+        )
     if (data / "test").is_dir():
-        splits["test"] = folders.split(data, data / "test", classes)
+        splits["test"] = folders.split(data, "test", classes, left_out)
     mapping = _upwards(data, MAPPING)
-    return Source(data, classes, splits, read_names(mapping.parent) if mapping else {})
+    return Source(data, classes, splits, read_names(mapping.parent) if mapping else {}, left_out)
 
 
 def _data(src: Path) -> Path | None:
@@ -59,7 +63,7 @@ def _upwards(data: Path, name: str) -> Path | None:
     return next((up / name for up in [data, *data.parents[:LEVELS]] if (up / name).is_file()), None)
 
 
-def _val(data: Path, classes: list[str]) -> Images:
+def _val(data: Path, classes: list[str], left_out: LeftOut) -> Images:
     solution = _upwards(data, SOLUTION)
     if solution is None:
         raise InputError(
@@ -67,7 +71,7 @@ def _val(data: Path, classes: list[str]) -> Images:
             f"in the {LEVELS} folders above it. Put it there."
         )
     wnids = _read_solution(solution)
-    entries = [Entry("val", name) for name in folders.files(data / "val")]
+    entries = [Entry("val", name) for name in folders.files(data / "val", left_out)]
     wanted, present = set(wnids), {Path(entry.name).stem for entry in entries}
     if wanted != present:
         odd = min(wanted ^ present)

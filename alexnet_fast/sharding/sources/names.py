@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.sharding.keys import class_id
 from alexnet_fast.sharding.limits import read_text
 
 FILES = {"words.txt": "\t", "LOC_synset_mapping.txt": " "}
@@ -18,7 +19,7 @@ def read_names(folder: Path) -> dict[str, str]:
         path = folder / file
         if path.is_file():
             parts = (line.partition(between) for line in _text(path).splitlines())
-            names |= {number.strip(): name.strip() for number, _, name in parts if name.strip()}
+            names |= {class_id(number.strip()): name.strip() for number, _, name in parts if name.strip()}
     return names
 
 

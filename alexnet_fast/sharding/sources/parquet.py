@@ -1,13 +1,13 @@
 """Hugging Face's parquet files, as of ILSVRC/imagenet-1k: rows of an image's bytes, its path and its label.
 
-The label is the index in the sorted wnids, -1 in the test set. Paths end in the wnid:
-`n01440764_10026_n01440764.JPEG`, `ILSVRC2012_val_00000293_n01440764.JPEG`; the names here go without it, as
-everywhere else. The other facts are in the column types that the `datasets` library writes beside the schema.
+They lie in the folder or its `data/`; or as the hub converts other forms, `<configuration>/<split>/0000.parquet`
+(`partial-train`: its first 5 GB). Of imagenet-1k the label is the index in the sorted wnids, -1 in the test set. Paths
+end in the wnid: `n01440764_10026_n01440764.JPEG`, `ILSVRC2012_val_00000293_n01440764.JPEG`; the names here go without
+it, as everywhere else. Which columns are meant, columns.py finds.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -18,10 +18,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from alexnet_fast.errors import InputError
+from alexnet_fast.errors import InputError, descriptor_error
+from alexnet_fast.sharding.keys import class_id
+from alexnet_fast.sharding.left_out import LeftOut
 from alexnet_fast.sharding.limits import MOST_IMAGE_BYTES, UnfitFileError, check_size, open_regular
 from alexnet_fast.sharding.listing import TABLE_ROW, Entry, Images, Listing, Source
-from alexnet_fast.sharding.sources.splits import WNID, by_split, check_labels, count_classes, unique_ids
+from alexnet_fast.sharding.sources import folders
+from alexnet_fast.sharding.sources.columns import Columns, choose, images_in
+from alexnet_fast.sharding.sources.splits import WNID, by_split, check_labels, count_classes, split_of, unique_ids
 from alexnet_fast.shards.format import UNLABELLED
 
 _SUFFIX = re.compile(rf"_({WNID.pattern})(?=\.\w+$)")
@@ -39,6 +43,7 @@ class Group:
     """The part of a row group that the listing needs."""
 
     file: str
+    column: int
     first_row: int
     names: list[str]
     labels: list[int]
@@ -46,38 +51,104 @@ class Group:
 
 
 def fits(src: Path) -> bool:
-    return src.is_dir() and bool(_files(src))
+    """Tables without images are of another layout, where there is one."""
+    files = _files(src) if src.is_dir() else []
+    used = {src / path.relative_to(src).parts[0] for path in files}
+    others = {src / name for name in folders.subfolders(src)} | set(src.glob("*.tar")) if files else set()
+    return bool(files) and (others <= used or _may_hold_images(files[0]))
 
 
-def read(src: Path) -> Source:
-    """Raises InputError when a file is damaged, or is not a table of images."""
+def read(src: Path, image_key: str | None = None, label_key: str | None = None) -> Source:
+    """`image_key` and `label_key`: the columns of image and label, where their names and types do not say it.
+
+    Raises InputError when a file is damaged, or is not a table of images.
+    """
     files = _files(src) if src.is_dir() else []
     if not files:
         raise InputError(f"{src} has no .parquet files, nor has its data/. Name the folder that holds them.")
-    parts = by_split(src, files, lambda path: path.name)
-    names = _class_names(parts["train"][0])
-    groups = {split: [group for path in part for group in _groups(path, src)] for split, part in parts.items()}
+    _check_one_table(src, files)
+    parts = by_split(src, files, lambda path: "/".join(reversed(path.relative_to(src).parts)))
+    chosen = {path: choose(path, _schema(path), image_key, label_key) for path in files}
+    first = chosen[parts["train"][0]]
+    if first.label is None:
+        raise InputError(f"{parts['train'][0]} has no column of labels{first.how_to_choose}")
+    names = [class_id(name) for name in first.names]
+    left_out = LeftOut()
+    groups = {
+        split: [group for path in part for group in _groups(path, src, chosen[path], left_out)]
+        for split, part in parts.items()
+    }
     labels = [label for part in groups.values() for group in part for label in group.labels]
     classes = _classes(groups["train"], names, count_classes(src, labels, len(names)))
     for split, part in groups.items():
         check_labels(src, split, [label for group in part for label in group.labels], len(classes))
     called = {number: name for number, name in zip(classes, names, strict=False) if name != number}
-    return Source(src, classes, {split: _images(classes, part, src) for split, part in groups.items()}, called)
+    partial = sorted({path.parent for path in files if path.parent.name.startswith("partial-")})
+    notes = [f"{folder} holds a part of its split alone: the hub converts the first 5 GB" for folder in partial]
+    images = {split: _images(classes, part, src) for split, part in groups.items()}
+    return Source(src, classes, images, called, left_out, notes)
 
 
-def read_rows(path: Path, rows: list[int]) -> Iterator[bytes | OSError]:
-    """The images of some rows, in the order given, with the error where one cannot be read.
+def read_rows(path: Path, rows: list[int], column: int = 0) -> Iterator[bytes | OSError]:
+    """The images of some rows, in the order given, with the error where one cannot be read. `column`: its number.
 
     Streams through the row groups that hold them; little is held in memory when the rows ascend.
     """
     with _open(path) as file:
         starts = _starts(file)
         for group, part in groupby(rows, key=lambda row: _group_of(row, starts)):
-            yield from _group_rows(file, group, [row - starts[group] for row in part])
+            yield from _group_rows(file, group, [row - starts[group] for row in part], column)
 
 
 def _files(src: Path) -> list[Path]:
-    return sorted(src.glob("*.parquet")) or sorted(src.glob("data/*.parquet"))
+    """In the folder, but for those beside a tar of the same name, which img2dataset writes; or in its data/; or in
+    folders up to two levels down that hold nothing else."""
+    here = [path for path in src.glob("*.parquet") if not path.with_suffix(".tar").exists()]
+    return sorted(here) or sorted(src.glob("data/*.parquet")) or _nested(src)
+
+
+def _nested(src: Path) -> list[Path]:
+    """Looks no further than to the first other file: class folders may hold a million images."""
+    found: list[Path] = []
+    for name in folders.subfolders(src):
+        inside = folders.subfolders(src / name)
+        for folder in [src / name / inner for inner in inside] or [src / name]:
+            files = [entry.name for entry in _until_other_file(folder)]
+            if not files or not files[-1].endswith(".parquet"):
+                return []
+            found += [folder / file for file in files]
+    return sorted(found)
+
+
+def _until_other_file(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yields the entries of a folder that are not hidden, up to the first that is no parquet file."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                yield entry
+                if not entry.name.endswith(".parquet"):
+                    return
+
+
+def _check_one_table(src: Path, files: list[Path]) -> None:
+    """Raises InputError when the files are of several configurations."""
+    used = {path.parent for path in files}
+    tables = {folder.parent if folder != src and split_of(folder.name) else folder for folder in used}
+    if len(tables) > 1:
+        named = ", ".join(path.relative_to(src).as_posix() for path in sorted(tables))
+        raise InputError(f"{src} holds several tables: {named}. Name the folder of one, --src {min(tables)}.")
+
+
+def _may_hold_images(path: Path) -> bool:
+    try:
+        return bool(images_in(_schema(path)))
+    except InputError:  # for `read` to show
+        return True
+
+
+def _schema(path: Path) -> Any:
+    with _open(path) as file:
+        return file.schema_arrow
 
 
 def _open(path: Path) -> Any:
@@ -93,31 +164,28 @@ def _open(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} is not a whole parquet file ({error}). Copy or download it again.")
+    whole = InputError(f"{path} is not a whole parquet file ({error}). Copy or download it again.")
+    return descriptor_error(error) or whole
 
 
-def _groups(path: Path, src: Path) -> Iterator[Group]:
+def _groups(path: Path, src: Path, columns: Columns, left_out: LeftOut) -> Iterator[Group]:
     with _open(path) as file:
-        import pyarrow
-
-        columns = file.schema_arrow
-        image = columns.field("image").type if "image" in columns.names else None
-        if image is None or {image.field(i).name for i in range(image.num_fields)} != {"bytes", "path"}:
-            raise InputError(f"{path} has no column `image` of bytes and path. Expected a table like imagenet-1k's.")
-        if "label" in columns.names and not pyarrow.types.is_integer(columns.field("label").type):
-            raise InputError(f"{path} has labels that are no whole numbers. Expected a table like imagenet-1k's.")
-        wanted = ["image.path", *(["label"] if "label" in columns.names else [])]
+        paths_in, label = columns.path, columns.label
+        wanted = [name for name in (paths_in, label) if name]
         for number, start in enumerate(_starts(file)):
+            rows = file.metadata.row_group(number).num_rows
+            left_out.found += rows
             try:
                 check_size(_claimed_bytes(file, number, wanted), _MOST_LISTED, path)
                 table = file.read_row_group(number, columns=wanted)
-                paths = [row and row["path"] for row in table["image"].to_pylist()]
+                paths = [row and row["path"] for row in table[columns.image].to_pylist()] if paths_in else [None] * rows
+                found = [_split_name(path, start + row, name) for row, name in enumerate(paths)]
+                labels = table[label].to_pylist() if label else [UNLABELLED] * rows
             except _ERRORS as error:
                 raise _damaged(path, error) from error
-            found = [_split_name(path, start + row, name) for row, name in enumerate(paths)]
-            labels = table["label"].to_pylist() if "label" in columns.names else [UNLABELLED] * len(paths)
             labels = [UNLABELLED if label is None else int(label) for label in labels]
-            yield Group(path.relative_to(src).as_posix(), start, [n for n, _ in found], labels, [w for _, w in found])
+            name, number = path.relative_to(src).as_posix(), columns.number
+            yield Group(name, number, start, [n for n, _ in found], labels, [w for _, w in found])
 
 
 def _split_name(path: Path, row: int, name: str | None) -> tuple[str, str | None]:
@@ -141,20 +209,11 @@ def _classes(train: list[Group], names: list[str], number: int) -> list[str]:
     return unique_ids(ids)
 
 
-def _class_names(path: Path) -> list[str]:
-    with _open(path) as file:
-        metadata = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
-    try:
-        names = json.loads(metadata)["info"]["features"]["label"]["names"]
-        return [str(name) for name in names]
-    except (ValueError, KeyError, TypeError):
-        return []
-
-
 def _images(classes: list[str], groups: list[Group], src: Path) -> Images:
     listing = Listing(classes)
     for block, group in enumerate(groups):
-        entries = (Entry(group.file, name, group.first_row + row, TABLE_ROW) for row, name in enumerate(group.names))
+        size = TABLE_ROW - group.column
+        entries = (Entry(group.file, name, group.first_row + row, size) for row, name in enumerate(group.names))
         listing.add_block(block, zip(group.labels, entries, strict=True))
     images = listing.images()
     if not len(images):
@@ -182,10 +241,10 @@ def _group_of(row: int, starts: list[int]) -> int:
     return bisect_right(starts, row) - 1
 
 
-def _group_rows(file: Any, group: int, rows: list[int]) -> Iterator[bytes | OSError]:
+def _group_rows(file: Any, group: int, rows: list[int], column: int) -> Iterator[bytes | OSError]:
     wanted = set(rows)
     held: dict[int, bytes | OSError] = {}
-    stream = enumerate(_column(file, group))
+    stream = enumerate(_column(file, group, column))
     for place, row in enumerate(rows):
         try:
             while row not in held:
@@ -199,14 +258,15 @@ def _group_rows(file: Any, group: int, rows: list[int]) -> Iterator[bytes | OSEr
         yield held.pop(row)
 
 
-def _column(file: Any, group: int) -> Iterator[bytes | OSError | None]:
+def _column(file: Any, group: int, number: int) -> Iterator[bytes | OSError | None]:
     """The images of a row group. One that is too large is known only once PyArrow holds it: a parquet file tells the
     size of a group's column, not that of a row, which takes 2 GiB at most. So a group that is large is read row by
     row, which takes 0.2 ms more for each."""
-    column = "image.bytes"
+    field = file.schema_arrow.field(number)
+    column = f"{field.name}.bytes" if field.type.num_fields else field.name
     batch_size = _BATCH if _claimed_bytes(file, group, [column]) <= 4 * MOST_IMAGE_BYTES else 1
     for batch in file.iter_batches(batch_size=batch_size, row_groups=[group], columns=[column]):
-        for row in batch.column("image").field("bytes"):
+        for row in batch.column(0).field("bytes") if field.type.num_fields else batch.column(0):
             yield _image_bytes(row)
 
 

@@ -19,7 +19,27 @@ WNID = re.compile(r"n\d{8}")
 
 MOST_CLASSES = 1_000_000
 
-_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = ("train", "val", "test")
+
+_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What people call the splits, in any case."""
+_FILLERS = {"", "set", "data", "dataset", "image", "images", "split"}
+"""Words that the name of a split's folder may have too: `training_set`, `train2017`."""
+
+
+def split_called(name: str) -> str | None:
+    """Returns the split that a folder of that name is; None where it is something else: `train station` is a class."""
+    words = set(re.split(r"[^a-z]+", name.lower())) - _FILLERS
+    return _WORDS.get(words.pop()) if len(words) == 1 else None
+
+
+def split_of(name: str) -> str | None:
+    """Returns the split that the first such word in a name is of; None without one."""
+    return next((_WORDS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _WORDS), None)
 
 
 def by_split(src: Path, files: Iterable[F], name: Callable[[F], str]) -> dict[str, list[F]]:
@@ -29,8 +49,7 @@ def by_split(src: Path, files: Iterable[F], name: Callable[[F], str]) -> dict[st
     """
     found: dict[str, list[F]] = {"train": [], "val": [], "test": []}
     for file in files:
-        words = re.split(r"[^a-z]+", name(file).lower())
-        found[next((_WORDS[word] for word in words if word in _WORDS), "train")].append(file)
+        found[split_of(name(file)) or "train"].append(file)
     present = {split: part for split, part in found.items() if part}
     if "train" not in present:
         raise InputError(f"{src} has files of {' and '.join(present)}, but none of train. Put them in one folder.")

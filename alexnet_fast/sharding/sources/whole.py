@@ -11,6 +11,7 @@ from pathlib import Path
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding import archives
+from alexnet_fast.sharding.left_out import LeftOut
 from alexnet_fast.sharding.listing import Entry, Source
 from alexnet_fast.sharding.sources import folders
 from alexnet_fast.sharding.sources.names import read_names
@@ -31,23 +32,24 @@ def fits(src: Path) -> bool:
 def read(src: Path) -> Source:
     """All classes in one split, `train`. Raises InputError when an archive is not whole."""
     root = src.parent if src.is_file() else src
-    classes = _classes(src, root)
-    return Source(root, sorted(classes), {"train": list_classes(src, classes)}, read_names(root))
+    left_out = LeftOut()
+    classes = _classes(src, root, left_out)
+    return Source(root, sorted(classes), {"train": list_classes(src, classes)}, read_names(root), left_out)
 
 
-def _classes(src: Path, root: Path) -> dict[str, Callable[[], list[Entry]]]:
+def _classes(src: Path, root: Path, left_out: LeftOut) -> dict[str, Callable[[], list[Entry]]]:
     if src.is_file():
-        return archives.inner_tars(src, root)
+        return archives.inner_tars(src, root, left_out)
     found = _tars(src)
     if not found:
         raise InputError(f"{src} holds no tars. This layout takes one tar a class, or one tar that holds them.")
     named = _named_by_wnid(found)
     if named:
-        return archives.class_tars(named, root)
+        return archives.class_tars(named, root, left_out)
     archive = _whole(found)
     if archive and (_unreadable(archive) or _holds_tars(archive)):
-        return archives.inner_tars(archive, root)
-    return archives.class_tars(found, root)
+        return archives.inner_tars(archive, root, left_out)
+    return archives.class_tars(found, root, left_out)
 
 
 def _tars(src: Path) -> list[Path]:

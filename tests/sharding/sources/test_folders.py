@@ -111,9 +111,11 @@ def test_a_key_is_not_taken_twice_by_a_file_of_the_substitute_name(tmp_path: Pat
     assert [image.key for image in source.splits["train"]] == ["s/sample-00000001", "s/sample-00000001_"]
 
 
+OR_A_TABLE = " Or give a table of file names and labels: --labels FILE."
 NO_LAYOUT = (
     " has none of the known layouts: class folders, the official archives of ILSVRC-2012 and 2010, Kaggle's folders, "
-    "tars of one class each, parquet files or WebDataset tars. --layout forces one."
+    "tars of one class each or of class folders, parquet files or WebDataset tars. --layout forces one; --labels FILE "
+    "takes a table of file names and labels."
 )
 
 
@@ -126,7 +128,13 @@ NO_LAYOUT = (
             "{src} does not exist. --src takes a folder of images, or of ImageNet's archives.",
         ),
         (["file.jpg"], "file.jpg", "{src}" + NO_LAYOUT),
-        (["s/1.jpg"], "s", "{src}" + NO_LAYOUT),
+        (["s/notes.txt"], "s", "{src}" + NO_LAYOUT),
+        (
+            ["a/cat/1.jpg", "a/dog/1.jpg"],
+            "a/cat",
+            "{src} holds no class folders. Expected {src}/<class>/<image files>."
+            " If it is itself the folder of one class, give its parent: --src {src.parent}." + OR_A_TABLE,
+        ),
         (["s/test/a/1.jpg"], "s", "{src} has test/ but no train/. Name the folder that holds both."),
         (
             ["s/train/a/1.jpg", "s/test/c/1.jpg"],
@@ -137,7 +145,7 @@ NO_LAYOUT = (
         (
             ["s/train/1.jpg", "s/val/a/1.jpg"],
             "s",
-            "{src}/train holds no class folders. Expected {src}/train/<class>/<image files>.",
+            "{src}/train holds no class folders. Expected {src}/train/<class>/<image files>." + OR_A_TABLE,
         ),
         (
             ["s/train/a/1.jpg", "s/val/a/1.jpg", "s/val/c/1.jpg", "s/val/b/1.jpg"],
@@ -171,4 +179,7 @@ def test_what_is_refused(tmp_path: Path, files: list[str], src: str, message: st
 def test_forced_class_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         find_images(make(tmp_path, "1.jpg"), "folders")
-    assert str(error.value) == f"{tmp_path} holds no class folders. Expected {tmp_path}/<class>/<image files>."
+    assert str(error.value) == (
+        f"{tmp_path} holds no class folders. Expected {tmp_path}/<class>/<image files>. If it is itself the folder of "
+        f"one class, give its parent: --src {tmp_path.parent}.{OR_A_TABLE}"
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +20,15 @@ from tests.sharding.sources.layouts import (
     Photos,
     check_refused,
     contents,
+    everything,
     hash_of,
     make_parquet,
     table,
     unlink_all,
+    write_files,
 )
+
+Rows = list[tuple[bytes | None, str | None, int | None]]
 
 
 def test_parquet_is_listed_in_stored_order_a_block_a_row_group(tmp_path: Path, photos: Photos) -> None:
@@ -126,6 +132,146 @@ def test_labels_that_are_no_numbers_are_refused(tmp_path: Path, photos: Photos) 
         find_images(tmp_path)
 
 
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+COLUMNS: dict[str, tuple[pa.Array, dict[str, Any]]] = {
+    "img": (pa.array([{"bytes": b"a", "path": "1.png"}, {"bytes": b"b", "path": "2.png"}], STRUCT), {"_type": "Image"}),
+    "audio": (pa.array([{"bytes": b"s", "path": ""}] * 2, STRUCT), {"_type": "Audio"}),
+    "jpg": (pa.array([b"c", b"d"]), {"_type": "Value", "dtype": "binary"}),
+    "id": (pa.array([7, 8]), {"_type": "Value", "dtype": "int64"}),
+    "labels": (pa.array([1, 0], pa.uint8()), {"_type": "ClassLabel", "names": ["cat", "dog"]}),
+    "fine_label": (pa.array([0, 1]), {"_type": "ClassLabel", "names": ["tabby", "poodle"]}),
+    "caption": (pa.array(["x", "y"]), {"_type": "Value", "dtype": "string"}),
+}
+
+
+def make_table(names: list[str], *, features: bool = True) -> pa.Table:
+    """Some of COLUMNS; `features`: with what the datasets library writes of them."""
+    written = {"info": {"features": {name: COLUMNS[name][1] for name in names}}}
+    found = pa.table({name: COLUMNS[name][0] for name in names})
+    return found.replace_schema_metadata({"huggingface": json.dumps(written)} if features else {})
+
+
+@pytest.mark.parametrize(
+    ("names", "keys", "classes", "expected"),
+    [
+        (["img", "labels"], {}, ["cat", "dog"], {"dog/1": b"a", "cat/2": b"b"}),
+        (["fine_label", "id", "audio", "img"], {}, ["tabby", "poodle"], {"tabby/1": b"a", "poodle/2": b"b"}),
+        (["id", "jpg", "labels"], {}, ["cat", "dog"], {"dog/train-000000": b"c", "cat/train-000001": b"d"}),
+        (
+            ["labels", "img", "fine_label", "jpg"],
+            {"image_key": "img", "label_key": "fine_label"},
+            ["tabby", "poodle"],
+            {"tabby/1": b"a", "poodle/2": b"b"},
+        ),
+    ],
+)
+def test_columns_of_image_and_label(
+    names: list[str], keys: dict[str, Any], classes: list[str], expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    pq.write_table(make_table(names), tmp_path / "train.parquet")
+    source = find_images(tmp_path, **keys)
+    assert source.classes == classes
+    assert contents(source, "train") == expected
+
+
+def test_columns_are_known_by_their_names_where_the_datasets_library_wrote_nothing(tmp_path: Path) -> None:
+    pq.write_table(make_table(["id", "img", "fine_label"], features=False), tmp_path / "train.parquet")
+    source = find_images(tmp_path)
+    assert source.classes == ["0", "1"]
+    assert contents(source, "train") == {"0/1": b"a", "1/2": b"b"}
+
+
+@pytest.mark.parametrize("features", [3, {"labels": 3}, {"labels": {"_type": "ClassLabel", "names": 3}}])
+def test_what_is_written_of_columns_may_be_malformed(features: Any, tmp_path: Path) -> None:
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(make_table(["img", "labels"]).replace_schema_metadata(metadata), tmp_path / "train.parquet")
+    assert find_images(tmp_path).classes == ["0", "1"]
+
+
+CHOOSE = "Choose with --image-key and --label-key."
+
+
+@pytest.mark.parametrize(
+    ("names", "keys", "message"),
+    [
+        (
+            ["img", "labels", "fine_label"],
+            {},
+            "several columns that may be the label: labels, fine_label; its columns are img (image), labels (class "
+            f"label), fine_label (class label). {CHOOSE}",
+        ),
+        (["img", "id"], {}, f"no column of labels; its columns are img (image), id (int64). {CHOOSE}"),
+        (
+            ["audio", "id"],
+            {},
+            f"no column of images; its columns are audio (audio), id (int64). {CHOOSE}",
+        ),
+        (
+            ["img", "labels", "caption"],
+            {"label_key": "caption"},
+            "labels that are no whole numbers; its columns are img (image), labels (class label), caption (string). "
+            + CHOOSE,
+        ),
+        (["img", "id"], {"label_key": "cat"}, f"no column cat; its columns are img (image), id (int64). {CHOOSE}"),
+        (["img"], {"image_key": "jpg"}, f"no column of images jpg; its columns are img (image). {CHOOSE}"),
+    ],
+)
+def test_tables_without_clear_columns_are_refused(
+    names: list[str], keys: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "train.parquet"
+    pq.write_table(make_table(names), path)
+    with pytest.raises(InputError) as error:
+        find_images(tmp_path, **keys)
+    assert str(error.value) == f"{path} has {message}"
+
+
+FORMS = {
+    "converted": ["default/train/0000.parquet", "default/train/0001.parquet", "default/validation/0000.parquet"],
+    "one configuration": ["plain_text/train-00000-of-00002.parquet", "plain_text/train-00001-of-00002.parquet"],
+    "split folders": ["train/0000.parquet", "train/0001.parquet", "test/0000.parquet"],
+    "partial": ["default/partial-train/0000.parquet", "default/partial-train/0001.parquet"],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tables_in_folders(form: str, tmp_path: Path) -> None:
+    write_files(tmp_path, {"README.md": b"", ".cache/x.json": b""})
+    for number, name in enumerate(FORMS[form]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        rows: Rows = [(f"{number}".encode(), None, 0)]
+        pq.write_table(table(rows, ["cat"]), tmp_path / name)
+    source = find_images(tmp_path)
+    assert source.classes == ["cat"]
+    others = {"converted": ["val"], "split folders": ["test"]}.get(form, [])
+    assert list(source.splits) == ["train", *others]
+    assert list(contents(source, "train").values()) == [b"0", b"1"]
+    assert [list(contents(source, split).values()) for split in others] == [[b"2"]] * len(others)
+    assert len(source.notes) == (form == "partial")
+
+
+def test_several_tables_are_refused(tmp_path: Path) -> None:
+    for name in ("big/train/0000.parquet", "small/train/0000.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        pq.write_table(make_table(["img", "labels"]), tmp_path / name)
+    with pytest.raises(InputError, match=f"several tables: big, small. Name the folder of one, --src {tmp_path}/big"):
+        find_images(tmp_path)
+    assert find_images(tmp_path / "big").classes == ["cat", "dog"]
+
+
+def test_class_folders_beside_a_table_without_images(tmp_path: Path) -> None:
+    write_files(tmp_path, {"cat/1.jpg": b"1", "dog/2.jpg": b"2"})
+    for folder in (tmp_path, tmp_path / "cat"):
+        pq.write_table(make_table(["caption"]), folder / "metadata.parquet")
+        assert find_images(tmp_path).classes == ["cat", "dog"]
+
+
+def test_rows_of_a_table_keep_their_column(tmp_path: Path) -> None:
+    pq.write_table(make_table(["labels", "img"]), tmp_path / "train.parquet")
+    assert [image.offset for image in everything(find_images(tmp_path).splits["train"])] == [0, 1]
+    assert list(parquet.read_rows(tmp_path / "train.parquet", [1, 0], 1)) == [b"b", b"a"]
+
+
 REFUSED: list[tuple[str, Change, str]] = [
     (
         "parquet",
@@ -135,8 +281,8 @@ REFUSED: list[tuple[str, Change, str]] = [
     (
         "parquet",
         lambda src: pq.write_table(pa.table({"pixels": [1]}), src / "data/test-00000-of-00001.parquet"),
-        "{src}/data/test-00000-of-00001.parquet has no column `image` of bytes and path. Expected a table like "
-        "imagenet-1k's.",
+        "{src}/data/test-00000-of-00001.parquet has no column of images; its columns are pixels (int64). Choose with "
+        "--image-key and --label-key.",
     ),
     (
         "parquet",
