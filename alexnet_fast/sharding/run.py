@@ -60,7 +60,7 @@ def shard(
         if fraction is not None:
             source = split_off(source, fraction, seed)
         contents = describe(source)
-        _show(contents, [] if dry_run else outs, progress)
+        _show(contents, source.classes, [] if dry_run else outs, progress)
         if dry_run:
             return contents
 
@@ -85,9 +85,9 @@ def _colour(background: str) -> str:
         raise InputError(f"--background {background} is no colour: give a name such as black, or #rrggbb.") from error
 
 
-def _show(contents: Contents, outs: list[str], progress: Progress) -> None:
-    """Prints what the source was taken for, and `outs`, where it goes."""
-    first, *more = contents.lines()
+def _show(contents: Contents, classes: list[str], outs: list[str], progress: Progress) -> None:
+    """Prints what the source was taken for, with the ids of its classes, and `outs`, where it goes."""
+    first, *more = contents.lines(classes)
     for line in [f"{first} -> {' '.join(outs)}" if outs else first, *more]:
         progress.print(line)
     if "train" in contents.splits and "val" not in contents.splits:

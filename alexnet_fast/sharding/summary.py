@@ -43,12 +43,15 @@ class Contents:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def lines(self) -> list[str]:
-        """Returns what is printed of it, the counts of images first."""
+    def lines(self, classes: list[str]) -> list[str]:
+        """Returns what is printed of it, the counts of images first; `classes`: their ids."""
         counts = ", ".join(f"{split.images:,} {name}" for name, split in self.splits.items())
         lines = [f"{self.layout}: {counts} images of {self.classes:,} class{'es' * (self.classes != 1)}"]
+        lines.append(f"classes: {_as_text(_some(classes))}")
         ranges = [f"{_range(split)} in {name}" for name, split in self.splits.items() if split.most]
         lines += [f"images a class: {', '.join(ranges)}"] if ranges else []
+        unlabelled = [f"{split.unlabelled:,} in {name}" for name, split in self.splits.items() if split.unlabelled]
+        lines += [f"images without a label: {', '.join(unlabelled)}"] if unlabelled else []
         if self.left_out:
             kinds = (f"{kind} {count:,} ({_some(self.names[kind])})" for kind, count in self.left_out.items())
             lines.append(f"left out {sum(self.left_out.values()):,} of {self.found:,} files: {'; '.join(kinds)}")

@@ -14,6 +14,7 @@ import alexnet_fast
 from alexnet_fast.cli.data import LAYOUTS
 from alexnet_fast.cli.main import main
 from alexnet_fast.sharding import sources
+from tests.conftest import CLASSES
 
 FLAGS = {
     "shard": "--background --budget --check-md5 --classes --dry-run --encoding --finish --image-key --json --keep"
@@ -115,8 +116,9 @@ def test_shard_refuses_its_input(tmp_path: Path, jpeg_shards: Path, image_folder
     ):
         code, output = run("shard", "--src", image_folder, "--out", out)
         assert code == 2
-        first, a_class, error = output.splitlines()
+        first, named, a_class, error = output.splitlines()
         assert first == f"class folders: 60 train, 18 val images of 3 classes -> {out}"
+        assert named == f"classes: {', '.join(CLASSES)}"
         assert a_class == "images a class: 20 in train, 6 in val"
         assert error == f"Error: {message}"
 

@@ -16,7 +16,7 @@ from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.summary import account, describe
 from tests.conftest import write
 from tests.sharding.sources import trees
-from tests.sharding.sources.layouts import BUILDERS, Photos, build
+from tests.sharding.sources.layouts import BUILDERS, Photos, build, jpeg, write_files
 
 SEEDS = range(25)
 LAYOUTS = ("folders", "one tar", "class tars", "table", "webdataset", "parquet")
@@ -95,8 +95,6 @@ def test_dry_run_prints_it_and_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_the_same_image_in_two_splits(tmp_path: Path) -> None:
-    from tests.sharding.sources.layouts import jpeg, write_files
-
     files = {f"train/a/{i}.jpg": jpeg(i) for i in range(4)} | {"val/a/9.jpg": jpeg(2), "val/a/8.jpg": jpeg(7)}
     for encoding in ("jpeg", "raw"):
         source = find_images(
@@ -105,3 +103,15 @@ def test_the_same_image_in_two_splits(tmp_path: Path) -> None:
         summary = write(source, tmp_path / encoding, Options(encoding, size=16))
         assert summary.source["shared"] == {"train, val": 1}
         assert account(summary.source) == ["1 of the images of val are in train too, byte for byte"]
+
+
+def test_what_is_printed_of_a_source(tmp_path: Path) -> None:
+    names = ["train/cat/1.jpg", "train/cat/2.jpg", "train/dog/1.jpg", "test/1.jpg", "test/2.jpg", "test/Thumbs.db"]
+    source = find_images(write_files(tmp_path, dict.fromkeys(names, b"")))
+    assert describe(source).lines(source.classes) == [
+        "class folders: 3 train, 2 test images of 2 classes",
+        "classes: cat, dog",
+        "images a class: 1 to 2 in train",
+        "images without a label: 2 in test",
+        "left out 1 of 6 files: system files 1 (test/Thumbs.db)",
+    ]

@@ -213,6 +213,9 @@ def test_a_shard_set_among_the_images_is_left_out(image_folder: Path, jpeg_shard
     found = find_images(source)
     assert found.classes == expected.classes == list(CLASSES)
     assert found.splits["train"].fingerprint() == expected.splits["train"].fingerprint()
+    in_a_set = len(list(jpeg_shards.iterdir()))
+    assert found.left_out.counts == {"shard sets": 2 * in_a_set + 1 + 2}  # the link counts as one file
+    assert found.left_out.found == expected.left_out.found + found.left_out.total()
 
 
 def test_a_shard_set_beside_class_folders_has_two_readings(

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,21 +51,23 @@ class Labels:
 
 class Paths:
     """The paths of images, to be found by whatever part of them a table has: the path, its end, the name, or the name
-    without its suffix. What fits several images finds none."""
+    without its suffix; in Unicode's form NFC where it is not as the disk has it. What fits several images finds none.
+    """
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._by: dict[str, str | None] = {}
         every = list(paths)
         for path in every:
             name = path.rpartition("/")[2]
-            for part in {name, os.path.splitext(path)[0], os.path.splitext(name)[0]}:
+            parts = {path, name, os.path.splitext(path)[0], os.path.splitext(name)[0]}
+            for part in parts | {_composed(part) for part in parts}:
                 self._by[part] = None if part in self._by else path
         self._by.update((path, path) for path in every)
 
     def find(self, cell: str) -> str | None:
         parts = cell.strip().replace("\\", "/").split("/")
         ends = ("/".join(parts[start:]) for start in range(len(parts)))
-        return next((path for end in ends if (path := self._by.get(end))), None)
+        return next((path for end in ends if (path := self._by.get(end) or self._by.get(_composed(end)))), None)
 
 
 def read_labels(path: Path, images: Paths) -> Labels | None:
@@ -153,6 +156,10 @@ def _json_rows(text: str, by_line: bool) -> list[list[str]]:
     if not all(isinstance(row, list | tuple) for row in body):
         raise ValueError("its items are neither pairs nor objects")
     return [["" if cell is None else str(cell) for cell in row] for row in body]
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _width(rows: list[list[str]]) -> int:

@@ -15,7 +15,7 @@ from alexnet_fast.sharding.left_out import LeftOut
 from alexnet_fast.sharding.listing import Entry, Source
 from alexnet_fast.sharding.sources import folders
 from alexnet_fast.sharding.sources.names import read_names
-from alexnet_fast.sharding.sources.splits import WNID, list_classes
+from alexnet_fast.sharding.sources.splits import WNID, list_classes, split_called
 
 
 def fits(src: Path) -> bool:
@@ -49,6 +49,11 @@ def _classes(src: Path, root: Path, left_out: LeftOut) -> dict[str, Callable[[],
     archive = _whole(found)
     if archive and (_unreadable(archive) or _holds_tars(archive)):
         return archives.inner_tars(archive, root, left_out)
+    if all(split_called(archives.stem(path.name)) for path in found):
+        raise InputError(
+            f"the tars of {src} have the names of splits, not of classes: {', '.join(path.name for path in found)}. "
+            "--layout tars reads tars of class folders, --layout webdataset those of samples."
+        )
     return archives.class_tars(found, root, left_out)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import pytest
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.listing import Source
 from alexnet_fast.sharding.sources import find_images
+from tests.sharding.sources.layouts import write_files
 
 NAMES = [f"{number}.jpg" for number in range(6)]
 LABELS = ["dog", "cat", "dog", "cat", "dog", "cat"]
@@ -70,6 +73,19 @@ def test_where_the_images_lie(folder: str, tmp_path: Path) -> None:
     source = find_images(make(tmp_path, "train.csv", lines("{name},{label}\n"), folder))
     assert labels(source) == dict(PAIRS)
     assert list(source.splits) == ["train"]
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+def test_the_form_of_unicode_does_not_matter(on_disk: Literal["NFC", "NFD"], tmp_path: Path) -> None:
+    in_table: Literal["NFC", "NFD"] = "NFD" if on_disk == "NFC" else "NFC"
+    names = [normalize(on_disk, f"{number}é.jpg") for number in range(4)]
+    classes = ["café", normalize("NFD", "café"), "dog", "dog"]
+    rows = zip((normalize(in_table, name) for name in names), classes, strict=True)
+    write_files(tmp_path, {f"images/{name}": b"" for name in names})
+    (tmp_path / "labels.csv").write_text("".join(f"{name},{label}\n" for name, label in rows))
+    source = find_images(tmp_path)
+    assert source.classes == [normalize("NFC", "café"), "dog"]
+    assert labels(source) == dict(zip(names, [source.classes[0]] * 2 + ["dog"] * 2, strict=True))
 
 
 def test_labels_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:

@@ -58,6 +58,19 @@ def test_layout_whole_takes_classes_of_any_name(tmp_path: Path, photos: Photos) 
         find_images(tmp_path / "apart")
 
 
+@pytest.mark.parametrize("names", [("train", "val"), ("Training",)])
+def test_layout_whole_takes_no_splits_for_classes(names: tuple[str, ...], tmp_path: Path, photos: Photos) -> None:
+    members = tar({f"{name[:9]}/{name}": photos[name] for name in TRAIN})
+    write_files(tmp_path, {f"{name}.tar": members for name in names})
+    with pytest.raises(InputError) as error:
+        find_images(tmp_path, "whole")
+    assert str(error.value) == (
+        f"the tars of {tmp_path} have the names of splits, not of classes: {', '.join(f'{n}.tar' for n in names)}. "
+        "--layout tars reads tars of class folders, --layout webdataset those of samples."
+    )
+    assert list(find_images(tmp_path, "tars").splits) == ["train", "val"][: len(names)]
+
+
 def test_compressed_releases_are_refused(tmp_path: Path, photos: Photos) -> None:
     write_files(tmp_path, {"winter21_whole.tar.gz": gzip.compress(tar(class_tars(photos)))})
     for src in (tmp_path, tmp_path / "winter21_whole.tar.gz"):
