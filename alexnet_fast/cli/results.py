@@ -93,13 +93,7 @@ def evaluate_command(
     searched = f"searched on {split}, these same images: not a test result"
     weights_from = {"equal": "equal", "search": searched}.get(weights, "given")
     result = {"split": split, **predictions.summary(found), "weights_from": weights_from}
-    lines = _accuracy_lines(found, result)
-    if [entry["id"] for entry in found.classes] != [entry["id"] for entry in classes]:
-        of_all = f"{len(found.classes):,} of the network's {len(classes):,} classes"
-        lines.append(f"softmax over {of_all}, by class id: those of the shard set")
-    if len(networks) > 1:
-        shown = ", ".join(f"{weight:.4g}" for weight in found.weights)
-        lines.append(f"{len(networks)} networks, weights {shown}: {weights_from}")
+    lines = [*_accuracy_lines(found, result), *_average_lines(found, classes, weights_from)]
     if per_class:
         lines += _class_lines(found, result)
     if npz_file is not None:
@@ -136,6 +130,18 @@ def _accuracy_lines(predictions: Predictions, result: dict[str, Any]) -> list[st
         f"error {100 - accuracy.top1:.2f} %        {100 - accuracy.top5:.2f} %",
         f"95 % intervals (Wilson): top-1 {top1} %, top-5 {top5} %",
     ]
+
+
+def _average_lines(found: Predictions, classes: list[dict[str, str]], weights_from: str) -> list[str]:
+    """Returns what the softmax goes over, where not over the network's `classes`, and what several networks weigh."""
+    lines = []
+    if [entry["id"] for entry in found.classes] != [entry["id"] for entry in classes]:
+        of_all = f"{len(found.classes):,} of the network's {len(classes):,} classes"
+        lines.append(f"softmax over {of_all}, by class id: those of the shard set")
+    if len(found.weights) > 1:
+        shown = ", ".join(f"{weight:.4g}" for weight in found.weights)
+        lines.append(f"{len(found.weights)} networks, weights {shown}: {weights_from}")
+    return lines
 
 
 def _class_lines(predictions: Predictions, result: dict[str, Any]) -> list[str]:

@@ -54,7 +54,7 @@ def test_a_name_that_is_no_text_is_printed(odd_shards: Path, tmp_path: Path) -> 
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.symlink_to(odd_shards)
     assert "24 samples are whole: " in call("verify", folder, "--quick", "--workers", "1").output
-    assert "caf?" in call("verify", folder, "--quick", "--workers", "1").output
+    assert "caf\ufffd" in call("verify", folder, "--quick", "--workers", "1").output
 
 
 def test_a_shard_set_keeps_the_names_of_classes_and_has_plain_keys(odd: Path) -> None:
