@@ -13,7 +13,7 @@ OPTIONS = {"num_warps": BLOCK // 8 // 32, "enable_fp_fusion": True}
 
 
 def centre(pixels: Tensor, upright: int, offset: Tensor, out: Tensor) -> None:
-    """`pixels.centre` into `out` of a floating-point type; leaves `pixels` as they are. All on one GPU, contiguous."""
+    """`handover.centre` into a floating-point `out`; leaves `pixels` as they are. All on one GPU, contiguous."""
     n, height, width, _ = pixels.shape
     size = height * width * 3
     assert all(tensor.is_contiguous() for tensor in (pixels, offset, out))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from alexnet_fast import random
 
-_PLACE = 2**32
+_TAR_SPACING = 2**32
 """Places between two tars in the window order's line: so many that two samples hardly ever share one."""
 
 
@@ -47,11 +47,11 @@ class ShuffleWindow:
         count = int(self.tars.max(initial=0)) + 1
         if count <= self.open:
             return _shuffled(len(self.tars), rng)
-        start = rng.permutation(count) * _PLACE - (self.open - 1) * _PLACE // 2
+        start = rng.permutation(count) * _TAR_SPACING - (self.open - 1) * _TAR_SPACING // 2
         place = start[self.tars]
-        place += rng.integers(0, self.open * _PLACE, len(self.tars))
+        place += rng.integers(0, self.open * _TAR_SPACING, len(self.tars))
         np.maximum(place, ~place, out=place)  # -1 becomes 0, -2 becomes 1, ...
-        np.minimum(place, 2 * count * _PLACE + ~place, out=place)
+        np.minimum(place, 2 * count * _TAR_SPACING + ~place, out=place)
         return np.argsort(place, kind="stable")  # stable: ties too are the same on every machine
 
 
@@ -108,7 +108,7 @@ def training_rows(
     steps = steps_per_epoch(samples, batch)
     for epoch in epochs:
         std = np.float32(colour_std if epoch < colour_epochs else 0)
-        order, crop, mirror = _places(seed, epoch, samples, margin, crops, window)
+        order, crop, mirror = _draw_epoch(seed, epoch, samples, margin, crops, window)
         colours = random.epoch_colours(seed, epoch)
         for step in range(steps):
             start, stop = _part(0, samples, step, steps)
@@ -139,10 +139,10 @@ def _part(start: int, stop: int, number: int, parts: int) -> tuple[int, int]:
     return start + length * number // parts, start + length * (number + 1) // parts
 
 
-def _places(
+def _draw_epoch(
     seed: int, epoch: int, samples: int, margin: int, crops: bool, window: ShuffleWindow | None
 ) -> tuple[NDArray[np.int32], NDArray[np.uint16], NDArray[np.bool_]]:
-    """Columns `samples`, `crop` and `mirror` of all of an epoch's rows."""
+    """Columns `samples`, `crop` and `mirror` of all of an epoch's rows: row i is sample i of its order."""
     rng = random.epoch_order(seed, epoch)
     order = window.order(rng).astype(np.int32, copy=False) if window else _shuffled(samples, rng)
     if not crops:

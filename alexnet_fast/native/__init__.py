@@ -8,8 +8,8 @@ huffman   its coefficients by huffman.c, in the place of libjpeg's own function
 libjpeg   all by libjpeg
 none      not here: DALI decodes when loading, simplejpeg and Pillow when sharding
 
-The function is only replaced where libjpeg's private structures are what abi.h states, which is tested when the library
-is loaded. ALEXNET_FAST_NATIVE=huffman|libjpeg|none is the most that may be used; `none` turns off all compiled code.
+libjpeg's function is only replaced where its private structures are what abi.h states, which is tested when the library
+is loaded. ALEXNET_FAST_NATIVE=huffman|libjpeg|none is the best that may be used; `none` turns off all compiled code.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class Native:
     reason: str = ""
 
 
-def most_wanted() -> str:
-    """The most of DECODERS that ALEXNET_FAST_NATIVE lets be used. Raises InputError where it is malformed."""
+def best_allowed() -> str:
+    """The best of DECODERS that ALEXNET_FAST_NATIVE allows. Raises InputError where it is malformed."""
     wanted = os.environ.get(VARIABLE) or DECODERS[0]
     if wanted not in DECODERS:
         raise InputError(f"{VARIABLE}={wanted} is none of {', '.join(DECODERS)}. Give one of these, or leave it out.")
@@ -100,7 +100,7 @@ def most_wanted() -> str:
 @cache
 def loaded() -> Native:
     """The package's own library with Pillow's libjpeg. Raises InputError where ALEXNET_FAST_NATIVE is malformed."""
-    wanted = most_wanted()
+    wanted = best_allowed()
     if wanted == "none":
         return Native(None, None, "none", reason=f"{VARIABLE}=none")
     if not FILE.exists():

@@ -30,7 +30,7 @@ PLAN = f"{WORK}/plan.json"
 class Options:
     """`size`: pixels of the stored square; `quality`: of JPEG, 1 to 100; `seed`: of the stored order; `keep`: store
     a JPEG as it is where it is a square of the size already; `budget`: bytes that a mixed set may take; `orient` and
-    `background`: of `pillow.Rule`, None for its defaults."""
+    `background`: of `rule.Rule`, None for its defaults."""
 
     encoding: str = "jpeg"
     quality: int = 90

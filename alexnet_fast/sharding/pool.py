@@ -67,7 +67,7 @@ class Processes:
 def start_server() -> None:
     """Starts what `Processes` are forked from, unless it runs already; does not wait for it. Raises InputError where
     ALEXNET_FAST_NATIVE is malformed, at which the processes would fail."""
-    native.most_wanted()
+    native.best_allowed()
     forkserver.set_forkserver_preload(["alexnet_fast.sharding.preload"])
     with _uninterrupted():
         forkserver.ensure_running()

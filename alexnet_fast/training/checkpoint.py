@@ -63,7 +63,10 @@ def load(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CorruptError(f"{path} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # zipfile and torch raise many kinds on a corrupt file
-        raise CorruptError(f"{path} cannot be read as a checkpoint: it is corrupt or another program's.") from error
+        raise CorruptError(
+            f"{path} cannot be read as a checkpoint: it is corrupt or another program's. Take another, or train in "
+            "another --run; alexnet-fast import reads other programs' weights."
+        ) from error
     if not isinstance(state, dict) or state.get("alexnet_fast") != VERSION:
         raise InputError(f"{path} is not a checkpoint of this version of alexnet-fast.")
     if "config" in state:

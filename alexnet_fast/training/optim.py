@@ -86,7 +86,10 @@ def set_learning_rates(
 
 
 def learning_rate(config: TrainConfig, progress: float, top1s: Sequence[float] = (), *, biases: bool = False) -> float:
-    """Returns the rate after `progress` epochs; `top1s`: validation top-1 of each, for the schedule plateau alone."""
+    """Returns the rate after `progress` epochs; `top1s`: validation top-1 of each, for the schedule plateau alone.
+
+    A new schedule has its name in config.CHOICES and a branch here.
+    """
     peak = config.lr * (config.bias_lr_factor if biases else 1.0)
     if progress < config.warmup_epochs:
         return peak * progress / config.warmup_epochs
@@ -97,6 +100,7 @@ def learning_rate(config: TrainConfig, progress: float, top1s: Sequence[float] =
         return float(peak * (1 - past) ** POLY_POWER)
     if config.schedule == "plateau":
         return float(peak / PLATEAU_FACTOR ** drops(top1s, config.patience))
+    assert config.schedule == "steps", config.schedule  # config.CHOICES has the names
     factor, phases = (BIAS_FACTOR, BIAS_PHASES) if biases else (STEPS_FACTOR, STEPS_PHASES)
     phase = min(int(progress / config.epochs * phases), phases - 1)
     return float(peak * factor ** (-phase / (phases - 1)))

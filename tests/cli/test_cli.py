@@ -271,8 +271,14 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
         *(*resume, "--run", "run", "--epochs", "2", "--recipe", "paper", "--save-every", "5", "--set", "batch=8"),
     )
     (tmp_path / "run" / "last.pt").write_bytes(b"damaged")
-    message = "run/last.pt cannot be read as a checkpoint: it is corrupt or another program's."
+    message = f"run/last.pt cannot be read as a checkpoint: {CORRUPT}"
     assert_refused(message, *resume, "--run", "run")
+
+
+CORRUPT = (
+    "it is corrupt or another program's. Take another, or train in another --run; alexnet-fast import reads other "
+    "programs' weights."
+)
 
 
 def test_eval_refuses_checkpoints(tmp_path: Path) -> None:
@@ -285,5 +291,5 @@ def test_eval_refuses_checkpoints(tmp_path: Path) -> None:
     whole = (tmp_path / "other.pt").read_bytes()
     for data in (b"", b"no checkpoint", whole[: len(whole) // 2]):
         (tmp_path / "bad.pt").write_bytes(data)
-        message = "bad.pt cannot be read as a checkpoint: it is corrupt or another program's."
+        message = f"bad.pt cannot be read as a checkpoint: {CORRUPT}"
         assert_refused(message, "eval", "bad.pt")

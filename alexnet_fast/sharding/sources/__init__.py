@@ -38,11 +38,14 @@ LAYOUTS: dict[str, Layout] = {
     "splits": Layout("class folders in the folders of splits", _never, folders.read_splits),
     "classes": Layout("class folders, all of them", _never, folders.read_classes),
 }
-"""In the order of trying: the more particular ones first. The last two decide what can be read in two ways."""
+"""In the order of trying: the more particular ones first. The last two decide what can be read in two ways.
 
+A new layout is a file here with `fits(path) -> bool` and `read(path) -> listing.Source`, a line above, its name in
+cli/data.py, and a row in the README's table. `read` counts in `Source.left_out` what it passes over.
+"""
 
-IN_TREES = ("folders", "splits", "classes")
-"""Those that look through folders themselves."""
+FOLDER_LAYOUTS = ("folders", "splits", "classes")
+"""Those that look through wrapping folders themselves."""
 
 KEYED = ("parquet", "webdataset")
 """Those that have columns, or members, to choose among."""
@@ -73,7 +76,7 @@ def find_images(
         source = flat.read_labelled(src, labels)
         source.layout = "images with a table of labels"
         return source
-    passed = src
+    given = src
     if layout is None:
         layout, src = _recognise(src)
         _refuse_set_beside_folders(src)
@@ -90,11 +93,11 @@ def find_images(
         )
     source = LAYOUTS[layout].read(src, **keys)
     source.layout = LAYOUTS[layout].what
-    if src != passed:
-        source.notes.insert(0, f"looked through to {src.relative_to(passed)}/")
+    if src != given:
+        source.notes.insert(0, f"looked through to {src.relative_to(given)}/")
     if not source.left_out.found:  # the layout counts its images alone
         source.left_out.found = sum(map(len, source.splits.values())) + source.left_out.total()
-    if layout not in (*IN_TREES, "tars"):
+    if layout not in (*FOLDER_LAYOUTS, "tars"):
         _count_beside(source, layout)
     return source
 
@@ -102,10 +105,11 @@ def find_images(
 def _recognise(src: Path) -> tuple[str | None, Path]:
     """Returns the layout of `src`, or of a folder that lies alone in it, and that folder."""
     for place in (src, *_alone_in(src)):
-        layout = next((name for name, known in LAYOUTS.items() if name not in IN_TREES and known.fits(place)), None)
+        others = (name for name in LAYOUTS if name not in FOLDER_LAYOUTS)
+        layout = next((name for name in others if LAYOUTS[name].fits(place)), None)
         if layout:
             return layout, place
-    return next((name for name in IN_TREES if LAYOUTS[name].fits(src)), None), src
+    return next((name for name in FOLDER_LAYOUTS if LAYOUTS[name].fits(src)), None), src
 
 
 def _refuse_set_beside_folders(src: Path) -> None:

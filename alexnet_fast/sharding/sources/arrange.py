@@ -92,7 +92,12 @@ def _inside(folder: Folder, split: str | None = None) -> Folder:
     """Looks through folders that lie alone in another; not through the folder of another split than `split`."""
     while True:
         inner = folder.inner()
-        if len(inner) != 1 or folder.own() or split_called(inner[0].name) not in (None, split) or inner[0].own():
+        if (
+            len(inner) != 1
+            or folder.possible_images()
+            or split_called(inner[0].name) not in (None, split)
+            or inner[0].possible_images()
+        ):
             return folder
         below = inner[0].inner()
         if not below or (len(below) == 1 and _is_image_folder(below[0])):  # a class with images/ in it
@@ -101,7 +106,7 @@ def _inside(folder: Folder, split: str | None = None) -> Folder:
 
 
 def _is_image_folder(folder: Folder) -> bool:
-    return folder.name.lower() in IMAGE_FOLDERS and bool(folder.own()) and not folder.inner()
+    return folder.name.lower() in IMAGE_FOLDERS and bool(folder.possible_images()) and not folder.inner()
 
 
 def _refuse_a_class(folder: Folder, at: str) -> None:
@@ -131,8 +136,8 @@ def _split_folders(folder: Folder, at: str, layout: str) -> dict[str, Folder]:
                 "away; or --layout classes takes them as classes."
             )
     named = {split: found[0] for split, found in called.items() if found}
-    others = [f for f in inner if f not in named.values() and f.own()]
-    flat = all(f.own() and not f.inner() for f in named.values())
+    others = [f for f in inner if f not in named.values() and f.possible_images()]
+    flat = all(f.possible_images() and not f.inner() for f in named.values())
     if named and others and layout == FOLDERS and (flat or "train" not in named):
         raise InputError(
             f"{at} can be read in two ways: {_some(named.values())} as classes beside {_some(others)} (--layout "
@@ -146,9 +151,9 @@ def open_split(folder: Folder, where: str, layout: str, empty: list[str]) -> Spl
     at = _at(where, folder)
     inner = folder.inner()
     empty += [f.path for _, f in sorted(folder.folders.items()) if not f.count_below()]
-    if not inner and (folder.own() or not folder.folders):
+    if not inner and (folder.possible_images() or not folder.folders):
         return Split(folder, {}, folder)
-    if len(inner) == 1 and _is_image_folder(inner[0]) and not folder.own() and layout != CLASSES:
+    if len(inner) == 1 and _is_image_folder(inner[0]) and not folder.possible_images() and layout != CLASSES:
         return Split(folder, {}, inner[0])
     contents = ((found.name, _content(found) if layout != CLASSES else found) for found in inner)
     classes = by_class(at, contents)
@@ -160,11 +165,11 @@ def open_split(folder: Folder, where: str, layout: str, empty: list[str]) -> Spl
 def _content(folder: Folder) -> Folder:
     """Returns `images/` inside a class folder where that holds all its images, else the class folder."""
     inner = folder.inner()
-    return inner[0] if len(inner) == 1 and _is_image_folder(inner[0]) and not folder.own() else folder
+    return inner[0] if len(inner) == 1 and _is_image_folder(inner[0]) and not folder.possible_images() else folder
 
 
 def _refuse_two_levels(classes: list[Folder], inner: list[Folder], at: str) -> None:
-    if classes and not any(folder.own() for folder in classes):
+    if classes and not any(folder.possible_images() for folder in classes):
         below = [f for folder in classes for f in folder.inner()]
         raise InputError(
             f"{at} can be read in two ways: the classes are {_some(inner)}, with folders in them (--layout classes); "

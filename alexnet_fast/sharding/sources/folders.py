@@ -173,7 +173,7 @@ def _no_classes(src: Path, train: Split, is_split: bool, search: Search) -> str:
     """Returns the message for training images without classes."""
     at = f"{src}/{train.folder.path}" if train.folder.path else str(src)
     expected = f"{at} holds no class folders. Expected {at}/<class>/<image files>."
-    if not train.flat or not train.flat.own():
+    if not train.flat or not train.flat.possible_images():
         return expected
     table = "Or give a table of file names and labels: --labels FILE." + "".join(f" {p}" for p in search.problems)
     if is_split or train.flat is not train.folder:

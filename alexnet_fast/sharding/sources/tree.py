@@ -88,13 +88,13 @@ class Folder:
         """Returns how many of the files directly in it are called images."""
         return len(_IMAGE.findall(self._names))
 
-    def own(self) -> int:
+    def possible_images(self) -> int:
         """Returns how many of the files directly in it are not called something else than an image."""
         return self.count() - len(_OTHER.findall(self._names))
 
     def may_hold_images(self) -> bool:
-        """Whether `own` is above 0 here, or in a folder below."""
-        return any(folder.own() for _, folder in self.below())
+        """Whether there are `possible_images` here, or in a folder below."""
+        return any(folder.possible_images() for _, folder in self.below())
 
     def inner(self) -> list[Folder]:
         """Returns the folders in it that may hold images, by name."""
