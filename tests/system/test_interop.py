@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_fast.sharding.plan import Options
+from alexnet_fast.sharding.sources import find_images
+from alexnet_fast.shards.reader import ShardSet
+from tests.conftest import write
+from tests.sharding.sources.layouts import BUILDERS, TEST_LABELS, TRAIN, VAL_LABELS, build, jpeg
 from tests.shards.test_interop import SHARD_SETS, by_tarfile
 
 
@@ -24,34 +29,44 @@ def test_webloader(jpeg_shards: Path) -> None:
     assert sorted(found) == sorted(by_tarfile(jpeg_shards, "train", "jpg"))
 
 
-@pytest.mark.parametrize("shards", ["jpeg_shards", "odd_shards"])
-def test_hugging_face_datasets(shards: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """In a process of its own: it reads its settings (offline, the cache) when it is imported."""
-    code = (
-        "import sys, json, base64, datasets\n"
-        "found = {}\n"
-        "files = {split: f'{sys.argv[1]}/{split}-*.tar' for split in ('train', 'val')}\n"
-        "sets = datasets.load_dataset('webdataset', data_files=files)\n"
-        "for split, data in sets.items():\n"
-        "    data = data.cast_column('jpg', datasets.Image(decode=False))\n"
-        "    found[split] = [\n"
-        "        (row['__key__'], int(row['cls']), base64.b64encode(row['jpg']['bytes']).decode()) for row in data\n"
-        "    ]\n"
-        "print(json.dumps(found))"
-    )
-    folder: Path = request.getfixturevalue(shards)
-    environment = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+HUGGING_FACE = """
+import base64, datasets, json, pathlib, sys
+for folder in map(pathlib.Path, sys.argv[1:]):
+    splits = sorted({path.name.rpartition("-")[0] for path in folder.glob("*.tar")})
+    files = {split: f"{folder}/{split}-*.tar" for split in splits}
+    found = {}
+    for split, data in datasets.load_dataset("webdataset", data_files=files).items():
+        data = data.cast_column("jpg", datasets.Image(decode=False))
+        found[split] = [
+            (row["__key__"], int(row["cls"]), base64.b64encode(row["jpg"]["bytes"]).decode()) for row in data
+        ]
+    print(json.dumps(found))
+"""
+
+
+def test_hugging_face_datasets(jpeg_shards: Path, odd_shards: Path, tmp_path: Path) -> None:
+    """In a process of its own, since it reads its settings (offline, the cache) when it is imported; also sets made
+    from each layout."""
+    photos = {name: jpeg(seed) for seed, name in enumerate([*TRAIN, *VAL_LABELS, *TEST_LABELS])}
+    folders = [jpeg_shards, odd_shards]
+    for number, form in enumerate(BUILDERS):
+        folders.append(tmp_path / f"set-{number}")
+        write(find_images(build(form, tmp_path / f"source-{number}", photos)), folders[-1], Options("jpeg", size=16))
+    environment = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
     result = subprocess.run(
-        [sys.executable, "-c", code, folder],
+        [sys.executable, "-c", HUGGING_FACE, *folders],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, **environment},
     )
     assert result.returncode == 0, result.stderr
-    for split, rows in json.loads(result.stdout.splitlines()[-1]).items():
-        found = [(key, label, base64.b64decode(data)) for key, label, data in rows]
-        assert found == by_tarfile(folder, split, "jpg")
+    for folder, line in zip(folders, result.stdout.splitlines(), strict=True):
+        splits = json.loads(line)
+        assert splits.keys() == ShardSet(folder).manifest.splits.keys()
+        for split, rows in splits.items():
+            found = [(key, label, base64.b64decode(data)) for key, label, data in rows]
+            assert found == by_tarfile(folder, split, "jpg")
 
 
 @SHARD_SETS
