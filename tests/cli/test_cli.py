@@ -23,8 +23,8 @@ FLAGS = {
     "verify": "--json --quick --workers",
     "train": "--accumulate --arch --batch --cache --cache-size --compile --epochs --gpus --json --lr --order"
     " --parallel --precision --recipe --resume --run --save-every --seed --set --shards --threads",
-    "eval": "--cache --cache-size --devkit --gpus --json --per-class --predictions --shards --split --submission"
-    " --views --weights",
+    "eval": "--cache --cache-size --devkit --gpus --json --per-class --precision --predictions --shards --split"
+    " --submission --views --weights",
     "paper": "--big --budget --epochs --gpus --json --list --only --out --seeds --set --shards --split",
     "predict": "--gpus --json --top --views",
     "features": "--cache --cache-size --gpus --json --layer --out --shards --split",

@@ -84,6 +84,24 @@ def test_a_run_learns_and_leaves_its_folder(jpeg_shards: Path, tmp_path: Path) -
     assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 6
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_eval_scores_as_training_did(precision: str, jpeg_shards: Path, tmp_path: Path) -> None:
+    """A run and `eval` of it take the same precision, so they count the same images as right; and both say which."""
+    run = tmp_path / "run"
+    result = start(settings(jpeg_shards, epochs=1, precision=precision), run)
+    own, *others = (
+        predict_split(open_networks([run / "last.pt"]), precision=one, keep=True) for one in (None, "bf16", "fp32")
+    )
+    assert (result.precision, own.precision) == (precision, precision)
+    accuracy = own.accuracy()
+    assert accuracy is not None
+    assert accuracy.top1 == result.top1
+    assert [np.array_equal(own.probabilities, other.probabilities) for other in others] == [  # type: ignore[arg-type]
+        precision == "bf16",
+        precision == "fp32",
+    ]
+
+
 def test_the_order_window(jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stream is the plan's; tars are read from end to end, one by one."""
     seen: list[Rows] = []
