@@ -102,7 +102,7 @@ class Trainer:
             best_top1=max(state.top1s, default=-1.0),
         )
         self.loader = _make_loader(split, config, state.position, self.placed.data, topology.device)
-        is_local = config.parallel == "data" or topology.world_size == 1
+        is_local = (config.parallel == "data" and not config.sync_bn) or topology.world_size == 1
         self.finite = FiniteCheck(state.model, state.optimizer, config, is_local=is_local)
         self.scales = LayerScales(state.model, state.optimizer, topology, config)
         self.meter = StepMeter(topology, self.loader, state.sums)
