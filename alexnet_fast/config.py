@@ -108,6 +108,8 @@ class TrainConfig:
     parallel: str = "data"
     """What several processes share: data, the batch; towers, the paper's net; hybrid, the batch in the convolutions
     and the net in the linear layers. See model/parallel.py."""
+    sync_bn: bool = False
+    """Of bn: batch norm takes its statistics over the images of all processes, not over each process' own."""
     seed: int = 0
     threads: int = 0
     """Threads a process that decode images; 0: the cores divided by the processes."""
@@ -136,6 +138,9 @@ class TrainConfig:
             for name in PAPER_NETS_ONLY:
                 default = type(self).__dataclass_fields__[name].default
                 self._check(name, getattr(self, name) == default, f"{default!r} with arch {self.arch}")
+        if self.sync_bn:
+            self._check("arch", self.arch == "bn", "bn with sync_bn")
+            self._check("compile", not self.compile, "off with sync_bn")
         if self.parallel == "towers":
             self._check("arch", self.arch in ("paper", "sixconv"), "paper or sixconv with parallel towers")
             self._check("lrn", self.lrn != "all", "towers or none with parallel towers")

@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from alexnet_fast.cli.options import cache_options, gpus_option, json_option, path_type, show
+from alexnet_fast.config import CHOICES
 from alexnet_fast.errors import InputError
 from alexnet_fast.text import printable
 
 if TYPE_CHECKING:
     from alexnet_fast.inference.predictions import Predictions
 
+precision_option = click.option(
+    "--precision",
+    type=click.Choice([name for name in CHOICES["precision"] if name != "auto"]),
+    help="What the networks compute in.  [default: as in their training]",
+)
 views_option = click.option(
     "--views", type=click.Choice(["1", "10"]), default="1", show_default=True, help="Crops averaged an image."
 )
@@ -28,6 +34,7 @@ views_option = click.option(
 @cache_options
 @click.option("--split", default="val", show_default=True)
 @views_option
+@precision_option
 @click.option(
     "--weights",
     default="equal",
@@ -51,6 +58,7 @@ def evaluate_command(
     checkpoints: tuple[Path, ...],
     split: str,
     views: str,
+    precision: str | None,
     weights: str,
     per_class: bool,
     npz_file: Path | None,
@@ -84,6 +92,7 @@ def evaluate_command(
         networks,
         split=split,
         views=int(views),
+        precision=precision,
         weights=given,
         search=weights == "search",
         keep=npz_file is not None,
@@ -119,7 +128,8 @@ def _accuracy_lines(predictions: Predictions, result: dict[str, Any]) -> list[st
     from alexnet_fast.evaluation.scoring import corruption_note
 
     accuracy = predictions.accuracy()
-    seen = f"{len(predictions.labels):,} images, {predictions.views} view{'s' * (predictions.views > 1)}"
+    views = f"{predictions.views} view{'s' * (predictions.views > 1)}"
+    seen = f"{len(predictions.labels):,} images, {views}, {predictions.precision}"
     if accuracy is None:
         num_corrupt = len(predictions.corrupt)
         corrupt = f"; {num_corrupt:,} corrupt, without a prediction" * bool(num_corrupt)

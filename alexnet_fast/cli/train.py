@@ -97,7 +97,7 @@ def train_command(
 
 def _result_text(result: Result, gpus: int, folder: Path) -> str:
     """Returns the result as text; of a run that was stopped, with the command that resumes it."""
-    score = "" if result.best_top1 is None else f"best val top-1 {result.best_top1:.2f} %, "
+    score = "" if result.best_top1 is None else f"best val top-1 {result.best_top1:.2f} % ({result.precision}), "
     rate = (
         f"{result.images_per_second:,.0f} images/s, data wait {100 * result.data_wait:.2f} %, {result.seconds:,.0f} s"
     )

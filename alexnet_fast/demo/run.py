@@ -51,7 +51,8 @@ def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tupl
     if not topology.run(start.train, gpus, run, settings, False).finished:
         raise TrainingError("the demo was stopped. Start it again to see the rest.")
     progress.print(f"4/4  alexnet-fast eval {quoted_run}")
-    accuracy = predict_split(open_networks([run], gpus)).accuracy()
+    predictions = predict_split(open_networks([run], gpus))
+    accuracy = predictions.accuracy()
     assert accuracy is not None  # every sample image has a label
 
     from alexnet_fast.report.figures import draw_run  # matplotlib takes a second to import
@@ -61,9 +62,11 @@ def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 12) -> tupl
     draw_run(run, picture)
     write_report([run], page)
     summary = {name: getattr(accuracy, name) for name in ("top1", "top5", "images", "views")}
+    summary["precision"] = predictions.precision
     summary["seconds"] = perf_counter() - started
     text = (
-        f"top-1 {accuracy.top1:.2f} %  top-5 {accuracy.top5:.2f} %  on {accuracy.images} images not trained on, "
+        f"top-1 {accuracy.top1:.2f} %  top-5 {accuracy.top5:.2f} %  on {accuracy.images} images not trained on "
+        f"({predictions.precision}), "
         f"in {summary['seconds']:.0f} s; curves and predictions: {picture}; report: {page}"
     )
     return summary, text

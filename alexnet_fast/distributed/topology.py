@@ -105,8 +105,8 @@ def _work(worker: Callable[..., Any], gpus: int, rank: int, world_size: int, arg
 
 def average_gradients(model: nn.Module, topology: Topology, config: TrainConfig) -> nn.Module:
     """The model whose gradients are averaged over all processes while they are computed; on GPUs that train in bf16,
-    they travel in it. Batch norm's statistics stay each process' own: training does not read them, and `share_buffers`
-    comes before what does."""
+    they travel in it. Batch norm's running statistics stay each process' own: training does not read them, and
+    `share_buffers` comes before what does."""
     if topology.world_size == 1:
         return model
     wrapped = nn.parallel.DistributedDataParallel(

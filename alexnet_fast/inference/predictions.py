@@ -22,6 +22,7 @@ from alexnet_fast.memory import check_memory
 from alexnet_fast.sharding.sources import devkit
 from alexnet_fast.shards.format import UNLABELLED
 from alexnet_fast.shards.reader import ShardSet, Split
+from alexnet_fast.training.step import DTYPES
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Predictions:
     """Of every image of a split, in stored order.
 
     `best` (n, up to 5): class indexes, the likeliest first. `labels` (n,): UNLABELLED where nobody published them.
-    `weights`: of the networks in the average, sum 1. `corrupt`: sample numbers of the images that could not be read;
-    their predictions mean nothing, their probabilities are equal. `probabilities` (n, classes) float32, if asked for.
+    `precision`: what the networks computed in. `weights`: of the networks in the average, sum 1. `corrupt`: sample
+    numbers of the images that could not be read; their predictions mean nothing, their probabilities are equal.
+    `probabilities` (n, classes) float32, if asked for.
     """
 
     split: Split
@@ -38,6 +40,7 @@ class Predictions:
     best: NDArray[np.int64]
     labels: NDArray[np.int64]
     views: int
+    precision: str
     weights: list[float]
     corrupt: list[int]
     probabilities: NDArray[np.float32] | None = None
@@ -70,6 +73,7 @@ def predict_split(
     split: str = "val",
     *,
     views: int = 1,
+    precision: str | None = None,
     weights: list[float] | None = None,
     search: bool = False,
     keep: bool = False,
@@ -80,10 +84,11 @@ def predict_split(
     """The networks' averaged softmax on every image of a split, over the classes of the shard set: all of the networks'
     or some of them, in any order.
 
-    `shards`, `cache` and `cache_bytes` are ShardSet's; None: those of the first network's training. `weights`: one a
-    network, or None: equal; `search`: those with the least negative log-likelihood on this very split, which is then
-    read twice. `keep` the probabilities: 200 MB for 50,000 images of 1,000 classes. `labelled=False`: images need no
-    label. Raises InputError when networks, weights and shards do not fit.
+    `shards`, `cache` and `cache_bytes` are ShardSet's; None: those of the first network's training. `precision`: one of
+    DTYPES; None: `trained_precision`. `weights`: one a network, or None: equal; `search`: those with the least negative
+    log-likelihood on this very split, which is then read twice. `keep` the probabilities: 200 MB for 50,000 images of
+    1,000 classes. `labelled=False`: images need no label. Raises InputError when networks, weights and shards do not
+    fit.
     """
     config = networks[0].config
     cache_bytes = config.cache_bytes if cache_bytes is None else cache_bytes
@@ -94,9 +99,14 @@ def predict_split(
         for network in networks
     ]
     images = shard_set.split(split, labelled=labelled)
-    device = networks[0].device
+    precision = precision or trained_precision(networks)
+
+    def scores() -> ScoringPass:
+        alone = Topology(0, 1, networks[0].device)
+        return ScoringPass(members, images, alone, views=views, dtype=DTYPES[precision], threads=cores())
+
     if search:
-        weights = search_weights(_likelihoods(members, images, views, device))
+        weights = search_weights(_likelihoods(scores(), len(images)))
     weights = check_weights(weights or [1.0] * len(networks), len(networks))
     kept = None
     if keep:
@@ -104,24 +114,33 @@ def predict_split(
         check_memory(size, f"the probabilities of {len(images):,} images", "Leave them out.")
         kept = np.full((len(images), len(classes)), 1 / len(classes), np.float32)
     best = np.tile(np.arange(min(5, len(classes))), (len(images), 1))
-    scores = _scores(members, images, views, device)
-    share = torch.tensor(weights, device=device)
+    share, batches = torch.tensor(weights, device=networks[0].device), scores()
     with Progress("evaluating", len(images)) as progress:
         count = progress.counter("images")
-        for batch, each in scores:
+        for batch, each in batches:
             mean = torch.tensordot(share, each, 1)
             best[batch.rows.samples] = mean.topk(best.shape[1], dim=1).indices.cpu()
             if kept is not None:
                 kept[batch.rows.samples] = mean.cpu()
             count(len(mean))
     # In place of a corrupt image its neighbour was read, under the neighbour's number: its own row is as it was.
-    return Predictions(images, classes, best, images.labels, views, weights, sorted(scores.corrupt), kept)
+    corrupt = sorted(batches.corrupt)
+    return Predictions(images, classes, best, images.labels, views, precision, weights, corrupt, kept)
+
+
+def trained_precision(networks: list[Network]) -> str:
+    """Returns the precision that all the networks were trained in, and evaluated in after each epoch; fp32 where theirs
+    differ, or they were not trained here."""
+    precisions = {network.config.precision for network in networks}
+    precision = precisions.pop()
+    return "fp32" if precisions or precision not in DTYPES else precision
 
 
 def summary(predictions: Predictions) -> dict[str, Any]:
     """For JSON: accuracies, errors and 95 % intervals in per cent; None each where there are no labels."""
     accuracy, images = predictions.accuracy(), len(predictions.labels)
-    body: dict[str, Any] = {"images": images, "views": predictions.views, "damaged": len(predictions.corrupt)}
+    body: dict[str, Any] = {"images": images, "views": predictions.views, "precision": predictions.precision}
+    body["damaged"] = len(predictions.corrupt)
     for name in ("top1", "top5"):
         share = None if accuracy is None else getattr(accuracy, name)
         body[name] = share
@@ -156,20 +175,16 @@ def search_weights(likelihoods: NDArray[np.float64]) -> list[float]:
     return weights.tolist()
 
 
-def _likelihoods(members: list[Member], split: Split, views: int, device: torch.device) -> NDArray[np.float64]:
+def _likelihoods(scores: ScoringPass, num_images: int) -> NDArray[np.float64]:
     """(n, networks): the probability of each readable image's label."""
     parts: list[NDArray[np.float64]] = []
-    with Progress("searching weights", len(split)) as progress:
+    with Progress("searching weights", num_images) as progress:
         count = progress.counter("images")
-        for batch, each in _scores(members, split, views, device):
+        for batch, each in scores:
             right = each[:, torch.arange(len(batch.labels)), batch.labels.clamp(min=0)]
             parts.append(right[:, batch.labels != UNLABELLED].T.double().cpu().numpy())
             count(len(batch.labels))
     return np.concatenate(parts)
-
-
-def _scores(members: list[Member], split: Split, views: int, device: torch.device) -> ScoringPass:
-    return ScoringPass(members, split, Topology(0, 1, device), views=views, threads=cores())
 
 
 def save_predictions(path: Path, predictions: Predictions) -> None:

@@ -7,7 +7,9 @@
 
 Only where a layer reads what others hold is anything sent: a gather before it, and its gradient. What each process
 computes is what one process would, so losses agree to the rounding of sums; with dropout too, where images come in the
-same order: the loader puts a process' mirrored images last, so hybrid's masks then fall on other images.
+same order: the loader puts a process' mirrored images last, so hybrid's masks then fall on other images. Batch norm is
+the exception, also where only the batch is shared: its statistics are those of each process' own images, unless
+`synchronise_batch_norm` changes that.
 
 torch's tensor parallelism (DTensor) is not used: it wants equal shares of every batch, where an epoch's steps differ by
 an image, and it does not draw dropout on a CPU as one process does.
@@ -18,6 +20,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from copy import deepcopy
 
+import torch
 from torch import Tensor, nn
 
 from alexnet_fast.model.alexnet import AlexNet
@@ -56,6 +59,47 @@ class HybridNet(AlexNet):
         logits: Tensor = self.classifier(self.peers.gather(self.columns(x), 0, images))
         first = sum(images[: self.peers.rank])
         return logits[first : first + len(x)]
+
+
+def synchronise_batch_norm(features: nn.Sequential) -> None:
+    """Makes the batch norms of `features` take their statistics over the images of all processes, in training.
+    Parameters and buffers stay the same tensors. torch's own module works on GPUs alone."""
+    if next(features.parameters()).device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(features)
+        return
+    peers = Peers.of_default_group()
+    for name, layer in features.named_children():
+        if isinstance(layer, nn.BatchNorm2d):
+            setattr(features, name, SyncBatchNorm(layer, peers))
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the images of all `peers`, with the tensors of `norm`; (N, C, H, W), N of each process' own."""
+
+    def __init__(self, norm: nn.BatchNorm2d, peers: Peers) -> None:
+        super().__init__(norm.num_features)
+        self._parameters, self._buffers, self.peers = norm._parameters, norm._buffers, peers
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        var, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
+        own = torch.stack([mean, var, torch.full_like(mean, x.numel() / self.num_features)])
+        means, variances, counts = self.peers.gather(own[None], 0, [1] * self.peers.world_size).unbind(1)
+        count = counts.sum(0)
+        shares = counts / count
+        mean = (shares * means).sum(0)
+        var = (shares * (variances + (means - mean).square())).sum(0)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * (var + self.eps).rsqrt()
+        return ((x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
 class Gather(nn.Module):

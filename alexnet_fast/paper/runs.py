@@ -83,7 +83,9 @@ class PaperRun:
 
     def score(self, gpus: int) -> None:
         network = open_network(self.last, gpus)
-        one, ten = (predict_split([network], split=self.split, views=n, keep=n == 10) for n in (1, 10))
+        one, ten = (
+            predict_split([network], split=self.split, views=n, precision="fp32", keep=n == 10) for n in (1, 10)
+        )
         labels, best = best_predictions(network, ShardSet.of(network.config).split("train"), most=len(one.labels))
         save_npz(
             self.scores_file,

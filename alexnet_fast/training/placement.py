@@ -14,7 +14,7 @@ from alexnet_fast.distributed.topology import Topology, average_gradients
 from alexnet_fast.errors import InputError
 from alexnet_fast.model.alexnet import AlexNet
 from alexnet_fast.model.collectives import Peers
-from alexnet_fast.model.parallel import HybridNet, tower
+from alexnet_fast.model.parallel import HybridNet, synchronise_batch_norm, tower
 from alexnet_fast.training.optim import make_optimizer
 
 
@@ -57,6 +57,8 @@ def place(model: AlexNet, optimizer: torch.optim.Optimizer, topology: Topology, 
     """Returns this process' part of `model` and of its optimizer's state; every process calls it with the same ones.
     `config`: from `settings.resolve`. Raises InputError as `check_processes` does."""
     check_processes(config, topology.world_size)
+    if config.sync_bn and topology.world_size > 1:
+        synchronise_batch_norm(model.features)
     if config.parallel == "data" or topology.world_size == 1:
         wrapped = average_gradients(model, topology, config)
         return Placement(model, optimizer, wrapped, topology, True, topology.rank, lambda: (model, optimizer))

@@ -27,7 +27,7 @@ def settings(folder: Path, given: dict[str, Any], resume: bool) -> tuple[TrainCo
     """Returns the run's settings, and whether it is a new one. Raises InputError.
 
     A new run's are made of those `given`, by name. A resumed run's are those in its config.json, which is written when
-    the run begins and never changed; of those `given`, only RESUMABLE ones may differ.
+    the run begins and not changed after its first checkpoint; of those `given`, only RESUMABLE ones may differ.
     """
     path = folder / "config.json"
     if not (resume and path.exists()):
@@ -36,6 +36,7 @@ def settings(folder: Path, given: dict[str, Any], resume: bool) -> tuple[TrainCo
                 f"{folder} holds no run to resume. To begin one there that --resume finds later, give its settings "
                 "too (--recipe paper, say)."
             )
+        _check_free(folder)
         return make_config(**{"recipe": "paper", **given}), True
     try:
         values = json.loads(path.read_bytes())
@@ -54,14 +55,23 @@ def settings(folder: Path, given: dict[str, Any], resume: bool) -> tuple[TrainCo
 
 def create(folder: Path, config: TrainConfig) -> None:
     """Makes the folder of a new run. Raises InputError when it already holds a run or cannot be made."""
-    if (folder / "config.json").exists():
-        raise InputError(f"{folder} already holds a run. Add --resume to resume it, or choose another --run.")
+    _check_free(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be made ({error.strerror}). Choose another --run.") from error
     write_json(folder / "environment.json", environment())
+    write_settings(folder, config)
+
+
+def write_settings(folder: Path, config: TrainConfig) -> None:
+    """Writes config.json."""
     write_json(folder / "config.json", config.as_dict())
+
+
+def _check_free(folder: Path) -> None:
+    if (folder / "config.json").exists():
+        raise InputError(f"{folder} already holds a run. Add --resume to resume it, or choose another --run.")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,21 +43,10 @@ class Saver:
         check_weights(state.model)
         if not self.first:
             return
-        if self.keep and self.previous is not None:  # a second name for last.pt, which stays when the next one comes
-            last, aside = self.folder / "last.pt", self.folder / f"step-{self.previous:08d}.pt"
-            try:
-                aside.unlink(missing_ok=True)
-                os.link(last, aside)
-            except FileNotFoundError:  # someone deleted last.pt
-                pass
-            except OSError:  # a file system without hard links; `checkpoint.newest` looks for both names
-                os.replace(last, aside)
-        if self._save("last.pt", snapshot(state)):
-            self.previous = done = state.position.steps_done
-            kept = checkpoint.kept(self.folder)
-            earlier = sorted(step for step in kept if step < done)  # later ones are of before a last.pt was corrupt
-            for step in kept.keys() - set(earlier[max(len(earlier) - self.keep, 0) :]):
-                kept[step].unlink()
+        if self._save("last.pt", snapshot(state), self._keep_last):
+            self.previous = state.position.steps_done
+            with suppress(OSError):  # they are deleted after a later save
+                self._delete_earlier(self.previous)
 
     def save_best(self, model: AlexNet, epochs: int, top1: float) -> None:
         """Writes best.pt where `top1`, per cent, is higher than that of the one there is. `epochs`: done so far."""
@@ -71,9 +61,29 @@ class Saver:
             problems = "; ".join(f"{name} could not be saved: {reason}" for name, reason in self.failed.items())
             raise TrainingError(f"{problems}. {self.folder} holds what was saved before: use --resume to resume there.")
 
-    def _save(self, name: str, content: dict[str, Any]) -> bool:
-        """Writes a checkpoint; returns whether that worked."""
+    def _keep_last(self) -> None:
+        """Gives last.pt a second name, which stays when the next one comes."""
+        if self.keep and self.previous is not None:
+            last, aside = self.folder / "last.pt", self.folder / f"step-{self.previous:08d}.pt"
+            try:
+                aside.unlink(missing_ok=True)
+                os.link(last, aside)
+            except FileNotFoundError:  # someone deleted last.pt
+                pass
+            except OSError:  # a file system without hard links; `checkpoint.newest` looks for both names
+                os.replace(last, aside)
+
+    def _delete_earlier(self, done: int) -> None:
+        """Deletes the checkpoints beside last.pt, of `done` steps, that are too many."""
+        kept = checkpoint.kept(self.folder)
+        earlier = sorted(step for step in kept if step < done)  # later ones are of before a last.pt was corrupt
+        for step in kept.keys() - set(earlier[max(len(earlier) - self.keep, 0) :]):
+            kept[step].unlink()
+
+    def _save(self, name: str, content: dict[str, Any], prepare: Callable[[], None] = lambda: None) -> bool:
+        """Calls `prepare` and writes a checkpoint; returns whether that worked."""
         try:
+            prepare()
             checkpoint.save(self.folder / name, {**self.about, **content})
         except OSError as error:
             reason = error.strerror or str(error)

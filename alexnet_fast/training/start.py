@@ -24,20 +24,25 @@ def train(topology: Topology, folder: Path, given: dict[str, Any], resume: bool)
 
     `resume`: from the newest checkpoint of the run that is there; where there is none, begins it, so that a launcher
     may start the same command again and again. Raises InputError, also for settings that are not the run's and while
-    another process trains in it; TrainingError as `Trainer.run` does.
+    another process trains in it: a new run then leaves no folder; TrainingError as `Trainer.run` does.
     """
     config, is_new = from_first(lambda: _read_settings(folder, given, resume, topology), topology)
     if is_new:
         shards = ShardSet.of(config)
-        config = from_first(lambda: _begin(folder, config, given, shards, topology), topology)
+        config = from_first(lambda: _fitted(config, given, shards, topology), topology)
+        trainer = Trainer(topology, config, shards, folder, None)  # which checks all that a run needs
+        from_first(lambda: run_folder.create(folder, config), topology)
         with run_folder.only_trainer(folder, topology):
-            return Trainer(topology, config, shards, folder, None).run()
+            return trainer.run()
     with run_folder.only_trainer(folder, topology):
         newest = from_first(lambda: checkpoint.newest(folder), topology)
         if newest:
             path, saved = newest
             config = as_before(config, config_from(saved["config"], path), path)
-        return Trainer(topology, config, ShardSet.of(config), folder, newest).run()
+        trainer = Trainer(topology, config, ShardSet.of(config), folder, newest)
+        if not newest:  # nothing was trained with other settings
+            from_first(lambda: run_folder.write_settings(folder, config), topology)
+        return trainer.run()
 
 
 def _read_settings(folder: Path, given: dict[str, Any], resume: bool, topology: Topology) -> tuple[TrainConfig, bool]:
@@ -50,14 +55,11 @@ def _read_settings(folder: Path, given: dict[str, Any], resume: bool, topology: 
     return config, is_new
 
 
-def _begin(
-    folder: Path, config: TrainConfig, given: dict[str, Any], shards: ShardSet, topology: Topology
-) -> TrainConfig:
-    """Makes the folder of a new run; returns its settings, the batch fitted to the shard set."""
+def _fitted(config: TrainConfig, given: dict[str, Any], shards: ShardSet, topology: Topology) -> TrainConfig:
+    """Returns a new run's settings, the batch fitted to the shard set. Raises InputError where it cannot be decoded."""
     if shards.manifest.encoding != "raw" and needs_dali(topology.device):
         check_dali()
     config, change = fitted(config, given, shards.manifest.images("train"))
-    run_folder.create(folder, config)
     if change:
         print(change, file=sys.stderr)
     return config

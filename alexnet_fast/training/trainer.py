@@ -42,10 +42,12 @@ STUCK_STEPS = 500
 
 @dataclass(frozen=True)
 class Result:
-    """`epochs`: done so far. Top-1s in per cent; `data_wait` from 0 to 1; `finished`: not stopped before the end."""
+    """`epochs`: done so far. `precision`: of training and evaluation. Top-1s in per cent; `data_wait` from 0 to 1;
+    `finished`: not stopped before the end."""
 
     run: str
     epochs: int
+    precision: str
     best_top1: float | None
     top1: float | None
     images_per_second: float
@@ -100,7 +102,7 @@ class Trainer:
             best_top1=max(state.top1s, default=-1.0),
         )
         self.loader = _make_loader(split, config, state.position, self.placed.data, topology.device)
-        is_local = config.parallel == "data" or topology.world_size == 1
+        is_local = (config.parallel == "data" and not config.sync_bn) or topology.world_size == 1
         self.finite = FiniteCheck(state.model, state.optimizer, config, is_local=is_local)
         self.scales = LayerScales(state.model, state.optimizer, topology, config)
         self.meter = StepMeter(topology, self.loader, state.sums)
@@ -205,12 +207,12 @@ class Trainer:
         return True
 
     def _log_evaluation(self, accuracy: Accuracy) -> None:
-        epoch, line = self.state.position.epoch + 1, self.meter.line
+        epoch, line, precision = self.state.position.epoch + 1, self.meter.line, self.config.precision
         scores = {"val_top1": accuracy.top1, "val_top5": accuracy.top5, "val_damaged": accuracy.corrupt}
         if self.topology.first:
             self.log.add({"epoch": epoch, **scores})
         self.progress.print(
-            f"epoch {epoch:3d}  val top-1 {accuracy.top1:5.2f} %  top-5 {accuracy.top5:5.2f} %"
+            f"epoch {epoch:3d}  val top-1 {accuracy.top1:5.2f} %  top-5 {accuracy.top5:5.2f} % ({precision})"
             + (f"  train loss {line['loss']:.3f}  {line['images_per_second']:,.0f} images/s" if line else "")
             + corruption_note(accuracy)
         )
@@ -218,7 +220,10 @@ class Trainer:
     def _result(self) -> Result:
         top1s, epochs = self.state.top1s, self.state.position.epoch
         best, last = max(top1s, default=None), top1s[-1] if top1s else None
-        return Result(str(self.folder), epochs, best, last, *self.meter.totals(), finished=epochs == self.config.epochs)
+        finished = epochs == self.config.epochs
+        return Result(
+            str(self.folder), epochs, self.config.precision, best, last, *self.meter.totals(), finished=finished
+        )
 
 
 def _load(state: State, config: TrainConfig, shards: ShardSet, newest: tuple[Path, dict[str, Any]] | None) -> str:

@@ -201,7 +201,8 @@ def test_bench_takes_the_batch_that_training_would(jpeg_shards: Path, monkeypatc
     command = ["bench", "--shards", str(jpeg_shards), "--recipe", "fast"]
     output = CliRunner().invoke(main, command).output
     assert (seen[0].batch, seen[0].lr) == (32, 0.4 * 32 / 1024)
-    assert output.startswith("60 training images are few: --batch 32 in place of the recipe's 1,024, learning rate 0.0")
+    assert "too few steps of the recipe's batch of 1,024: 1 an epoch, 30 in all (wanted: 20 and 1,000)." in output
+    assert "Taking --batch 32: 2 and 60, learning rate 0.0125 in place of 0.4\n" in output
     assert CliRunner().invoke(main, [*command, "--batch", "48"]).output == "Error: that is all\n"
     assert seen[1].batch == 48
 

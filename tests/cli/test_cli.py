@@ -23,8 +23,8 @@ FLAGS = {
     "verify": "--json --quick --workers",
     "train": "--accumulate --arch --batch --cache --cache-size --compile --epochs --gpus --json --lr --order"
     " --parallel --precision --recipe --resume --run --save-every --seed --set --shards --threads",
-    "eval": "--cache --cache-size --devkit --gpus --json --per-class --predictions --shards --split --submission"
-    " --views --weights",
+    "eval": "--cache --cache-size --devkit --gpus --json --per-class --precision --predictions --shards --split"
+    " --submission --views --weights",
     "paper": "--big --budget --epochs --gpus --json --list --only --out --seeds --set --shards --split",
     "predict": "--gpus --json --top --views",
     "features": "--cache --cache-size --gpus --json --layer --out --shards --split",
@@ -245,6 +245,31 @@ def test_train_refuses_folders(tmp_path: Path, jpeg_shards: Path) -> None:
         *(*start, "--shards", jpeg_shards, "--run", "old"),
     )
     assert (tmp_path / "old" / "config.json").read_text() == "{}"
+
+
+def test_a_refused_start_leaves_nothing_and_the_corrected_command_works(
+    image_folder: Path, jpeg_shards: Path, tmp_path: Path
+) -> None:
+    assert run("shard", "--src", image_folder, "--out", "small", "--size", "64", "--workers", "1")[0] == 0
+    train_only = ("shard", "--src", image_folder / "train", "--out", "no-val", "--size", "96", "--workers", "1")
+    assert run(*train_only)[0] == 0
+    start = ("train", "--gpus", "0", "--run", "runs/a", "--epochs", "1", "--set", "hidden=16", "--resume")
+    sets = ("--shards", jpeg_shards, "--batch", "30")
+    for wrong in (
+        ("--shards", "small"),
+        ("--shards", "no-val", "--set", "schedule=plateau"),
+        (*sets, "--set", "crop=97"),
+        (*sets, "--set", "crop=60"),
+        (*sets, "--accumulate", "31"),
+        (*sets, "--parallel", "towers"),
+        (*sets, "--set", "init=nowhere"),
+    ):
+        code, output = run(*start, *wrong)
+        assert (code, output.count("Error: ")) == (2, 1), output
+        assert not (tmp_path / "runs").exists(), wrong
+    code, output = run(*start, *sets)
+    assert code == 0, output
+    assert json.loads((tmp_path / "runs" / "a" / "config.json").read_text())["shards"] == str(jpeg_shards)
 
 
 def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:

@@ -168,6 +168,20 @@ def test_eval_averages_writes_and_reports(networks: list[Path], raw_shards: Path
     assert {path.name for path in tmp_path.iterdir()} == {"0.npz", "1.npz", "both.npz"}
 
 
+def test_the_precision_is_named_and_can_be_chosen(raw_shards: Path, tmp_path: Path) -> None:
+    """That of the training; of networks of several, and of those not trained here, fp32."""
+    fp16, bf16, fp32 = (save_network(tmp_path / f"{one}.pt", precision=one) for one in ("fp16", "bf16", "fp32"))
+    imported = save_network(tmp_path / "imported.pt")
+    alone = [([fp16], "fp16"), ([bf16], "bf16"), ([fp32], "fp32"), ([imported], "fp32")]
+    for networks, precision in [*alone, ([bf16, fp32], "fp32"), ([bf16, imported], "fp32")]:
+        result, text = evaluation(*networks, "--shards", raw_shards)
+        assert result["precision"] == precision
+        assert f"(18 images, 1 view, {precision})" in text
+    result, text = evaluation(bf16, "--shards", raw_shards, "--precision", "fp32")
+    assert result["precision"] == "fp32"
+    assert "1 view, fp32)" in text
+
+
 def test_searched_weights_say_so(networks: list[Path], raw_shards: Path) -> None:
     result, text = evaluation(*networks, "--shards", raw_shards, "--weights", "search", "--split", "train")
     assert sum(result["weights"]) == pytest.approx(1)

@@ -38,6 +38,8 @@ def test_what_cannot_be_shared_is_refused() -> None:
     }.items():
         with pytest.raises(InputError, match=message):
             make_config("paper", **{"parallel": "towers", **overrides})
+    with pytest.raises(InputError, match="arch is paper; it must be bn with sync_bn"):
+        make_config("paper", sync_bn=True)
     with pytest.raises(InputError, match=r"^parallel towers needs exactly 2 processes, one a tower; there are 3\. Use"):
         placement.check_processes(make_config("paper", parallel="towers"), 3)
     with pytest.raises(InputError, match=r"^parallel hybrid splits 2 hidden units over 4 processes\. Use at most 2"):

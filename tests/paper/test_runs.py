@@ -16,7 +16,8 @@ from alexnet_fast.paper.measures import BASE
 def test_the_five_best_hold_the_label(raw_shards: Path) -> None:
     best = np.array([[3, 0, 1, 2, 4], [0, 1, 2, 3, 5], [5, 4, 3, 2, 1]])
     split = ShardSet(raw_shards).split("val")
-    predictions = Predictions(split, [], best, labels=np.array([3, 5, 0]), views=1, weights=[1.0], corrupt=[])
+    labels = np.array([3, 5, 0])
+    predictions = Predictions(split, [], best, labels, views=1, precision="fp32", weights=[1.0], corrupt=[])
     assert predictions.right.tolist() == [[True, True], [False, True], [False, False]]
 
 

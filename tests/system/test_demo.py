@@ -17,7 +17,7 @@ def test_demo_leaves_images_shards_a_run_and_a_picture(tmp_path: Path) -> None:
         result, text = run_demo(out, train_per_class=4, epochs=1)
         assert {path.name for path in out.iterdir()} == {".alexnet-fast-demo", "images", "shards", "run", "demo.png"}
         assert (out / "run" / "report.html").is_file()
-    assert set(result) == {"top1", "top5", "images", "views", "seconds"}
+    assert set(result) == {"top1", "top5", "images", "views", "precision", "seconds"}
     assert (result["images"], result["views"]) == (len(ShardSet(out / "shards").split("val")), 1)
     assert text.startswith(f"top-1 {result['top1']:.2f} %")
     picture = np.asarray(Image.open(out / "demo.png").convert("L"))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from click.testing import CliRunner
 
 from alexnet_fast.cli.main import main
 from alexnet_fast.distributed.topology import Topology
+from alexnet_fast.errors import TrainingError
 from alexnet_fast.recipes import make_config
 from alexnet_fast.report.record import read_run as read_record
 from alexnet_fast.shards.reader import ShardSet
-from alexnet_fast.training import run_folder
+from alexnet_fast.training import checkpoint, run_folder, trainer
 from alexnet_fast.training.start import train
+from alexnet_fast.training.step import train_step
 from tests.conftest import CLASSES
 
 CPU = Topology(0, 1, torch.device("cpu"))
@@ -79,6 +82,46 @@ def test_a_folder_that_may_not_be_written(closed: Path, image_folder: Path, jpeg
         ):
             assert str(place) in refused(*arguments)
             assert list(closed.iterdir()) == []
+
+
+def test_a_run_folder_that_may_no_longer_be_written(
+    raw_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For a while it costs the saves of that while, as on a full disk; at the end it is an error, and `resume` repeats
+    what was lost."""
+    small = {"epochs": 1, "batch": 16, "hidden": 32, "precision": "fp32", "log_every": 1, "save_every": 1, "threads": 1}
+    given = make_config("fast", shards=str(raw_shards), **small).as_dict()
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train(CPU, whole, given, resume=False)
+
+    def with_modes(modes: dict[int, int]) -> None:
+        """Trains; before the steps numbered `modes` the folder gets these."""
+        calls = 0
+
+        def step(*args: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            run.chmod(modes.get(calls, run.stat().st_mode))
+            return train_step(*args)
+
+        monkeypatch.setattr(trainer, "train_step", step)
+        with modes_count():
+            train(CPU, run, given, resume=True)
+
+    with_modes({2: 0o555, 4: 0o755})
+    printed = capsys.readouterr().err
+    assert printed.count("last.pt could not be saved: Permission denied. What was saved before is kept") == 1
+    assert printed.count("last.pt is saved again.") == 1
+    same = partial(torch.testing.assert_close, rtol=0, atol=0)
+    same(checkpoint.load(run / "last.pt")["model"], checkpoint.load(whole / "last.pt")["model"])
+
+    shutil.rmtree(run)
+    with pytest.raises(TrainingError, match=r"^last\.pt could not be saved: Permission denied"):
+        with_modes({3: 0o555})
+    run.chmod(0o755)
+    assert checkpoint.load(run / "last.pt")["step"] == 2
+    with_modes({})
+    same(checkpoint.load(run / "last.pt")["model"], checkpoint.load(whole / "last.pt")["model"])
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "train.index.npy", "train-000000.tar"])

@@ -90,7 +90,7 @@ def test_a_stopped_one_is_resumed(small_shards: Path, tmp_path: Path, monkeypatc
     assert {path.name for path in whole.glob("*.png")} == {"figure3.png", "figure4.png"}
     claims, networks = claims_of(whole)
     assert [claim["name"] for claim in claims] == ["one-cnn", "views", "no-dropout"]
-    accuracy = predict_split(open_networks([whole / "base-0" / "last.pt"], 0), views=10).accuracy()
+    accuracy = predict_split(open_networks([whole / "base-0" / "last.pt"], 0), views=10, precision="fp32").accuracy()
     assert accuracy is not None
     assert claims[0]["ours"][0]["value"] == pytest.approx(100 - accuracy.top1)
     assert networks[0]["10 views"] == f"{accuracy.top1:.1f}"
@@ -138,15 +138,15 @@ def test_five_networks_from_folders_to_the_table(small_shards: Path, tmp_path: P
     order = np.argsort(learnt[1].samples)
     assert np.array_equal(found.train_right, learnt[0].numpy()[order][some])
     paths = [tmp_path / f"base-{seed}" / "last.pt" for seed in range(5)]
-    alone = [predict_split(open_networks([path], 0), views=10).accuracy() for path in paths]
-    five = predict_split(open_networks(paths, 0), views=10).accuracy()
+    alone = [predict_split(open_networks([path], 0), views=10, precision="fp32").accuracy() for path in paths]
+    five = predict_split(open_networks(paths, 0), views=10, precision="fp32").accuracy()
     errors = [100 - accuracy.top1 for accuracy in alone if accuracy]
     assert len(set(errors)) > 1
     ours = {claim["name"]: [each["value"] for each in claim["ours"]] for claim in claims_of(tmp_path)[0]}
     assert five
     assert ours["five-cnns"] == pytest.approx([100 - five.top1])
     assert ours["averaging"] == pytest.approx([np.mean(errors) - (100 - five.top1)])
-    one_view = [predict_split(open_networks([path], 0)).accuracy() for path in paths]
+    one_view = [predict_split(open_networks([path], 0), precision="fp32").accuracy() for path in paths]
     gains = [one.top1 for one in one_view if one], [ten.top1 for ten in alone if ten]
     assert ours["views"] == pytest.approx([np.mean(gains[1]) - np.mean(gains[0])])
 
@@ -156,7 +156,10 @@ def test_judged_by_another_split(small_shards: Path, tmp_path: Path) -> None:
     for more in ([], ["--split", "train"]):
         assert paper(small_shards, tmp_path, "--only", "ilsvrc-2010", *more).exit_code == 0
         accuracy = predict_split(
-            open_networks([tmp_path / "base-0" / "last.pt"], 0), views=10, split=(more or ["", "val"])[1]
+            open_networks([tmp_path / "base-0" / "last.pt"], 0),
+            views=10,
+            precision="fp32",
+            split=(more or ["", "val"])[1],
         )
         claims = {claim["name"]: claim["ours"][0]["value"] for claim in claims_of(tmp_path)[0]}
         assert claims["ilsvrc-2010"] == pytest.approx(100 - accuracy.accuracy().top1)  # type: ignore[union-attr]

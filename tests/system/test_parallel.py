@@ -78,6 +78,7 @@ NETS: dict[str, dict[str, Any]] = {
     "paper": {"crops": False},
     "sixconv": {"arch": "sixconv", "bottleneck": 10},
     "onetower": {"arch": "onetower", "dropout": 0.0},
+    "bn": {"arch": "bn", "dropout": 0.0, "sync_bn": True, "lr": 0.02},
 }
 """Under hybrid not mirrored with dropout, whose masks the order of a batch's images decides."""
 RUNS = [
@@ -85,6 +86,8 @@ RUNS = [
     (2, "sixconv", "towers"),
     (2, "paper", "hybrid"),
     (2, "onetower", "hybrid"),
+    (2, "bn", "data"),
+    (2, "bn", "hybrid"),
     (3, "paper", "hybrid"),
 ]
 
@@ -113,7 +116,9 @@ def folder(jpeg_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(folder / "stopped", folder / f"one-then-{parallel}")
     train(ALONE, **short("one-then-two", "onetower", stop_after=3))
     pairs = [short("accumulated", "onetower", accumulate=2), short("one-then-two", "onetower")]
+    own_statistics = {**case("", "bn")["config"], "sync_bn": False}
     pairs += [case(f"{net}-{parallel}-2", net, parallel) for world, net, parallel in RUNS if world == 2]
+    pairs.append({**case("own-statistics", "bn"), "config": own_statistics})
     pairs.append(short("towers-accumulated", "paper", "towers", accumulate=2))
     pairs.append(short("hybrid-accumulated", "onetower", "hybrid", accumulate=2))
     for parallel in ("towers", "hybrid"):
@@ -150,6 +155,12 @@ def log(run: Path) -> list[dict[str, Any]]:
 def test_a_split_network_trains_as_a_whole_one(world: int, net: str, parallel: str, folder: Path) -> None:
     """With momentum, weight decay and (but onetower) dropout 0.5; evaluated and saved as the whole network."""
     assert_same(folder / f"{net}-{parallel}-{world}", folder / f"{net}-data-1")
+
+
+def test_without_sync_bn_batch_norm_sees_each_process_own_images(folder: Path) -> None:
+    runs = ("own-statistics", "bn-data-1")
+    own, whole = ([line["loss"] for line in log(folder / name) if "loss" in line] for name in runs)
+    assert own != pytest.approx(whole, rel=1e-3)
 
 
 @pytest.mark.parametrize("parallel", ["towers", "hybrid"])

@@ -316,6 +316,15 @@ def test_before_anything_is_saved_a_run_begins_again(whole: Path, raw_shards: Pa
         assert_same(run, whole)
 
 
+def test_before_anything_is_saved_another_set_becomes_the_run_s(raw_shards: Path, tmp_path: Path) -> None:
+    """config.json, which the report reads, names the set that it is trained on."""
+    run, moved = tmp_path / "run", shutil.copytree(raw_shards, tmp_path / "moved")
+    run_folder.create(run, settings(raw_shards, epochs=1))
+    assert resume(run, shards=str(moved)).finished
+    assert json.loads((run / "config.json").read_text())["shards"] == str(moved)
+    assert checkpoint.load(run / "last.pt")["config"]["shards"] == str(moved)
+
+
 def test_resuming_refuses_other_settings_and_sets(
     whole: Path, raw_shards: Path, jpeg_shards: Path, tmp_path: Path
 ) -> None:

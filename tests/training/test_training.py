@@ -22,6 +22,7 @@ from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.shards.reader import ShardSet, Split
 from alexnet_fast.training import checkpoint, optim, trainer
+from alexnet_fast.training.run_folder import create
 from alexnet_fast.training.start import train
 from alexnet_fast.training.state import initial_state
 from alexnet_fast.training.step import train_step
@@ -82,6 +83,24 @@ def test_a_run_learns_and_leaves_its_folder(jpeg_shards: Path, tmp_path: Path) -
     assert accuracy is not None
     assert accuracy.top1 == pytest.approx(result.best_top1)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 6
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_eval_scores_as_training_did(precision: str, jpeg_shards: Path, tmp_path: Path) -> None:
+    """A run and `eval` of it take the same precision, so they count the same images as right; and both say which."""
+    run = tmp_path / "run"
+    result = start(settings(jpeg_shards, epochs=1, precision=precision), run)
+    own, *others = (
+        predict_split(open_networks([run / "last.pt"]), precision=one, keep=True) for one in (None, "bf16", "fp32")
+    )
+    assert (result.precision, own.precision) == (precision, precision)
+    accuracy = own.accuracy()
+    assert accuracy is not None
+    assert accuracy.top1 == result.top1
+    assert [np.array_equal(own.probabilities, other.probabilities) for other in others] == [  # type: ignore[arg-type]
+        precision == "bf16",
+        precision == "fp32",
+    ]
 
 
 def test_the_order_window(jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +194,8 @@ def test_what_does_not_fit_is_refused(jpeg_shards: Path, tmp_path: Path) -> None
         start(settings(jpeg_shards, crop=300), tmp_path / "a")
     with pytest.raises(InputError, match="crop 32 is too small for AlexNet"):
         start(settings(jpeg_shards, crop=32), tmp_path / "b")
+    assert not list(tmp_path.iterdir())
+    create(tmp_path / "b", settings(jpeg_shards))
     with pytest.raises(InputError, match="already holds a run"):
         start(settings(jpeg_shards), tmp_path / "b")
 
@@ -231,8 +252,14 @@ def test_few_images_take_a_smaller_batch(
     jpeg_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A recipe's batch and rate are for a million images; what is given is kept."""
-    assert [batch_for(images, 1024) for images in (1_281_167, 20_480, 20_479, 9_469, 60)] == [1024, 1024, 512, 256, 32]
-    assert batch_for(60, 8) == 8
+    many = [(images, batch_for(images, 1000, 1024)) for images in (1_281_167, 20_480, 20_479, 9_469, 60)]
+    assert many == [(1_281_167, 1024), (20_480, 1024), (20_479, 512), (9_469, 256), (60, 32)]
+    assert batch_for(60, 1, 8) == 8
+    # of the whole run: ImageNet's are the recipes' own; CIFAR-10, and Imagenette in 30 and in 10 epochs
+    for epochs in (30, 90):
+        assert [batch_for(1_281_167, epochs, batch) for batch in (128, 1024, 8192)] == [128, 1024, 8192]
+    assert [batch_for(50_000, epochs, 1024) for epochs in (30, 21, 20, 3, 1)] == [1024, 1024, 512, 128, 32]
+    assert [batch_for(9_469, epochs, 1024) for epochs in (30, 10)] == [256, 64]
     monkeypatch.setattr(Trainer, "run", lambda self: self.config)
 
     def begun(name: str, **given: Any) -> TrainConfig:
@@ -241,11 +268,12 @@ def test_few_images_take_a_smaller_batch(
     config = begun("a", recipe="fast")
     assert (config.batch, config.lr) == (32, 0.4 * 32 / 1024)
     assert capsys.readouterr().err == (
-        "60 training images are few: --batch 32 in place of the recipe's 1,024, learning rate 0.0125 in place of 0.4\n"
+        "60 training images make too few steps of the recipe's batch of 1,024: 1 an epoch, 30 in all (wanted: 20 and "
+        "1,000). Taking --batch 32: 2 and 60, learning rate 0.0125 in place of 0.4\n"
     )
     config = begun("b", recipe="fast", lr=0.1)
     assert (config.batch, config.lr) == (32, 0.1)
-    assert capsys.readouterr().err.endswith("in place of the recipe's 1,024\n")
+    assert capsys.readouterr().err.endswith("Taking --batch 32: 2 and 60\n")
     config = begun("c", recipe="fast", batch=50)
     assert (config.batch, config.lr) == (50, 0.4 * 50 / 1024)
     assert capsys.readouterr().err == ""
