@@ -2,6 +2,7 @@
 
 import errno
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -136,6 +137,44 @@ def test_the_command_killed_at_ten_random_moments(image_folder: Path, jpeg_shard
     assert in_work >= 2
 
 
+STOP_AFTER_A_TAR = """
+import os, sys
+from alexnet_fast import signals
+from alexnet_fast.__main__ import run
+from alexnet_fast.sharding import pool, write
+
+numbers = [int(number) for number in sys.argv.pop().split(",")]
+
+def stop_everybody(done):
+    for number in numbers:
+        os.killpg(0, number)
+
+write.run = lambda its_pool, function, jobs, finished, show: pool.run(its_pool, function, jobs, stop_everybody, show)
+run()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_stops_it_with_a_line(
+    number: signal.Signals, image_folder: Path, jpeg_shards: Path, tmp_path: Path
+) -> None:
+    """Sent to the whole group when the first tar is finished: SIGTERM twice, as `timeout` and batch systems do."""
+    options = ["shard", "--src", image_folder, "--out", tmp_path / "out", "--size", str(SIZE), "--workers", "2"]
+    numbers = f"{number}" if number == signal.SIGINT else f"{number},{number}"
+    command = [sys.executable, "-c", STOP_AFTER_A_TAR, *options, numbers]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
+    assert result.returncode == 128 + number
+    assert result.stderr.endswith("\nStopped; finished tars are kept. Resume with the same command.\n")
+    assert "Traceback" not in result.stderr
+    assert "leaked" not in result.stderr
+    assert list((tmp_path / "out" / ".work").glob("*.tar.json"))
+    again = start("--src", image_folder, "--out", tmp_path / "out")
+    _, stderr = again.communicate()
+    assert again.returncode == 0
+    assert "tars are there already" in stderr
+    assert files(tmp_path / "out") == files(jpeg_shards)
+
+
 def test_a_second_run_on_the_same_output_is_refused(image_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with locked(open_output([str(out)]), None):
@@ -173,6 +212,51 @@ def test_a_killed_worker_is_reported_with_its_job_which_is_tried_once_more(tmp_p
 def test_a_job_that_kills_its_worker_twice_stops_the_run() -> None:
     with pytest.raises(InputError, match=r"the worker that wrote b\.tar was killed 2 times.*fewer --workers"):
         run(Processes(1), die, ["b.tar"], print, lambda text: None)
+
+
+KILLED_SERVER = """
+import os, signal, sys
+from alexnet_fast.__main__ import run
+from multiprocessing import forkserver
+
+connect = forkserver.connect_to_new_process
+times = int(sys.argv.pop())
+
+def kill_first(fds):
+    global times
+    if times:
+        times -= 1
+        forkserver.ensure_running()
+        server = forkserver._forkserver._forkserver_pid
+        os.kill(server, signal.SIGSTOP)  # it takes no more connections, but this one is made
+        try:
+            return connect(fds)
+        finally:
+            os.kill(server, signal.SIGKILL)
+    return connect(fds)
+
+forkserver.connect_to_new_process = kill_first
+run()
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_killed_fork_server_is_started_once_more(
+    times: int, image_folder: Path, jpeg_shards: Path, tmp_path: Path
+) -> None:
+    """Killed between a request for a worker and the answer, by the kernel for want of memory, say."""
+    options = ["shard", "--src", image_folder, "--out", tmp_path / "out", "--size", str(SIZE), "--workers", "1"]
+    command = [sys.executable, "-c", KILLED_SERVER, *options, str(times)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if times == 1:
+        assert (result.returncode, "Error" in result.stderr) == (0, False)
+        assert files(tmp_path / "out") == files(jpeg_shards)
+        return
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == (
+        "Error: the workers were killed when they started (the server that workers are forked from was killed), most "
+        "often by the kernel for want of memory. Run the same command with fewer --workers: finished tars are kept."
+    )
 
 
 @contextmanager
