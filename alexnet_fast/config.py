@@ -28,6 +28,13 @@ RESUMABLE = (
 norm's statistics, which are each part's own)."""
 REMOVABLE = ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
 PAPER_NETS_ONLY = ("lrn", "within_map_norm", "pool", "activation", "without", "bottleneck")
+LEAST_CROP = 64
+"""Side of the smallest input that AlexNet takes, pixels."""
+
+
+def default_crop(stored_side: int) -> int:
+    """Returns the side of the network's input for stored images of that side: 7/8 of it, as 224 of 256; pixels."""
+    return stored_side * 7 // 8
 
 
 @dataclass(frozen=True, kw_only=True)

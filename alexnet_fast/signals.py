@@ -10,14 +10,20 @@ from multiprocessing import active_children
 from typing import Any
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
+"""Exit codes after Ctrl-C and SIGTERM, as shells have them."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, inside `termination_raised`."""
 
 
 @contextmanager
 def nothing_begun() -> Iterator[None]:
-    """Ends the process at once on Ctrl-C, while modules are imported: some turn an exception into other errors."""
-    with _handled(_leave, (signal.SIGINT,)):
+    """Ends the process at once on either signal, with a line and its exit code, while modules are imported: some turn
+    an exception into other errors."""
+    with _handled(_leave):
         yield
 
 
@@ -46,6 +52,19 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     for number in BOTH:
         if signal.getsignal(number) is _quit:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+@contextmanager
+def termination_raised() -> Iterator[None]:
+    """Has SIGTERM raise Terminated, as Ctrl-C raises KeyboardInterrupt; a second SIGTERM does nothing: `timeout` and
+    batch systems send several."""
+
+    def terminate(number: int, _: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise Terminated
+
+    with _handled(terminate, (signal.SIGTERM,)):
+        yield
 
 
 @contextmanager
@@ -80,4 +99,4 @@ def _quit(number: int, _: Any) -> None:
 
 def _leave(number: int, _: Any) -> None:
     os.write(2, b"\nStopped; nothing was begun.\n")
-    os._exit(INTERRUPTED)
+    os._exit(128 + number)

@@ -119,10 +119,11 @@ def shard_command(
         raise click.UsageError("Missing option '--src'.")
     else:
         try:
-            made = run.shard(src, list(outs), workers=workers, scheduler=scheduler, part=part, **making)
-        except KeyboardInterrupt:
+            with signals.termination_raised():
+                made = run.shard(src, list(outs), workers=workers, scheduler=scheduler, part=part, **making)
+        except KeyboardInterrupt as stop:
             click.echo("\nStopped; finished tars are kept. Resume with the same command.", err=True)
-            sys.exit(signals.INTERRUPTED)
+            sys.exit(signals.TERMINATED if isinstance(stop, signals.Terminated) else signals.INTERRUPTED)
         if isinstance(made, Contents):
             show("Nothing was written: --dry-run.", made.as_dict(), json_file)
             return

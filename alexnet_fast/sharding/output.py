@@ -108,9 +108,9 @@ class Folders:
     def make(cls, folders: list[Path]) -> Folders:
         folders = [Path(os.path.abspath(folder)) if len(folders) > 1 else folder for folder in folders]
         for folder in folders:
-            if folder.exists() and not folder.is_dir():
-                raise InputError(f"{folder} is a file. --out takes a folder.")
             try:
+                if folder.exists() and not folder.is_dir():
+                    raise InputError(f"{folder} is a file. --out takes a folder.")
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise InputError(f"{folder} cannot be made ({error.strerror}). Choose another --out.") from error

@@ -112,9 +112,6 @@ class Plan:
 
 def make_plan(source: Source, options: Options) -> Plan:
     """Returns the plan. Raises InputError when a class has a name that no manifest can hold."""
-    for name in (*source.classes, *source.names.values()):
-        if not _is_text(name):
-            raise InputError(f"the class name {name!a} in {source.root} is not UTF-8. Rename the class.")
     listing = hashlib.sha256("".join(images.fingerprint() for images in source.splits.values()).encode())
     return Plan(
         options=options,
@@ -182,14 +179,6 @@ def _evenly(share: float, count: int) -> NDArray[np.bool_]:
     if share in (0, 1):
         return np.full(count, bool(share))
     return np.asarray(np.diff(np.floor(share * np.arange(count + 1))) > 0)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _tars(images: int) -> int:

@@ -13,7 +13,7 @@ from socket import create_connection
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from alexnet_fast import native
+from alexnet_fast import native, signals
 from alexnet_fast.errors import InputError
 
 J = TypeVar("J")
@@ -48,8 +48,11 @@ class Processes:
         self._executors = [self._start() for _ in range(workers)]
 
     def submit(self, slot: int, function: Callable[[J], R], job: J) -> Future[R]:
-        with _uninterrupted():  # it may start a process
-            return self._executors[slot].submit(function, job)
+        try:
+            with _uninterrupted():  # it may start a process
+                return self._executors[slot].submit(function, job)
+        except (EOFError, ConnectionError) as error:
+            raise BrokenProcessPool("the server that workers are forked from was killed") from error
 
     def renew(self, slot: int) -> None:
         self._executors[slot].shutdown()
@@ -151,16 +154,23 @@ def run(
 def _submit(pool: Pool, slot: int, function: Callable[[J], R], job: J) -> Future[R]:
     try:
         return pool.submit(slot, function, job)
-    except pool.killed:  # while it had nothing to do
+    except pool.killed:  # while it had nothing to do, or when it started
         pool.renew(slot)
+    try:
         return pool.submit(slot, function, job)
+    except pool.killed as error:
+        raise InputError(
+            f"the workers were killed when they started ({error}), most often by the kernel for want of memory. Run "
+            "the same command with fewer --workers: finished tars are kept."
+        ) from error
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Delays Ctrl-C, and blocks it in the processes that are started inside: their parent handles it."""
+    """Delays Ctrl-C and SIGTERM, and blocks them in the processes that are started inside: their parent handles them,
+    and batch systems send SIGTERM to all processes."""
     resource_tracker.ensure_running()  # which unblocks signals when it starts
-    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, signals.BOTH)
     try:
         yield
     finally:
@@ -170,7 +180,8 @@ def _uninterrupted() -> Iterator[None]:
 def _start_worker() -> None:
     from threading import Thread
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in signals.BOTH:
+        signal.signal(number, signal.SIG_IGN)
     _prepare_process()
     Thread(target=_end_with_parent, daemon=True).start()
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from alexnet_fast.config import LEAST_CROP, default_crop
 from alexnet_fast.console import Progress
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.output import check_apart, open_output
+from alexnet_fast.sharding.output import Output, check_apart, open_output
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.pool import DaskWorkers, Pool, Processes
 from alexnet_fast.sharding.rule import WHITE, hex_colour
@@ -60,21 +64,18 @@ def shard(
         if fraction is not None:
             source = split_off(source, fraction, seed)
         contents = describe(source)
-        _show(contents, source.classes, [] if dry_run else outs, progress)
+        _show(contents, source.classes, size, [] if dry_run else outs, progress)
         if dry_run:
             return contents
 
         def pool() -> Pool:
             return DaskWorkers(scheduler) if scheduler else Processes(workers or cores())
 
-        return write_shard_set(
-            source,
-            open_output(outs),
-            Options(encoding, quality, size, seed, keep, budget, orient or None, None if colour == WHITE else colour),
-            pool,
-            part=Part(*part) if part else None,
-            progress=progress,
-        )
+        output = open_output(outs)
+        rule = orient or None, None if colour == WHITE else colour
+        options = Options(encoding, quality, size, seed, keep, budget, *rule)
+        with _permitted(output, src):
+            return write_shard_set(source, output, options, pool, part=Part(*part) if part else None, progress=progress)
 
 
 def _colour(background: str) -> str:
@@ -85,13 +86,20 @@ def _colour(background: str) -> str:
         raise InputError(f"--background {background} is no colour: give a name such as black, or #rrggbb.") from error
 
 
-def _show(contents: Contents, classes: list[str], outs: list[str], progress: Progress) -> None:
-    """Prints what the source was taken for, with the ids of its classes, and `outs`, where it goes."""
+def _show(contents: Contents, classes: list[str], size: int, outs: list[str], progress: Progress) -> None:
+    """Prints what the source was taken for, with the ids of its classes, and `outs`, where it goes; and what keeps the
+    set, of images of `size` pixels, from being trained on or measured with."""
     first, *more = contents.lines(classes)
     for line in [f"{first} -> {' '.join(outs)}" if outs else first, *more]:
         progress.print(line)
     if "train" in contents.splits and "val" not in contents.splits:
         progress.print("no val split, on which to measure how well a network does: --val-fraction 0.1 splits one off")
+    if default_crop(size) < LEAST_CROP:
+        way = f"only with train --crop {LEAST_CROP}" if size >= LEAST_CROP else "at no crop"
+        progress.print(
+            f"--size {size} can be trained on {way}: AlexNet needs {LEAST_CROP} px, and the default crop is 7/8 of the "
+            "size; --size 74 is the smallest for it"
+        )
 
 
 def _fraction(val_fraction: float | None, split: str | None) -> float | None:
@@ -106,4 +114,27 @@ def _fraction(val_fraction: float | None, split: str | None) -> float | None:
 
 def finish(outs: list[str]) -> Summary:
     """Writes the manifest of a set whose parts are all there. Raises InputError."""
-    return finish_shard_set(open_output(outs))
+    output = open_output(outs)
+    with _permitted(output):
+        return finish_shard_set(output)
+
+
+@contextmanager
+def _permitted(output: Output, src: Path | None = None) -> Iterator[None]:
+    """Raises InputError where the block, or a worker, lacks the permission to write the output or to read the source,
+    perhaps only since a moment ago."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        why = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        if src and error.filename and Path(error.filename).is_relative_to(src):
+            raise InputError(
+                f"{src} cannot be read ({why}). Make it readable and run the same command again, which keeps finished "
+                "tars."
+            ) from error
+        raise InputError(
+            f"{output} cannot be written to ({why}). Make the folder and what is in it writable and run the same "
+            "command again, which keeps finished tars; or choose another --out."
+        ) from error

@@ -80,6 +80,11 @@ def split_off(source: Source, fraction: float, seed: int) -> Source:
     rank = random.val_split(seed).permutation(len(train))
     by_class = np.lexsort((rank, train.labels))  # each class's images in a random order
     counts = np.bincount(train.labels, minlength=len(source.classes))
+    if counts.max() == 1:
+        raise InputError(
+            "every class has one image, which is for training, so none can be split off as val. Add images, put those "
+            "for validation in a folder val/ beside train/, or leave out --val-fraction and --split."
+        )
     wanted = np.diff(np.rint(fraction * np.cumsum(counts)).astype(np.int64), prepend=0)
     wanted = np.minimum(wanted, np.maximum(counts - 1, 0))
     place = np.arange(len(train)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.listing import Images, Source
 
 SHOWN = 5
@@ -59,7 +60,11 @@ class Contents:
 
 
 def describe(source: Source) -> Contents:
-    """Returns the contents of a source as it will be written: after classes and splits were taken out of it."""
+    """Returns the contents of a source as it will be written: after classes and splits were taken out of it. Raises
+    InputError when a class has a name that no manifest can hold."""
+    for name in (*source.classes, *source.names.values()):
+        if not _is_text(name):
+            raise InputError(f"the class name {name!a} in {source.root} is not UTF-8. Rename the class.")
     splits = {name: _describe_split(images, source.classes) for name, images in source.splits.items()}
     left_out = source.left_out
     kinds = sorted(left_out.counts)
@@ -112,6 +117,14 @@ def _unusual(classes: list[str], splits: dict[str, SplitContents]) -> list[str]:
             "list of them, gives another order"
         )
     return notes
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _as_text(name: str) -> str:

@@ -182,11 +182,21 @@ class ShardSet:
     def __contains__(self, split: str) -> bool:
         return split in self.manifest.splits
 
+    def _lacks(self, split: str) -> str:
+        """Returns the message for a split that is not there."""
+        has = list(self.manifest.splits)
+        hint = f"eval and features take another one with --split {has[-1]}."
+        if has == ["train"]:
+            hint = (
+                "Shard with --val-fraction 0.1, which splits a tenth of the images off as val, or measure on the "
+                "training images themselves with --split train."
+            )
+        return f"{self.location} has no split named {split}; it has: {', '.join(has)}. {hint}"
+
     def split(self, name: str, *, labelled: bool = True) -> Split:
         """Opens a split; with `labelled=False` also one that holds images without a label (theirs is UNLABELLED)."""
         if name not in self:
-            has = ", ".join(self.manifest.splits)
-            raise InputError(f"{self.location} has no split named {name}; it has: {has}.")
+            raise InputError(self._lacks(name))
         tars = None
         if self._cache:
             self._cache.index(name)

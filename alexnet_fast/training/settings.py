@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from alexnet_fast.config import RESUMABLE, TrainConfig
+from alexnet_fast.config import LEAST_CROP, RESUMABLE, TrainConfig, default_crop
 from alexnet_fast.distributed.devices import processes_here
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
@@ -21,10 +21,12 @@ FILLED_IN = {"crop": 0, "precision": "auto"}
 def resolve(config: TrainConfig, stored_side: int, topology: Topology) -> TrainConfig:
     """Returns `config` with crop, precision and threads filled in. Raises InputError for a crop that does not fit.
     `stored_side`: of the shard set's images, pixels."""
-    crop = config.crop or stored_side * 7 // 8
+    crop = config.crop or default_crop(stored_side)
     check_crop(crop, stored_side)
-    if crop < 64:
-        raise InputError(f"crop {crop} is too small for AlexNet, which needs 64 px. Shard with --size 74 or more.")
+    if crop < LEAST_CROP:
+        raise InputError(
+            f"crop {crop} is too small for AlexNet, which needs {LEAST_CROP} px. Shard with --size 74 or more."
+        )
     precision = config.precision if config.precision != "auto" else best_precision(topology.device)
     threads = config.threads or max(cores() // processes_here(topology.world_size), 1)
     return replace(config, crop=crop, precision=precision, threads=threads)

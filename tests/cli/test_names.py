@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,16 @@ def test_a_class_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "images" / os.fsdecode(b"caf\xe9")
     folder.mkdir(parents=True)
     Image.fromarray(picture(0)).save(folder / "a.jpg")
-    with pytest.raises(InputError, match=r"the class name 'caf\\udce9' in .* is not UTF-8\. Rename the class\.$"):
+    message = r"the class name 'caf\\udce9' in .* is not UTF-8\. Rename the class\."
+    with pytest.raises(InputError, match=f"{message}$"):
         write(find_images(tmp_path / "images"), tmp_path / "out", Options(size=16))
     assert not list((tmp_path / "out").iterdir())
+    command = ["shard", "--src", str(tmp_path / "images"), "--out", str(tmp_path / "set"), "--workers", "1"]
+    for more in ([], ["--dry-run"]):
+        result = CliRunner().invoke(main, [*command, *more])
+        assert result.exit_code == 2
+        assert re.search(message, result.output)
+    assert not (tmp_path / "set").exists()
 
 
 def test_a_file_name_that_is_no_text_is_taken(tmp_path: Path) -> None:

@@ -7,13 +7,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from alexnet_fast.cli.main import main
+from alexnet_fast.config import TrainConfig
+from alexnet_fast.distributed.topology import Topology
+from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.listing import Source
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.summary import account, describe
+from alexnet_fast.training.settings import resolve
 from tests.conftest import write
 from tests.sharding.sources import trees
 from tests.sharding.sources.layouts import BUILDERS, Photos, build, jpeg, write_files
@@ -92,6 +97,19 @@ def test_dry_run_prints_it_and_writes_nothing(tmp_path: Path) -> None:
     assert body["splits"]["train"]["images"] == drawn.images["train"].total()
     assert body["left_out"] == {kind: count for kind, count in drawn.left_out.items() if count}
     assert "images a class: " in result.output
+
+
+@pytest.mark.parametrize(("size", "way"), [(16, "at no crop"), (63, "at no crop"), (64, "--crop 64"), (73, "--crop")])
+def test_a_size_that_the_default_crop_makes_too_small_is_noted(size: int, way: str, tmp_path: Path) -> None:
+    src = write_files(tmp_path, {"a/1.jpg": b"", "b/1.jpg": b""})
+    result = CliRunner().invoke(main, ["shard", "--src", str(src), "--dry-run", "--size", str(size)])
+    line = next(line for line in result.output.splitlines() if line.startswith(f"--size {size} can be trained on "))
+    assert way in line
+    assert line.endswith("--size 74 is the smallest for it")
+    assert "can be trained on" not in CliRunner().invoke(main, ["shard", "--src", str(src), "--dry-run"]).output
+    with pytest.raises(InputError, match="--size 74 or more"):
+        resolve(TrainConfig(), size, Topology(0, 1, torch.device("cpu")))
+    assert resolve(TrainConfig(), 74, Topology(0, 1, torch.device("cpu"))).crop == 64
 
 
 def test_the_same_image_in_two_splits(tmp_path: Path) -> None:

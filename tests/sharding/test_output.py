@@ -21,6 +21,7 @@ from alexnet_fast.sharding.write import Part, finish_shard_set
 from alexnet_fast.shards.format import MANIFEST
 from tests import conftest
 from tests.conftest import CLASSES, SIZE, files
+from tests.sharding.sources.layouts import Photos, build, everything
 from tests.sharding.test_write import write
 
 
@@ -216,6 +217,20 @@ def test_a_shard_set_among_the_images_is_left_out(image_folder: Path, jpeg_shard
     in_a_set = len(list(jpeg_shards.iterdir()))
     assert found.left_out.counts == {"shard sets": 2 * in_a_set + 1 + 2}  # the link counts as one file
     assert found.left_out.found == expected.left_out.found + found.left_out.total()
+
+
+@pytest.mark.parametrize("form", ["parquet", "WebDataset"])
+def test_a_shard_set_beside_tars_or_tables_is_left_out(
+    form: str, jpeg_shards: Path, tmp_path: Path, photos: Photos
+) -> None:
+    source = build(form, tmp_path, photos)
+    expected = find_images(source)
+    shutil.copytree(jpeg_shards, source / "set")
+    found = find_images(source)
+    assert everything(found.splits["train"]) == everything(expected.splits["train"])
+    in_a_set = len(list(jpeg_shards.iterdir()))
+    assert found.left_out.counts == {**expected.left_out.counts, "shard sets": in_a_set}
+    assert found.left_out.found == expected.left_out.found + in_a_set
 
 
 def test_a_shard_set_beside_class_folders_has_two_readings(

@@ -180,6 +180,13 @@ def test_a_second_validation_split() -> None:
     assert str(error.value) == "the source has a split val already. Leave out --val-fraction and --split."
 
 
+def test_one_image_a_class_cannot_be_split() -> None:
+    for counts in ([1, 1, 1], [1, 0, 1]):
+        with pytest.raises(InputError, match=r"^every class has one image, .* Add images, .* or leave out --val-frac"):
+            split_off(source(counts), 0.9, seed=0)
+    assert len(split_off(source([1, 2, 1]), 0.5, seed=0).splits["val"]) == 1
+
+
 def test_an_empty_validation_split() -> None:
     with pytest.raises(InputError) as error:
         split_off(source([1000, 500]), 0.0001, seed=0)

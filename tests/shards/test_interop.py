@@ -258,5 +258,18 @@ def test_a_corrupt_index_is_refused(copy: Path) -> None:
     assert refusal(copy).startswith(f"{path} cannot be read (")
 
 
-def test_a_split_that_is_not_there(jpeg_shards: Path) -> None:
-    assert refusal(jpeg_shards, "test") == f"{jpeg_shards} has no split named test; it has: train, val."
+def test_a_split_that_is_not_there(jpeg_shards: Path, copy: Path) -> None:
+    named = "has no split named"
+    hint = "eval and features take another one with --split"
+    assert refusal(jpeg_shards, "test") == f"{jpeg_shards} {named} test; it has: train, val. {hint} val."
+    path = copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["splits"]["test"] = manifest["splits"].pop("val")
+    path.write_text(json.dumps(manifest))
+    assert refusal(copy, "val") == f"{copy} {named} val; it has: train, test. {hint} test."
+    del manifest["splits"]["test"]
+    path.write_text(json.dumps(manifest))
+    assert refusal(copy, "val") == (
+        f"{copy} {named} val; it has: train. Shard with --val-fraction 0.1, which splits a tenth of the images off as "
+        "val, or measure on the training images themselves with --split train."
+    )

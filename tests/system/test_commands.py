@@ -77,21 +77,24 @@ def test_a_stop_before_training_is_a_line(number: signal.Signals, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("module", ["click", "numpy"])
-def test_a_stop_before_sharding_is_a_line(module: str, image_folder: Path, tmp_path: Path) -> None:
+def test_a_stop_before_sharding_is_a_line(
+    module: str, number: signal.Signals, image_folder: Path, tmp_path: Path
+) -> None:
     """While our own modules are imported, and those of the command; sent twice, as `timeout` does."""
     code = (
         "import os, sys\n"
         "class Stop:\n"
         "    def find_spec(self, name, *_):\n"
-        f"        if name == {module!r}: os.kill(os.getpid(), 2); os.kill(os.getpid(), 2)\n"
+        f"        if name == {module!r}: [os.kill(os.getpid(), {int(number)}) for _ in range(2)]\n"
         "from alexnet_fast.__main__ import run\n"
         "sys.meta_path.insert(0, Stop())\n"
         f"sys.argv[1:] = ['shard', '--src', {str(image_folder)!r}, '--out', {str(tmp_path / 'out')!r}]\n"
         "run()\n"
     )
     result = in_a_process("-c", code)
-    assert (result.returncode, result.stderr) == (130, "\nStopped; nothing was begun.\n")
+    assert (result.returncode, result.stderr) == (128 + number, "\nStopped; nothing was begun.\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,9 +1,12 @@
 """Killed at any moment, sharding goes on to the same bytes; whatever stops it says so and loses nothing finished."""
 
+import ctypes
 import errno
 import random
+import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,6 +139,54 @@ def test_the_command_killed_at_ten_random_moments(image_folder: Path, jpeg_shard
     assert in_work >= 2
 
 
+STOP_AFTER_A_TAR = """
+import os, sys
+from alexnet_fast import signals
+from alexnet_fast.__main__ import run
+from alexnet_fast.sharding import pool, write
+
+numbers = [int(number) for number in sys.argv.pop().split(",")]
+
+def stop_everybody(done):
+    for number in numbers:
+        os.killpg(0, number)
+
+write.run = lambda its_pool, function, jobs, finished, show: pool.run(its_pool, function, jobs, stop_everybody, show)
+run()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_stops_it_with_a_line(
+    number: signal.Signals, image_folder: Path, jpeg_shards: Path, tmp_path: Path
+) -> None:
+    """Sent to the whole group when the first tar is finished: SIGTERM twice, as `timeout` and batch systems do."""
+    options: list[str | Path] = [
+        "shard",
+        "--src",
+        image_folder,
+        "--out",
+        tmp_path / "out",
+        "--size",
+        str(SIZE),
+        "--workers",
+        "2",
+    ]
+    numbers = f"{number}" if number == signal.SIGINT else f"{number},{number}"
+    command: list[str | Path] = [sys.executable, "-c", STOP_AFTER_A_TAR, *options, numbers]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
+    assert result.returncode == 128 + number
+    assert result.stderr.endswith("\nStopped; finished tars are kept. Resume with the same command.\n")
+    assert "Traceback" not in result.stderr
+    assert "leaked" not in result.stderr
+    assert list((tmp_path / "out" / ".work").glob("*.tar.json"))
+    again = start("--src", image_folder, "--out", tmp_path / "out")
+    _, stderr = again.communicate()
+    assert again.returncode == 0
+    assert "tars are there already" in stderr
+    assert files(tmp_path / "out") == files(jpeg_shards)
+
+
 def test_a_second_run_on_the_same_output_is_refused(image_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with locked(open_output([str(out)]), None):
@@ -175,6 +226,61 @@ def test_a_job_that_kills_its_worker_twice_stops_the_run() -> None:
         run(Processes(1), die, ["b.tar"], print, lambda text: None)
 
 
+KILLED_SERVER = """
+import os, signal, sys
+from multiprocessing import forkserver
+from alexnet_fast.__main__ import run
+
+connect = forkserver.connect_to_new_process
+times = int(sys.argv.pop())
+
+def kill_first(fds):
+    global times
+    if times:
+        times -= 1
+        forkserver.ensure_running()
+        server = forkserver._forkserver._forkserver_pid
+        os.kill(server, signal.SIGSTOP)  # it takes no more connections, but this one is made
+        try:
+            return connect(fds)
+        finally:
+            os.kill(server, signal.SIGKILL)
+    return connect(fds)
+
+forkserver.connect_to_new_process = kill_first
+run()
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_killed_fork_server_is_started_once_more(
+    times: int, image_folder: Path, jpeg_shards: Path, tmp_path: Path
+) -> None:
+    """Killed between a request for a worker and the answer, by the kernel for want of memory, say."""
+    options: list[str | Path] = [
+        "shard",
+        "--src",
+        image_folder,
+        "--out",
+        tmp_path / "out",
+        "--size",
+        str(SIZE),
+        "--workers",
+        "1",
+    ]
+    command: list[str | Path] = [sys.executable, "-c", KILLED_SERVER, *options, str(times)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if times == 1:
+        assert (result.returncode, "Error" in result.stderr) == (0, False)
+        assert files(tmp_path / "out") == files(jpeg_shards)
+        return
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == (
+        "Error: the workers were killed when they started (the server that workers are forked from was killed), most "
+        "often by the kernel for want of memory. Run the same command with fewer --workers: finished tars are kept."
+    )
+
+
 @contextmanager
 def small_disk(folder: Path, kilobytes: int) -> Iterator[None]:
     folder.mkdir()
@@ -206,6 +312,95 @@ def test_a_full_disk_stops_it_with_the_amount_needed_and_loses_nothing(
         assert write(find_images(image_folder), disk / "out", Options(size=SIZE)).complete
         assert files(disk / "out") == files(jpeg_shards)
         assert {name: (disk / "out" / name).stat().st_mtime_ns for name in before} == before
+
+
+PERMISSION_LOST = """
+import os, sys
+from alexnet_fast.__main__ import run
+from alexnet_fast.sharding import pool, write
+
+lost = sys.argv.pop()
+
+def lose(done):
+    os.chmod(lost, 0o500 if os.path.isdir(lost) else 0)
+
+write.run = lambda its_pool, function, jobs, finished, show: pool.run(its_pool, function, jobs, lose, show)
+run()
+"""
+
+
+def without_privilege(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs a command for which permissions of files count, if it is root's too."""
+    libc = ctypes.CDLL(None)
+
+    def drop() -> None:
+        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+            libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+    return subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=drop)
+
+
+@pytest.mark.parametrize("lost", [".", ".work"])
+def test_a_lost_permission_stops_it_with_the_folder_and_loses_nothing(
+    lost: str, image_folder: Path, jpeg_shards: Path, tmp_path: Path
+) -> None:
+    """When the first tar is finished; the same command resumes once the permission is there again."""
+    out = tmp_path / "out"
+    options: list[str | Path] = ["shard", "--src", image_folder, "--out", out, "--size", str(SIZE), "--workers", "1"]
+    result = without_privilege(sys.executable, "-c", PERMISSION_LOST, *options, out / lost)
+    assert result.returncode == 2, result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"Error: {out} cannot be written to (Permission denied: {out}/")
+    assert last.endswith(
+        "). Make the folder and what is in it writable and run the same command again, which keeps finished tars; or "
+        "choose another --out."
+    )
+    assert "Traceback" not in result.stderr
+    (out / lost).chmod(0o700)
+    again = start("--src", image_folder, "--out", out)
+    _, stderr = again.communicate()
+    assert again.returncode == 0
+    assert "tars are there already" in stderr
+    assert files(out) == files(jpeg_shards)
+
+
+def test_an_archive_that_may_no_longer_be_read_is_named(image_folder: Path, tmp_path: Path) -> None:
+    src = tmp_path / "images.tar"
+    with tarfile.open(src, "w") as tar:
+        tar.add(image_folder, ".")
+    options: list[str | Path] = [
+        "shard",
+        "--src",
+        src,
+        "--out",
+        tmp_path / "out",
+        "--size",
+        str(SIZE),
+        "--workers",
+        "1",
+    ]
+    result = without_privilege(sys.executable, "-c", PERMISSION_LOST, *options, src)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.splitlines()[-1] == (
+        f"Error: {src} cannot be read (Permission denied: {src}). Make it readable and run the same command again, "
+        "which keeps finished tars."
+    )
+
+
+@pytest.mark.parametrize("mode", [0o500, 0o000])
+@pytest.mark.parametrize("place", [".", "new"])
+def test_a_folder_that_may_not_be_written_is_named(mode: int, place: str, image_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out").chmod(mode)
+    out = tmp_path / "out" / place
+    result = without_privilege(
+        sys.executable, "-m", "alexnet_fast", "shard", "--src", image_folder, "--out", out, "--workers", "1"
+    )
+    assert result.returncode == 2
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"Error: {out} cannot be {'made' if place == 'new' else 'written to'} (Permission denied")
+    assert last.endswith("hoose another --out.")
+    assert "Errno" not in last
 
 
 def test_a_full_disk_is_told_by_the_error_alone(

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.left_out import BESIDE, kind_of
+from alexnet_fast.sharding.left_out import BESIDE, SHARD_SETS, kind_of
 from alexnet_fast.sharding.listing import Source
 from alexnet_fast.sharding.output import holds_shard_set
 from alexnet_fast.sharding.sources import flat, folders, ilsvrc, kaggle, parquet, webdataset, whole
@@ -145,4 +145,5 @@ def _count_beside(source: Source, layout: str) -> None:
             is_folder = found[path].is_dir(follow_symlinks=False)
             files = count_files(found[path].path) if is_folder else 1
             source.left_out.found += files
-            source.left_out.add(kind_of(found[path].name) or BESIDE, path + "/" * is_folder, files)
+            kind = SHARD_SETS if is_folder and holds_shard_set(found[path].path) else BESIDE
+            source.left_out.add(kind_of(found[path].name) or kind, path + "/" * is_folder, files)

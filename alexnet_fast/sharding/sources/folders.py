@@ -26,7 +26,7 @@ from alexnet_fast.sharding.sources.arrange import (
 )
 from alexnet_fast.sharding.sources.flat import Search, find_labels, flat_images, labelled_source, labels_note
 from alexnet_fast.sharding.sources.names import read_names
-from alexnet_fast.sharding.sources.splits import by_split, split_called
+from alexnet_fast.sharding.sources.splits import by_split, split_called, split_notes
 from alexnet_fast.sharding.sources.tree import Folder, is_other, read_folder, read_tars
 
 
@@ -72,13 +72,17 @@ def read_tarred(src: Path) -> Source:
         raise InputError(
             f"{src} holds no tars. This layout takes tars of class folders: one, or train.tar and val.tar."
         )
-    left_out, top, names = LeftOut(), Folder(), list[str]()
+    left_out, top, names, notes = LeftOut(), Folder(), list[str](), list[str]()
     if len(tars) == 1 and not split_called(archives.stem(tars[0].name)):
         read_tars(tars, root, top, names, left_out)
     else:
-        for split, found in by_split(src, tars, lambda path: path.name).items():
+        parts = by_split(src, tars, lambda path: path.name)
+        notes = split_notes({split: [path.name for path in found] for split, found in parts.items()})
+        for split, found in parts.items():
             read_tars(found, root, top.folder(split), names, left_out)
-    return _source(src, root, top, names, left_out, FOLDERS)
+    source = _source(src, root, top, names, left_out, FOLDERS)
+    source.notes += notes
+    return source
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -125,6 +129,8 @@ def _source(src: Path, root: Path, top: Folder, tars: list[str], left_out: LeftO
     used = [folder for found in arranged.splits.values() for folder in _used(found)]
     passed_over = count_unused(top, used, left_out)
     source = Source(root, classes, splits, read_names(root) or read_names(root / arranged.base.path), left_out)
+    if len(splits) > 1 or is_split:
+        notes = split_notes({name: [f"{found.folder.path}/"] for name, found in arranged.splits.items()}) + notes
     source.notes += _notes(arranged.passed, arranged.empty, passed_over) + notes
     return source
 

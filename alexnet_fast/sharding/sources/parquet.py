@@ -25,7 +25,15 @@ from alexnet_fast.sharding.limits import MOST_IMAGE_BYTES, UnfitFileError, check
 from alexnet_fast.sharding.listing import TABLE_ROW, Entry, Images, Listing, Source
 from alexnet_fast.sharding.sources import folders
 from alexnet_fast.sharding.sources.columns import Columns, choose, images_in
-from alexnet_fast.sharding.sources.splits import WNID, by_split, check_labels, count_classes, split_of, unique_ids
+from alexnet_fast.sharding.sources.splits import (
+    WNID,
+    by_split,
+    check_labels,
+    count_classes,
+    split_notes,
+    split_of,
+    unique_ids,
+)
 from alexnet_fast.shards.format import UNLABELLED
 
 _SUFFIX = re.compile(rf"_({WNID.pattern})(?=\.\w+$)")
@@ -85,6 +93,7 @@ def read(src: Path, image_key: str | None = None, label_key: str | None = None) 
     called = {number: name for number, name in zip(classes, names, strict=False) if name != number}
     partial = sorted({path.parent for path in files if path.parent.name.startswith("partial-")})
     notes = [f"{folder} holds a part of its split alone: the hub converts the first 5 GB" for folder in partial]
+    notes += split_notes({split: [path.relative_to(src).as_posix() for path in part] for split, part in parts.items()})
     images = {split: _images(classes, part, src) for split, part in groups.items()}
     return Source(src, classes, images, called, left_out, notes)
 

@@ -56,6 +56,18 @@ def by_split(src: Path, files: Iterable[F], name: Callable[[F], str]) -> dict[st
     return present
 
 
+def split_notes(taken: Mapping[str, Iterable[str]]) -> list[str]:
+    """Returns a sentence on which folders or files were taken for which split, of those whose names do not have its
+    word: `valid/ as val`. Without other splits, all without a word are `train`: that needs no sentence."""
+    parts = []
+    for split, names in taken.items():
+        other = [name for name in names if split not in re.split(r"[^a-z]+", name.lower())]
+        other = [name for name in other if split_of(name) or len(taken) > 1]
+        if other:
+            parts.append(f"{other[0]}{f' and {len(other) - 1:,} more' * (len(other) > 1)} as {split}")
+    return [f"taken for splits: {', '.join(parts)}"] if parts else []
+
+
 def list_classes(src: Path, classes: Mapping[str, Callable[[], list[Entry]]]) -> Images:
     """The images of each class, labelled with its place in sorted order. Raises InputError when there are none."""
     listing = Listing(sorted(classes))

@@ -26,7 +26,15 @@ from alexnet_fast.sharding.listing import Entry, Source
 from alexnet_fast.sharding.output import holds_shard_set
 from alexnet_fast.sharding.sources import folders
 from alexnet_fast.sharding.sources.names import read_names
-from alexnet_fast.sharding.sources.splits import WNID, by_split, check_labels, count_classes, list_labelled, unique_ids
+from alexnet_fast.sharding.sources.splits import (
+    WNID,
+    by_split,
+    check_labels,
+    count_classes,
+    list_labelled,
+    split_notes,
+    unique_ids,
+)
 from alexnet_fast.shards.format import FORMAT, MANIFEST, MOST_MANIFEST_BYTES, UNLABELLED
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -92,7 +100,8 @@ def read(src: Path, image_key: str | None = None, label_key: str | None = None) 
         classes = sorted({class_id(text) for text in texts["train"]})
         labels = {split: _indexes(src, split, classes, part) for split, part in texts.items()}
     images = {s: list_labelled(classes, (x.entry for x in part), labels[s]) for s, part in splits.items()}
-    return Source(src, classes, images, names or read_names(src), left_out)
+    notes = split_notes({split: [path.name for path in part] for split, part in parts.items()})
+    return Source(src, classes, images, names or read_names(src), left_out, notes)
 
 
 def _tars(src: Path) -> list[Path]:

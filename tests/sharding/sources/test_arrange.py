@@ -6,8 +6,6 @@ import gzip
 import io
 import json
 import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -54,7 +52,7 @@ def pair(*folders: str) -> list[str]:
 def test_known_names_of_splits(train: str, val: str, test: str, tmp_path: Path) -> None:
     source = find_images(make(tmp_path, *pair(f"{train}/", f"{val}/", f"{test}/")))
     assert counts(source) == {"train": CAT_AND_DOG, "val": CAT_AND_DOG, "test": CAT_AND_DOG}
-    assert source.notes == []
+    assert not any(note.startswith("looked through") for note in source.notes)
 
 
 @pytest.mark.parametrize(
@@ -334,42 +332,38 @@ def test_names_that_are_not_utf8_are_shown_with_a_replacement(tmp_path: Path) ->
     json.dumps(contents_of.as_dict(), ensure_ascii=False).encode()
 
 
-# --- the table of cases
+@pytest.mark.parametrize(
+    ("files", "note"),
+    [
+        (pair("train/", "valid/"), ["taken for splits: valid/ as val"]),
+        (pair("Train/", "validation/", "testing/"), ["taken for splits: validation/ as val, testing/ as test"]),
+        (pair("top/training_set/", "top/val2017/"), ["taken for splits: top/training_set/ as train", "looked"]),
+        (pair("training/"), ["taken for splits: training/ as train"]),
+        (pair("train/", "val/", "test/"), []),
+        (pair(""), []),
+    ],
+)
+def test_folders_of_other_names_than_their_splits_are_named(files: list[str], note: list[str], tmp_path: Path) -> None:
+    notes = describe(find_images(make(tmp_path, *files))).notes
+    assert len(notes) == len(note)
+    assert all(any(found.startswith(begin) for found in notes) for begin in note)
 
 
-CASES = Path(__file__).parents[4] / "shared" / "cases" / "make_sources.py"
-EIGHT = {"cat": 8, "dog": 8}
-WANTED: dict[str, dict[str, dict[str, int]] | str] = {
-    "valid": {"train": EIGHT, "val": EIGHT, "test": EIGHT},
-    "training_validation": {"train": EIGHT, "val": EIGHT},
-    "capitals": {"train": EIGHT, "val": EIGHT},
-    "wrapper": {"train": EIGHT},
-    "wrapper_splits": {"train": EIGHT, "val": EIGHT},
-    "flat_with_csv": {"train": {"cat": 10, "dog": 10}},
-    "system_folders": {"train": EIGHT},
-    "linked_folder": {"train": {"cat": 13, "dog": 8}},
-    "hard_links": {"train": {"n00000001": 3, "n00000002": 3}},
-    "two_tars": {"train": EIGHT, "val": EIGHT},
-    "one_tar": {"train": EIGHT},
-    "class_list": {"train": {"#hash": 8, "French horn": 8, "dog": 8}},
-    "one_level_down/cat": "give its parent",
-}
-
-
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not CASES.is_file():
-        pytest.skip(f"needs {CASES.relative_to(CASES.parents[2])} beside the checkout")
-    folder = tmp_path_factory.mktemp("cases")
-    subprocess.run([sys.executable, CASES, folder], check=True)
-    return folder
-
-
-@pytest.mark.parametrize("case", WANTED)
-def test_the_table_of_cases(case: str, cases: Path) -> None:
-    expected = WANTED[case]
-    if isinstance(expected, str):
-        with pytest.raises(InputError, match=expected):
-            find_images(cases / case)
-    else:
-        assert counts(find_images(cases / case)) == expected
+@pytest.mark.parametrize(
+    ("names", "note"),
+    [
+        (["train", "valid"], ["taken for splits: valid.tar as val"]),
+        (["images-1", "images-2", "test"], ["taken for splits: images-1.tar and 1 more as train"]),
+        (["images-1", "images-2"], []),
+        (["train", "val"], []),
+    ],
+)
+@pytest.mark.parametrize("form", ["class folders", "WebDataset"])
+def test_tars_of_other_names_than_their_splits_are_named(
+    form: str, names: list[str], note: list[str], tmp_path: Path
+) -> None:
+    folders = {"cat/1.jpg": b"1", "dog/1.jpg": b"2"}
+    samples = {"1.jpg": b"1", "1.cls": b"0", "2.jpg": b"2", "2.cls": b"1"}
+    packed = tar(folders if form == "class folders" else samples)
+    write_files(tmp_path, {f"{name}.tar": packed for name in names})
+    assert describe(find_images(tmp_path)).notes == note

@@ -247,7 +247,9 @@ def test_tables_in_folders(form: str, tmp_path: Path) -> None:
     assert list(source.splits) == ["train", *others]
     assert list(contents(source, "train").values()) == [b"0", b"1"]
     assert [list(contents(source, split).values()) for split in others] == [[b"2"]] * len(others)
-    assert len(source.notes) == (form == "partial")
+    assert len(source.notes) == (form in ("partial", "converted"))
+    if form == "converted":
+        assert source.notes == ["taken for splits: default/validation/0000.parquet as val"]
 
 
 def test_several_tables_are_refused(tmp_path: Path) -> None:
