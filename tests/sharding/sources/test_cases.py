@@ -113,9 +113,13 @@ def draw(root: Path) -> None:
     colour = np.zeros((80, 80, 4), np.uint8)
     colour[..., 0] = 255
     colour[20:60, 20:60] = 0, 0, 255, 255
-    deep = {"bits12.png": (RAMP * 4095).astype(np.uint16), "int32.tif": (RAMP * 255).astype(np.int32)}
+    deep: dict[str, NDArray[Any]] = {
+        "bits12.png": (RAMP * 4095).astype(np.uint16),
+        "int32.tif": (RAMP * 255).astype(np.int32),
+    }
     pictures: dict[str, NDArray[Any]] = {"alpha/la.png": glyph, "alpha/rgba.png": colour, "depths/float.tif": RAMP}
-    for name, pixels in (pictures | {f"depths/{name}": pixels for name, pixels in deep.items()}).items():
+    pictures |= {f"depths/{name}": pixels for name, pixels in deep.items()}
+    for name, pixels in pictures.items():
         folder = root / Path(name).with_suffix("")
         folder.mkdir(parents=True)
         for number in range(4):
