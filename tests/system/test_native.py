@@ -120,6 +120,7 @@ SPENT = """if True:
     import torch
     from alexnet_fast.inference.images import ImageFiles
     from alexnet_fast.sharding.jpeg_header import check_stored_jpeg
+    from alexnet_fast.sharding.rule import Rule
     from tests.native.results import crop_or_reason, square_or_reason
 
     def stored(data):
@@ -130,7 +131,8 @@ SPENT = """if True:
 
     def named(path):
         pixels = SimpleNamespace(mean=[0.0, 0.0, 0.0])
-        files = ImageFiles(SimpleNamespace(stored=256, device=torch.device("cpu"), pixels=pixels), [path])
+        network = SimpleNamespace(stored=256, device=torch.device("cpu"), pixels=pixels, rule=Rule())
+        files = ImageFiles(network, [path])
         assert list(files) == []
         (_, reason), = files.unread
         return reason

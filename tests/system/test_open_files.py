@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,8 @@ def test_more_archives_than_may_be_open(tmp_path: Path) -> None:
     limit."""
     images = {f"{i}.jpg": jpeg(0) for i in range(8)}
     source = write_files(tmp_path / "source", {f"n{i:08d}.tar": tar(images) for i in range(100)})
-    command = f"{sys.executable} -m alexnet_fast shard --src {source} --out {tmp_path}/out --size 16 --workers 1"
+    line = [sys.executable, "-m", "alexnet_fast", "shard", "--src", str(source), "--out", str(tmp_path / "out")]
+    command = shlex.join([*line, "--size", "16", "--workers", "1"])
 
     def run(limit: int) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
