@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -69,3 +70,15 @@ def of_scans(extra: int) -> bytes:
     """A progressive JPEG whose last scan comes again and again."""
     data = file_of(PICTURE, "JPEG", quality=95, progressive=True)
     return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * extra + data[-2:]
+
+
+def damaged(good: bytes, count: int) -> Iterator[bytes]:
+    """Yields copies that end too early, and copies with one wrong bit, in turns; the same ones each time."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        bad = bytearray(good)
+        if number % 2:
+            bad[int(random.integers(len(bad)))] ^= 1 << int(random.integers(8))
+        else:
+            del bad[int(random.integers(len(bad))) :]
+        yield bytes(bad)

@@ -29,6 +29,7 @@ from tests.sharding.pictures import (
     SIZE,
     TURNED,
     by_pillow,
+    damaged,
     difference,
     file_of,
     of_scans,
@@ -245,15 +246,7 @@ def test_damage_is_judged_as_in_a_whole_image(
 ) -> None:
     """Also beside, above and below the square."""
     good = FORMS[form](noisy(width, height))
-    random = np.random.default_rng(0)
-    judged = []
-    for number in range(60):
-        bad = bytearray(good)
-        if number % 2:
-            bad[int(random.integers(len(bad)))] ^= 1 << int(random.integers(8))
-        else:
-            del bad[int(random.integers(len(bad))) :]
-        judged.append((bytes(bad), square_or_reason(bytes(bad))))
+    judged = [(bad, square_or_reason(bad)) for bad in damaged(good, 60)]
     monkeypatch.setattr(native, "decoder", lambda: "none")
     assert judged == [(bad, square_or_reason(bad)) for bad, _ in judged]
     assert {type(result) for _, result in judged} == {bytes, str}

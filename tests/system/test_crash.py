@@ -86,9 +86,18 @@ def test_killed_at_every_file_operation(image_folder: Path, tmp_path: Path) -> N
         assert files(tmp_path / str(number)) == undisturbed
 
 
+SHARD = ["shard", "--size", str(SIZE), "--workers", "2"]
+
+
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "alexnet_fast", "shard", "--size", str(SIZE), "--workers", "2", *arguments]
+    command = [sys.executable, "-m", "alexnet_fast", *SHARD, *arguments]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def shard_with(script: str, last: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs a script that changes something and then runs the command; it takes `last` off the command line itself."""
+    command = [sys.executable, "-c", script, *SHARD, *arguments, last]
+    return subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
 
 
 def group_members(group: int) -> list[int]:
@@ -161,20 +170,8 @@ def test_a_signal_to_all_processes_stops_it_with_a_line(
     number: signal.Signals, image_folder: Path, jpeg_shards: Path, tmp_path: Path
 ) -> None:
     """Sent to the whole group when the first tar is finished: SIGTERM twice, as `timeout` and batch systems do."""
-    options: list[str | Path] = [
-        "shard",
-        "--src",
-        image_folder,
-        "--out",
-        tmp_path / "out",
-        "--size",
-        str(SIZE),
-        "--workers",
-        "2",
-    ]
     numbers = f"{number}" if number == signal.SIGINT else f"{number},{number}"
-    command: list[str | Path] = [sys.executable, "-c", STOP_AFTER_A_TAR, *options, numbers]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
+    result = shard_with(STOP_AFTER_A_TAR, numbers, "--src", image_folder, "--out", tmp_path / "out")
     assert result.returncode == 128 + number
     assert result.stderr.endswith("\nStopped; finished tars are kept. Resume with the same command.\n")
     assert "Traceback" not in result.stderr
@@ -257,19 +254,7 @@ def test_a_killed_fork_server_is_started_once_more(
     times: int, image_folder: Path, jpeg_shards: Path, tmp_path: Path
 ) -> None:
     """Killed between a request for a worker and the answer, by the kernel for want of memory, say."""
-    options: list[str | Path] = [
-        "shard",
-        "--src",
-        image_folder,
-        "--out",
-        tmp_path / "out",
-        "--size",
-        str(SIZE),
-        "--workers",
-        "1",
-    ]
-    command: list[str | Path] = [sys.executable, "-c", KILLED_SERVER, *options, str(times)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = shard_with(KILLED_SERVER, str(times), "--src", image_folder, "--out", tmp_path / "out", "--workers", "1")
     if times == 1:
         assert (result.returncode, "Error" in result.stderr) == (0, False)
         assert files(tmp_path / "out") == files(jpeg_shards)
