@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver, get_context, parent_process, resource_tracker
 from socket import create_connection
+from time import sleep
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -52,6 +53,7 @@ class Processes:
             with _uninterrupted():  # it may start a process
                 return self._executors[slot].submit(function, job)
         except (EOFError, ConnectionError) as error:
+            _wait_for_end_of_server()
             raise BrokenProcessPool("the server that workers are forked from was killed") from error
 
     def renew(self, slot: int) -> None:
@@ -74,6 +76,19 @@ def start_server() -> None:
     forkserver.set_forkserver_preload(["alexnet_fast.sharding.preload"])
     with _uninterrupted():
         forkserver.ensure_running()
+
+
+def _wait_for_end_of_server() -> None:
+    """Waits until the fork server, which has closed its connections, has ended; 5 s at most. Before that,
+    multiprocessing would take it for alive, and start no other."""
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    for _ in range(100):
+        try:
+            if pid is None or os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                return
+        except ChildProcessError:  # it was waited for already
+            return
+        sleep(0.05)
 
 
 class DaskWorkers:
