@@ -15,7 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet_fast.loading.loader import Batch, Loader
+    from alexnet_fast.loading.loader import Loader
+    from alexnet_fast.loading.pipeline import Batch
     from alexnet_fast.shards.reader import ShardSet
 
 __all__ = ["Batch", "Loader", "ShardSet"]

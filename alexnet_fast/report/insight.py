@@ -18,7 +18,8 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.scoring import Member, ScoringPass, predict
 from alexnet_fast.inference.features import layer_output, outputs
 from alexnet_fast.inference.networks import Network, check_classes, open_network
-from alexnet_fast.loading.loader import Loader, check_crop
+from alexnet_fast.loading.checks import check_crop
+from alexnet_fast.loading.loader import Loader
 from alexnet_fast.shards.format import UNLABELLED
 from alexnet_fast.shards.reader import ShardSet, Split
 

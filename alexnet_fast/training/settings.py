@@ -12,7 +12,7 @@ from alexnet_fast.distributed.devices import processes_here
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
-from alexnet_fast.loading.loader import check_crop
+from alexnet_fast.loading.checks import check_crop
 
 FILLED_IN = {"crop": 0, "precision": "auto"}
 """Values that `resolve` replaces by those that fit the shard set and the machine; `threads` too, which may change."""

@@ -9,7 +9,7 @@ from typing import Any
 from alexnet_fast.config import TrainConfig, config_from
 from alexnet_fast.distributed import devices
 from alexnet_fast.distributed.topology import Topology, from_first
-from alexnet_fast.loading.loader import check_dali, needs_dali
+from alexnet_fast.loading.checks import check_dali, needs_dali
 from alexnet_fast.recipes import fitted
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import checkpoint, run_folder

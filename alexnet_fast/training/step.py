@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed.topology import without_sync
-from alexnet_fast.loading.loader import Batch
+from alexnet_fast.loading.pipeline import Batch
 from alexnet_fast.training.state import State
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

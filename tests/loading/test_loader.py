@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_fast import native
-from alexnet_fast.loading import cpu, loader
+from alexnet_fast.loading import cpu, pipeline
 from alexnet_fast.loading.handover import arranged, centre
-from alexnet_fast.loading.loader import Batch, Loader
+from alexnet_fast.loading.loader import Loader
+from alexnet_fast.loading.pipeline import Batch, Pipeline
 from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
 from alexnet_fast.loading.prefetch import PageRequests, Prefetcher
 from alexnet_fast.shards.format import Pixels
@@ -43,7 +44,7 @@ def decoding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def load(
     shards: Path, rows: list[Rows], crop: int = CROP, dtype: torch.dtype = torch.float32, threads: int = 2
 ) -> list[Batch]:
-    batches = Loader(
+    batches = Pipeline(
         ShardSet(shards).split("train"),
         rows,
         max_batch=max(len(r.samples) for r in rows),
@@ -89,7 +90,7 @@ def beside_dali(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, where DALI and the host's threads decode: both on the CPU."""
     if native.decoder() == "none":
         pytest.skip("needs the compiled code and its libjpeg")
-    monkeypatch.setattr(loader, "needs_dali", lambda device: True)
+    monkeypatch.setattr(pipeline, "needs_dali", lambda device: True)
 
 
 @pytest.mark.usefixtures("beside_dali")
@@ -105,7 +106,7 @@ def test_the_host_decodes_its_share(
     shards = request.getfixturevalue(f"{encoding}_shards")
     split = ShardSet(shards).split("train")
     rows = some_rows(split)
-    monkeypatch.setattr(Loader, "_measured_share", lambda *_: share)
+    monkeypatch.setattr(Pipeline, "_measured_share", lambda *_: share)
     batches = load(shards, rows)
     jpegs = [int((~split.raw[row.samples]).sum()) for row in rows]
     assert fed_to_dali == [left for count in jpegs if (left := count - round(share * count))]
@@ -128,10 +129,10 @@ def test_the_share_is_that_of_the_speeds(jpeg_shards: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(dali, "seconds_of_second", clocked)
     rows = some_rows(split)
-    batches = Loader(split, rows, max_batch=16, crop=CROP, device=torch.device("cpu"))
+    batches = Pipeline(split, rows, max_batch=16, crop=CROP, device=torch.device("cpu"))
     assert len(list(batches)) == len(rows)
     assert batches.host_share == 0.75
-    exact = Loader(split, rows, max_batch=16, crop=CROP, device=torch.device("cpu"), strict=True)
+    exact = Pipeline(split, rows, max_batch=16, crop=CROP, device=torch.device("cpu"), strict=True)
     assert len(list(exact)) == len(rows)
     assert exact.host_share == 0
 
@@ -330,7 +331,7 @@ def test_bytes_are_prefetched_batches_before_they_are_read(jpeg_shards: Path, mo
 
     monkeypatch.setattr(split, "read", note_read)
     monkeypatch.setattr(split, "prefetch", asked.append)
-    assert len(list(Loader(split, rows, max_batch=6, crop=CROP, device=torch.device("cpu")))) == 10
+    assert len(list(Pipeline(split, rows, max_batch=6, crop=CROP, device=torch.device("cpu")))) == 10
     assert asked_before == [5, 6, 7, 8, 9, 10, 10, 10, 10, 10]
     assert all(np.array_equal(samples, row.samples) for samples, row in zip(asked, rows, strict=True))
 

@@ -84,7 +84,7 @@ def test_centre_is_the_loader_s(form: Any, raw_shards: Path, dtype: torch.dtype)
     assert not rows.mirror[:upright].any()
     pixels = stored.images.permute(0, 2, 3, 1).contiguous()
     pixels[upright:] = pixels[upright:].flip(2)  # as they are stored
-    offset = torch.from_numpy(loader._mean - rows.colour @ loader._colour_axes)
+    offset = torch.from_numpy(loader._pipeline._mean - rows.colour @ loader._pipeline._colour_axes)
     out = torch.empty(pixels.shape, dtype=dtype)
     form(pixels, upright, offset, out)
     assert torch.equal(out.permute(0, 3, 1, 2), expected.images)

@@ -18,7 +18,7 @@ from alexnet_fast import Loader, ShardSet, native
 from alexnet_fast.cli.main import main
 from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
-from alexnet_fast.loading.loader import needs_dali
+from alexnet_fast.loading.checks import needs_dali
 from tests.native.libraries import PILLOW, compile_c, fresh
 
 CPU = torch.device("cpu")

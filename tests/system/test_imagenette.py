@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast.loading.loader import Loader
+from alexnet_fast.loading.pipeline import Pipeline
 from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.sources import find_images
@@ -37,7 +37,7 @@ def keys(shards: Path, split: str) -> list[str]:
 
 def loaded(shards: Path, split: str, rows: list[Rows]) -> list[int]:
     """The samples of the batches that really came out of the decoder."""
-    loader = Loader(
+    loader = Pipeline(
         ShardSet(shards).split(split),
         rows,
         max_batch=max(len(r.samples) for r in rows),
