@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +68,7 @@ class TrainConfig:
     init_layers: str = "all"
     """What is taken from it: all, or conv."""
     epochs: int = 90
+    """Passes over the training images."""
     batch: int = 128
     """Images a step, over all processes."""
     accumulate: int = 1
@@ -78,6 +82,7 @@ class TrainConfig:
     bias_lr_factor: float = 2.0
     """Learning rate of the biases divided by that of the weights."""
     momentum: float = 0.9
+    """Share of each step that the next one repeats."""
     weight_decay: float = 5e-4
     """On weights; never on biases or batch norm."""
     schedule: str = "steps"
@@ -94,6 +99,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes, 0 to 1."""
     dropout: float = 0.5
+    """Share of the inputs of fc6 and fc7 that a training step sets to 0."""
     hidden: int = 4096
     """Units of fc6 and fc7."""
     crop: int = 0
@@ -118,6 +124,7 @@ class TrainConfig:
     sync_bn: bool = False
     """Of bn: batch norm takes its statistics over the images of all processes, not over each process' own."""
     seed: int = 0
+    """Of all that is drawn: weights, order, crops, mirror images, colours, dropout."""
     threads: int = 0
     """Threads a process that decode images; 0: the cores divided by the processes."""
     cache: str = ""
@@ -173,6 +180,16 @@ class TrainConfig:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def meanings() -> dict[str, str]:
+    """Returns what each setting means, by name: the text below it in TrainConfig, in one line."""
+    (body,) = (node.body for node in ast.parse(inspect.getsource(TrainConfig)).body if isinstance(node, ast.ClassDef))
+    return {
+        field.target.id: inspect.cleandoc(ast.literal_eval(text.value)).replace("\n", " ")
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr)
+    }
 
 
 def _any_of(choices: tuple[object, ...]) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import click
 
-from alexnet_fast.config import TrainConfig
+from alexnet_fast.config import CHOICES, TrainConfig, meanings
 from alexnet_fast.errors import InputError
 from alexnet_fast.text import printable
 
@@ -19,8 +21,20 @@ json_option = click.option(
 )
 path_type = click.Path(path_type=Path)
 _ON_CPU = "0: on the CPU.  [default: 1 where there is one]"
-gpus_option = click.option("--gpus", type=click.IntRange(0, 1), help=_ON_CPU)
-several_gpus_option = click.option("--gpus", type=click.IntRange(0), help=_ON_CPU)
+
+
+class GpusType(click.IntRange):
+    """Converts the number of GPUs; says how to choose some where their own numbers are given."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if re.fullmatch(r"\d+(,\d+)+", str(value), re.ASCII):
+            number = len(value.split(","))
+            self.fail(f"{value!r}: it takes how many. Choose which: CUDA_VISIBLE_DEVICES={value}, --gpus {number}.")
+        return int(super().convert(value, param, ctx))
+
+
+gpus_option = click.option("--gpus", type=GpusType(0, 1), help=_ON_CPU)
+several_gpus_option = click.option("--gpus", type=GpusType(0), help=_ON_CPU)
 
 
 class BytesType(click.ParamType[int]):
@@ -60,10 +74,29 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or name not in kinds:
-            raise InputError(f"--set {setting}: expected NAME=VALUE with one of the names {', '.join(kinds)}.")
+            expected = f"expected NAME=VALUE with one of the names {', '.join(kinds)}."
+            raise InputError(f"--set {setting}: {suggestion(name, kinds)}{expected}")
         try:
             values[name] = {"true": True, "false": False}[text.lower()] if kinds[name] is bool else kinds[name](text)
         except (ValueError, KeyError) as error:
             expected = {bool: "true or false", int: "a whole number", float: "a number"}[kinds[name]]
             raise InputError(f"--set {setting}: {name} takes {expected}.") from error
     return values
+
+
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """Returns `did you mean X? ` for the nearest of the names; empty where none is near."""
+    near = get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def settings_help(config: TrainConfig) -> str:
+    """Returns every setting as NAME=VALUE, the value that of `config`, and below it what it means and may be."""
+    means, lines = meanings(), []
+    for name, value in config.as_dict().items():
+        if name != "recipe":
+            text = means[name]
+            if any(str(choice) not in text for choice in CHOICES.get(name, ())):
+                text += f" One of {', '.join(map(str, CHOICES[name]))}."
+            lines += [f"{name}={value}", *textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="    ")]
+    return "\n".join(lines)

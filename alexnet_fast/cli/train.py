@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from alexnet_fast import signals
-from alexnet_fast.cli.options import cache_options, gpus_option, json_option, parse_settings, path_type, show
+from alexnet_fast.cli.options import (
+    GpusType,
+    cache_options,
+    gpus_option,
+    json_option,
+    parse_settings,
+    path_type,
+    settings_help,
+    show,
+)
 from alexnet_fast.config import CHOICES
 from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
@@ -23,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.command("train")
-@click.option("--gpus", type=click.IntRange(0), help="Number of GPUs; 0: the CPU.  [default: all there are]")
+@click.option("--gpus", type=GpusType(0), help="Number of GPUs; 0: the CPU.  [default: all there are]")
 @click.option("--shards", help="Folder of the shard set, or its URL.  [default: shards/imagenet]")
 @cache_options
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="Where all settings come from.  [default: paper]")
@@ -67,9 +76,7 @@ def train_command(
 ) -> None:
     """Train a network and leave a run folder."""
     if "help" in settings:
-        for name, value in RECIPES[recipe or "paper"].as_dict().items():
-            if name != "recipe":
-                click.echo(f"{name}={value}")
+        click.echo(settings_help(RECIPES[recipe or "paper"]))
         return
     if resume and run is None:
         raise InputError("--resume needs --run: the folder of the run to resume.")

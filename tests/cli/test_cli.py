@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 import alexnet_fast
 from alexnet_fast.cli.data import LAYOUTS
 from alexnet_fast.cli.main import main
+from alexnet_fast.config import TrainConfig
 from alexnet_fast.sharding import sources
 from tests.conftest import CLASSES
 
@@ -212,7 +214,9 @@ def test_train_refuses_wrong_settings() -> None:
     start = ("train", "--gpus", "0")
     code, output = run(*start, "--set", "epoch=3")
     assert code == 2
-    assert output.startswith("Error: --set epoch=3: expected NAME=VALUE with one of the names shards, arch, lrn, ")
+    names = "expected NAME=VALUE with one of the names shards, arch, lrn, "
+    assert output.startswith(f"Error: --set epoch=3: did you mean epochs? {names}")
+    assert run(*start, "--set", "whirl=3")[1].startswith(f"Error: --set whirl=3: {names}")
     assert run(*start, "--set", "epochs")[0] == 2
     assert_refused("--set epochs=many: epochs takes a whole number.", *start, "--set", "epochs=many")
     assert_refused("--set dropout=half: dropout takes a number.", *start, "--set", "dropout=half")
@@ -228,6 +232,17 @@ def test_set_help_lists_every_setting() -> None:
     code, output = run("train", "--gpus", "0", "--recipe", "fast", "--set", "help")
     assert code == 0
     assert {"epochs=30", "schedule=cosine", "crops=True"} < set(output.splitlines())
+    pairs = re.findall(r"^(\w+)=.*\n    (\S.*)", output, re.M)
+    assert [name for name, _ in pairs] == [field.name for field in fields(TrainConfig) if field.name != "recipe"]
+    assert dict(pairs)["warmup_epochs"] == "The learning rate rises linearly from 0 over these."
+    assert "One of towers, all, none." in output
+
+
+def test_numbers_of_gpus_are_not_a_number_of_gpus() -> None:
+    for command in (("train",), ("paper", "--shards", "s"), ("eval", "run")):
+        code, output = run(*command, "--gpus", "0,2")
+        assert code == 2
+        assert "'0,2': it takes how many. Choose which: CUDA_VISIBLE_DEVICES=0,2, --gpus 2." in output
 
 
 def test_train_refuses_folders(tmp_path: Path, jpeg_shards: Path) -> None:
