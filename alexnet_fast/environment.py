@@ -14,7 +14,9 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from shlex import quote
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from alexnet_fast import __version__, native
 
@@ -74,11 +76,31 @@ def commit() -> str | None:
             return None
     if from_image := os.environ.get(COMMIT_VARIABLE):
         return from_image
+    return _origin().get("vcs_info", {}).get("commit_id")  # type: ignore[no-any-return]
+
+
+def _origin() -> dict[str, Any]:
+    """Returns where pip installed this package from (PEP 610); empty where that was an index, or is not known."""
     try:
-        origin = json.loads(importlib.metadata.distribution("alexnet-fast").read_text("direct_url.json") or "{}")
+        text = importlib.metadata.distribution("alexnet-fast").read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
-        return None
-    return origin.get("vcs_info", {}).get("commit_id")  # type: ignore[no-any-return]
+        return {}
+    return json.loads(text or "{}")  # type: ignore[no-any-return]
+
+
+def install_command(extra: str) -> str:
+    """Returns the command that adds an extra of this package to the installation at hand: from the checkout or the
+    repository that it came from, else from the index."""
+    origin = _origin()
+    folder = Path(unquote(urlsplit(origin.get("url", "")).path))
+    if "dir_info" in origin and (folder / "constraints.txt").is_file():
+        place = "." if folder == Path.cwd() else str(folder)
+        editable = "-e " if origin["dir_info"].get("editable") else ""
+        return f"pip install -c {quote(str(Path(place, 'constraints.txt')))} {editable}{quote(f'{place}[{extra}]')}"
+    if "vcs_info" in origin:
+        vcs = origin["vcs_info"]
+        return f"pip install 'alexnet-fast[{extra}] @ {vcs['vcs']}+{origin['url']}@{vcs['commit_id']}'"
+    return f"pip install 'alexnet-fast[{extra}]'"
 
 
 def driver() -> Driver | None:

@@ -21,7 +21,14 @@ from click.testing import CliRunner
 import alexnet_fast
 from alexnet_fast.cli.main import main
 from alexnet_fast.distributed.devices import check_gpus, processes_here
-from alexnet_fast.environment import COMMIT_VARIABLE, cores, environment, limit_threads, why_no_triton
+from alexnet_fast.environment import (
+    COMMIT_VARIABLE,
+    cores,
+    environment,
+    install_command,
+    limit_threads,
+    why_no_triton,
+)
 from alexnet_fast.errors import InputError
 from tests.conftest import pretend_file, turn_native_off
 
@@ -307,3 +314,23 @@ def test_other_systems(monkeypatch: pytest.MonkeyPatch, system: str) -> None:
         "Windows, WSL 2 (wsl --install)."
     )
     assert run("--help")[0] == run("--version")[0] == 0
+
+
+def test_the_command_that_adds_an_extra_fits_the_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout = tmp_path / "a checkout"
+    checkout.mkdir()
+    (checkout / "constraints.txt").touch()
+
+    def of(origin: dict[str, Any]) -> str:
+        source = SimpleNamespace(read_text=lambda name: json.dumps(origin) if origin else None)
+        monkeypatch.setattr("importlib.metadata.distribution", lambda name: source)
+        return install_command("export")
+
+    local = {"url": checkout.as_uri(), "dir_info": {}}
+    assert of(local) == f"pip install -c '{checkout}/constraints.txt' '{checkout}[export]'"
+    monkeypatch.chdir(checkout)
+    assert of({**local, "dir_info": {"editable": True}}) == "pip install -c constraints.txt -e '.[export]'"
+    vcs = {"vcs": "git", "commit_id": "abc", "requested_revision": "main"}
+    repository = {"url": "https://example.org/a.git", "vcs_info": vcs}
+    assert of(repository) == "pip install 'alexnet-fast[export] @ git+https://example.org/a.git@abc'"
+    assert of({}) == "pip install 'alexnet-fast[export]'"

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from alexnet_fast.environment import install_command
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.files import written
 from alexnet_fast.inference.networks import Network
@@ -26,7 +27,9 @@ def export(network: Network, out: Path) -> str:
     try:
         return FORMATS[out.suffix](network, out)
     except ImportError as error:
-        raise InputError(f"{out.suffix} needs a library that is missing ({error}): pip install '.[export]'") from error
+        raise InputError(
+            f"{out.suffix} needs a library that is missing ({error}): {install_command('export')}"
+        ) from error
 
 
 def about(network: Network) -> dict[str, Any]:

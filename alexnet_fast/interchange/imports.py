@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alexnet_fast.config import TrainConfig
+from alexnet_fast.environment import install_command
 from alexnet_fast.errors import InputError
 from alexnet_fast.interchange.caffemodel import read_layers, read_mean
 from alexnet_fast.model.alexnet import build
@@ -113,7 +114,7 @@ def from_safetensors(path: Path, classes: Classes, mean: Path | None) -> tuple[d
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
-        raise InputError(f"{path} needs a library that is missing: pip install '.[export]'") from error
+        raise InputError(f"{path} needs a library that is missing: {install_command('export')}") from error
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

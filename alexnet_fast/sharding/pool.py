@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from alexnet_fast import native, signals
+from alexnet_fast.environment import install_command
 from alexnet_fast.errors import InputError
 
 J = TypeVar("J")
@@ -99,7 +100,7 @@ class DaskWorkers:
             from distributed import Client
             from distributed.scheduler import KilledWorker
         except ImportError as error:
-            raise InputError("--scheduler needs Dask: pip install 'alexnet-fast[cluster]'") from error
+            raise InputError(f"--scheduler needs Dask: {install_command('cluster')}") from error
         try:
             url = urlsplit(address)
             with create_connection((url.hostname, url.port or 8786), timeout=20):  # Dask's own refusal takes minutes

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_fast.console import print_notice
+from alexnet_fast.environment import install_command
 from alexnet_fast.errors import InputError
 from alexnet_fast.shards.format import MOST_MANIFEST_BYTES
 
@@ -46,7 +47,7 @@ class Remote:
         try:
             self._files, root = fsspec.core.url_to_fs(self.url, skip_instance_cache=True, **proxies)
         except ImportError as error:
-            install = f"pip install '.[{EXTRAS[kind]}]'" if kind in EXTRAS else "pip, as that says"
+            install = install_command(EXTRAS[kind]) if kind in EXTRAS else "pip, as that says"
             raise InputError(f"{url} cannot be read: {error}. Install what is missing with: {install}") from error
         except Exception as error:  # every store has its own kinds
             raise InputError(f"{url} cannot be used ({error}). Check the address and credentials.") from error

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from alexnet_fast.environment import install_command
 from alexnet_fast.errors import InputError
 from alexnet_fast.files import written
 from alexnet_fast.training.state import Position
@@ -19,7 +20,7 @@ from alexnet_fast.training.state import Position
 def check_tensorboard(wanted: bool) -> None:
     """Raises InputError where it is wanted but not installed."""
     if wanted and importlib.util.find_spec("tensorboard") is None:
-        raise InputError("tensorboard=true needs TensorBoard. Install it with: pip install '.[tensorboard]'")
+        raise InputError(f"tensorboard=true needs TensorBoard: {install_command('tensorboard')}")
 
 
 class Log:

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from alexnet_fast.cli.main import main
+from alexnet_fast.environment import install_command
 from alexnet_fast.errors import InputError
 from alexnet_fast.shards import fetch
 from alexnet_fast.shards.format import INDEX_DTYPE, MANIFEST
@@ -169,7 +170,7 @@ def test_what_may_not_be_read_is_an_error_at_once(
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules, "fsspec.implementations.s3", raising=False)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
-    assert "pip install '.[s3]'" in refusal(lambda: ShardSet("s3://bucket/set", cache=tmp_path / "cache"))
+    assert install_command("s3") in refusal(lambda: ShardSet("s3://bucket/set", cache=tmp_path / "cache"))
 
 
 def test_other_bytes_than_the_manifest_says_are_an_error(

@@ -18,6 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from alexnet_fast.environment import install_command
 from alexnet_fast.errors import InputError, descriptor_error
 from alexnet_fast.sharding.keys import class_id
 from alexnet_fast.sharding.left_out import LeftOut
@@ -164,7 +165,7 @@ def _open(path: Path) -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError(f"{path} takes PyArrow to read: pip install 'alexnet-fast[parquet]'") from error
+        raise InputError(f"{path} takes PyArrow to read: {install_command('parquet')}") from error
     try:
         os.close(open_regular(path))
         return pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
