@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
@@ -18,28 +18,32 @@ from alexnet_fast.text import duration, printable
 
 PLAIN_SECONDS = 10.0
 """Between two lines where there is no terminal."""
-REDRAW_SECONDS = 0.25
-"""Between two drawings of the live line whose text is the same."""
+REDRAWS_A_SECOND = 4
+"""Of the live line, by a thread: it shows the time that passes in a long step, too."""
 
 
 class Progress:
-    """A line with a bar, a text and the time left; `quiet`: prints nothing, for all processes but the first.
+    """A line with a bar, a text, the time so far and the time left; `quiet`: prints nothing, for all processes but the
+    first.
 
     `with Progress("sharding", total) as progress: progress.update(done, "610 images/s")`
     """
 
-    def __init__(self, title: str, total: int, done: int = 0, *, quiet: bool = False) -> None:
+    def __init__(self, title: str, total: int, done: int = 0, *, unit: str = "", quiet: bool = False) -> None:
+        """`total`: of the things to do, `done` of which are done already; `unit`: one of them, where their number is to
+        be shown."""
+        self._unit, self._text, self._done = unit, "starting", done
         self._title, self._total, self._first = title, max(total, 1), done
         self._started = self._printed = time.monotonic()
         self._console = Console(stderr=True, quiet=quiet)
         self._is_live = self._console.is_terminal and not quiet
-        self._live = Live(console=self._console, transient=True, auto_refresh=False)
-        self._text, self._drawn = "starting", 0.0
+        self._live = Live(
+            console=self._console, transient=True, refresh_per_second=REDRAWS_A_SECOND, get_renderable=self._line
+        )
 
     def __enter__(self) -> Progress:
         if self._is_live:
-            self._live.start()
-            self._draw(self._first)
+            self._live.start(refresh=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -47,31 +51,34 @@ class Progress:
 
     def update(self, done: int, text: str) -> None:
         """Shows that `done` things are done, and a text; where there is no terminal, every PLAIN_SECONDS."""
-        self._text = text
+        self._text, self._done = text, done
         if self._is_live:
-            self._draw(done)
-        elif time.monotonic() - self._printed >= PLAIN_SECONDS or done >= self._total:
+            return
+        if time.monotonic() - self._printed >= PLAIN_SECONDS or done >= self._total:
             self._printed = time.monotonic()
-            self.print(f"{self._title} {100 * done // self._total:3d} %  {text}  {self._left(done)}".rstrip())
+            self.print(f"{self._title} {100 * done // self._total:3d} %  {self._number()}{text}  {self._times()}")
 
     def advance(self, done: int) -> None:
-        """Shows that `done` things are done, beside the last text; cheap enough for every step."""
-        if self._is_live and time.monotonic() - self._drawn >= REDRAW_SECONDS:
-            self._draw(done)
+        """Shows that `done` things are done, beside the last text; costs nothing."""
+        self._done = done
 
-    def _draw(self, done: int) -> None:
-        """Draws one line where it fits, else the text below the bar."""
-        self._drawn = time.monotonic()
+    def _line(self) -> RenderableType:
+        """Returns one line where it fits, else the text below the bar."""
         line = Table.grid(padding=(0, 1))
-        bar, left = ProgressBar(self._total, done, width=20), self._left(done)
-        fits = len(f"{self._title} {self._text} {left} ") + 20 <= self._console.width
-        line.add_row(self._title, bar, *[self._text] * fits, left)
-        self._live.update(line if fits else Group(line, Text(self._text)), refresh=True)
+        bar, text, times = ProgressBar(self._total, self._done, width=20), self._number() + self._text, self._times()
+        fits = len(f"{self._title} {text} {times} ") + 20 <= self._console.width
+        line.add_row(self._title, bar, *[text] * fits, times)
+        return line if fits else Group(line, Text(text))
 
-    def _left(self, done: int) -> str:
-        """Returns the time left, as text; empty where it is not known."""
-        rate = (done - self._first) / max(time.monotonic() - self._started, 1e-9)
-        return f"{duration((self._total - done) / rate)} left" if rate and done < self._total else ""
+    def _number(self) -> str:
+        return f"{self._unit} {self._done:,}/{self._total:,}  " if self._unit else ""
+
+    def _times(self) -> str:
+        """Returns the time so far and, where it is known, the time left."""
+        done, passed = self._done, time.monotonic() - self._started
+        rate = (done - self._first) / max(passed, 1e-9)
+        left = f", {duration((self._total - done) / rate)} left" if rate and done < self._total else ""
+        return f"{duration(passed)}{left}"
 
     def begin(self, total: int) -> None:
         """Sets the total and starts the clock: the time before, for a listing say, is not in the rate."""

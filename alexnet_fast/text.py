@@ -37,3 +37,8 @@ def byte_text(number: float, *, round_up: bool = False) -> str:
     """Returns `0.51 MB` or `138.27 GB`, of 10^6 and 10^9 bytes. `round_up`: no fewer than `number`, for a need."""
     unit, name = (10**9, "GB") if number >= 10**9 else (10**6, "MB")
     return f"{-(-number // (unit // 100)) / 100 if round_up else number / unit:,.2f} {name}"
+
+
+def number_of(count: int, thing: str) -> str:
+    """Returns `1 epoch` or `12,000 epochs`."""
+    return f"{count:,} {thing}{'s' * (count != 1)}"

@@ -26,6 +26,7 @@ from alexnet_fast.config import CHOICES
 from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
 from alexnet_fast.recipes import RECIPES, fitted, make_config
+from alexnet_fast.text import number_of
 
 if TYPE_CHECKING:
     from alexnet_fast.training.trainer import Result
@@ -108,12 +109,13 @@ def _result_text(result: Result, gpus: int, folder: Path) -> str:
     rate = (
         f"{result.images_per_second:,.0f} images/s, data wait {100 * result.data_wait:.2f} %, {result.seconds:,.0f} s"
     )
-    text = f"{score}{rate if result.seconds else 'no step was left to do'}: {folder}"
+    run, steps = quote(str(folder)), number_of(result.steps, "step")
+    text = f"{score}{rate if result.seconds else f'{steps} done'}: {folder}"
     if result.finished:
-        return text
+        return f"{text}\nNext: alexnet-fast eval {run} --views 10; alexnet-fast report {run}"
     program = "torchrun, as before, with: " if "TORCHELASTIC_RUN_ID" in os.environ else "alexnet-fast "
-    command = f"{program}train --gpus {gpus} --run {quote(str(folder))} --resume"
-    return f"Stopped in epoch {result.epochs + 1}; saved. Resume with:\n  {command}\n{text}"
+    command = f"{program}train --gpus {gpus} --run {run} --resume"
+    return f"Stopped in epoch {result.epochs + 1}, {steps} done; saved. Resume with:\n  {command}\n{text}"
 
 
 def _is_first() -> bool:

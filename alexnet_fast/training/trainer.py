@@ -17,7 +17,7 @@ from alexnet_fast.distributed.heartbeat import Ranks
 from alexnet_fast.distributed.stalls import watched
 from alexnet_fast.distributed.topology import Topology, any_stopped, barrier, share_buffers
 from alexnet_fast.errors import InputError
-from alexnet_fast.evaluation.scoring import Accuracy, Member, Stopped, corruption_note, evaluate
+from alexnet_fast.evaluation.scoring import Accuracy, Member, Stopped, evaluate
 from alexnet_fast.loading.corruption import check_corruption
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.pipeline import Batch
@@ -28,8 +28,9 @@ from alexnet_fast.signals import stop_signals
 from alexnet_fast.training import checkpoint
 from alexnet_fast.training.finite import FiniteCheck
 from alexnet_fast.training.log import Log
+from alexnet_fast.training.messages import evaluation_text, plateau_text, step_text, summary
 from alexnet_fast.training.metrics import StepMeter
-from alexnet_fast.training.optim import set_learning_rates
+from alexnet_fast.training.optim import learning_rate, set_learning_rates
 from alexnet_fast.training.placement import place
 from alexnet_fast.training.saver import Saver
 from alexnet_fast.training.scales import LayerScales
@@ -43,11 +44,12 @@ STUCK_STEPS = 500
 
 @dataclass(frozen=True)
 class Result:
-    """`epochs`: done so far. `precision`: of training and evaluation. Top-1s in per cent; `data_wait` from 0 to 1;
-    `finished`: not stopped before the end."""
+    """`epochs` and `steps`: done so far. `precision`: of training and evaluation. Top-1s in per cent; `data_wait` from
+    0 to 1; `finished`: not stopped before the end."""
 
     run: str
     epochs: int
+    steps: int
     precision: str
     best_top1: float | None
     top1: float | None
@@ -87,7 +89,8 @@ class Trainer:
         _check_fit(config, self.val is not None, self.num_images // steps, self.placed.data.world_size)
 
         done = state.position.steps_done
-        self.progress = Progress("training", config.epochs * steps, done, quiet=not topology.first)
+        self.progress = Progress("training", config.epochs * steps, done, unit="step", quiet=not topology.first)
+        self.progress.print(summary(config, state.model, shards, topology, steps, folder))
         if origin:
             self.progress.print(origin)
         self.log = Log(folder, steps, config.tensorboard, self.progress.print)
@@ -107,6 +110,8 @@ class Trainer:
         self.finite = FiniteCheck(state.model, state.optimizer, config, is_local=is_local)
         self.scales = LayerScales(state.model, state.optimizer, topology, config)
         self.meter = StepMeter(topology, self.loader, state.sums)
+        self.learning_rate = 0.0
+        """Of the weights in the last step."""
         self._reported: set[int] = set()
         """Corrupt samples that were printed, by number."""
 
@@ -136,7 +141,9 @@ class Trainer:
         """Trains on the next batch. Nothing here waits for the device."""
         config, state, before = self.config, self.state, self.state.position
         after = before.next_step()
-        set_learning_rates(state.optimizer, config, before.steps_done / before.steps_per_epoch, state.top1s)
+        progress = before.steps_done / before.steps_per_epoch
+        set_learning_rates(state.optimizer, config, progress, state.top1s)
+        self.learning_rate = learning_rate(config, progress, state.top1s)
         torch.manual_seed(random.dropout_seed(config.seed, before.steps_done, self.placed.dropout_rank))
         self.scales.begin(after.is_log_due(config.log_every))
         share = len(batch.labels) * self.placed.data.world_size * before.steps_per_epoch / self.num_images
@@ -152,6 +159,7 @@ class Trainer:
         stopped. `batch`: the last one."""
         position = self.state.position
         line, stop = self.meter.read(stopped)
+        line["lr"] = self.learning_rate
         self.finite.check(batch)
         for sample in sorted(self.meter.corrupt.keys() - self._reported):
             self.progress.print(f"corrupt, so its neighbour is seen instead: {self.meter.corrupt[sample]}")
@@ -166,12 +174,7 @@ class Trainer:
         scales = self.scales.read()
         if self.topology.first:
             self.log.add({"step": position.steps_done, "epoch": position.epoch, **line, **scales})
-        text = (
-            f"epoch {position.epoch + 1}/{self.config.epochs}  loss {line['loss']:.3f}  top-1 {line['top1']:.1f} %  "
-            f"{line['images_per_second']:,.0f} images/s  data wait {100 * line['data_wait']:.1f} %  "
-            f"{line['peak_gib']:.1f} GiB"
-        )
-        self.progress.update(position.steps_done, text)
+        self.progress.update(position.steps_done, step_text(self.config, position.epoch, line))
         return stop
 
     def _evaluate_and_save(self, stopped: Callable[[], bool]) -> bool:
@@ -202,28 +205,27 @@ class Trainer:
         except Stopped:
             return False
         self._log_evaluation(accuracy)
+        if rate_text := plateau_text(self.config, state.top1s, accuracy.top1):
+            self.progress.print(rate_text)
         state.top1s.append(accuracy.top1)
         state.position = state.position.next_epoch()
         self.saver.save_best(network, state.position.epoch, accuracy.top1)
         return True
 
     def _log_evaluation(self, accuracy: Accuracy) -> None:
-        epoch, line, precision = self.state.position.epoch + 1, self.meter.line, self.config.precision
+        epoch = self.state.position.epoch + 1
         scores = {"val_top1": accuracy.top1, "val_top5": accuracy.top5, "val_damaged": accuracy.corrupt}
         if self.topology.first:
             self.log.add({"epoch": epoch, **scores})
-        self.progress.print(
-            f"epoch {epoch:3d}  val top-1 {accuracy.top1:5.2f} %  top-5 {accuracy.top5:5.2f} % ({precision})"
-            + (f"  train loss {line['loss']:.3f}  {line['images_per_second']:,.0f} images/s" if line else "")
-            + corruption_note(accuracy)
-        )
+        self.progress.print(evaluation_text(epoch, accuracy, self.config.precision, self.meter.line))
 
     def _result(self) -> Result:
-        top1s, epochs = self.state.top1s, self.state.position.epoch
+        top1s, position = self.state.top1s, self.state.position
         best, last = max(top1s, default=None), top1s[-1] if top1s else None
-        finished = epochs == self.config.epochs
         return Result(
-            str(self.folder), epochs, self.config.precision, best, last, *self.meter.totals(), finished=finished
+            *(str(self.folder), position.epoch, position.steps_done, self.config.precision, best, last),
+            *self.meter.totals(),
+            finished=position.epoch == self.config.epochs,
         )
 
 
