@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from alexnet_fast.model.alexnet import AlexNet
 from alexnet_fast.sharding.keys import class_id
 from alexnet_fast.sharding.rule import DEFAULT, Rule
 from alexnet_fast.shards.format import Pixels
+from alexnet_fast.shards.reader import located
 from alexnet_fast.training import checkpoint
 
 
@@ -57,6 +58,7 @@ def open_network(path: Path, gpus: int | None = 0) -> Network:
     check_gpus(gpus)
     model = checkpoint.build_model(state).on(torch.device("cuda", 0) if gpus else torch.device("cpu"))
     config = TrainConfig(**state["config"])
+    config = replace(config, shards=located(config.shards, state.get("shards_path")))
     # Older checkpoints have no `size`: training takes 7/8 of the stored side.
     stored = state.get("size") or -(-config.crop * 8 // 7)
     rule = Rule(**state.get("rule", {}))  # checkpoints of before it was kept have the default

@@ -164,15 +164,17 @@ class ShardSet:
         self.folder = Path(location)
         path = self.folder / MANIFEST
         if not path.is_file():
-            raise InputError(
-                f"{self.folder} is not a shard set: it has no {MANIFEST}. "
-                f"Make one with: alexnet-fast shard --src IMAGES --out {self.folder}"
-            )
+            raise InputError(_no_set(self.folder))
         try:
             data = path.read_bytes()
         except OSError as error:
             raise InputError(f"{path} cannot be read as a manifest ({error}). Make the shard set again.") from error
         self.manifest = parse_manifest(data, str(path))
+
+    @property
+    def path(self) -> str:
+        """Its URL or absolute path."""
+        return self.location if "://" in self.location else str(self.folder.absolute())
 
     @classmethod
     def of(cls, config: TrainConfig) -> ShardSet:
@@ -208,3 +210,24 @@ class ShardSet:
                 "on it. Take another split; eval writes predictions of it with --predictions or --submission."
             )
         return split
+
+
+def located(given: str, path: str | None) -> str:
+    """Returns where a run's shard set is: as it was `given`, or where that leads to none from this folder, its absolute
+    `path` when the run began."""
+    if not path or Path(given, MANIFEST).is_file() or not Path(path, MANIFEST).is_file():
+        return given
+    return path
+
+
+def _no_set(folder: Path) -> str:
+    """Returns the message for a folder that holds no shard set, with those that lie beside it."""
+    lacks = f"it has no {MANIFEST}" if folder.is_dir() else "there is no such folder"
+    if folder.is_file():
+        lacks = "it is a file"
+    beside = sorted(str(other.parent) for other in folder.parent.glob(f"*/{MANIFEST}"))
+    others = f" Sets beside it: {', '.join(beside[:5])}{' ...' if len(beside) > 5 else ''}." if beside else ""
+    return (
+        f"{folder} is not a shard set: {lacks}.{others} Give another path (--shards), or make it with: "
+        f"alexnet-fast shard --src IMAGES --out {folder}"
+    )

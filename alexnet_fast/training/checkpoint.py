@@ -67,8 +67,15 @@ def load(path: Path) -> dict[str, Any]:
             f"{path} cannot be read as a checkpoint: it is corrupt or another program's. Take another, or train in "
             "another --run; alexnet-fast import reads other programs' weights."
         ) from error
-    if not isinstance(state, dict) or state.get("alexnet_fast") != VERSION:
-        raise InputError(f"{path} is not a checkpoint of this version of alexnet-fast.")
+    if not isinstance(state, dict) or "alexnet_fast" not in state:
+        raise InputError(
+            f"{path} is another program's. Where it holds AlexNet's weights, make a checkpoint of it with: "
+            f"alexnet-fast import {path} net.pt"
+        )
+    if state["alexnet_fast"] != VERSION:
+        raise InputError(
+            f"{path} is a checkpoint of version {state['alexnet_fast']}; this alexnet-fast reads version {VERSION}."
+        )
     if "config" in state:
         config_from(state["config"], path)
     return state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from alexnet_fast.distributed import devices
 from alexnet_fast.distributed.topology import Topology, from_first
 from alexnet_fast.loading.checks import check_dali, needs_dali
 from alexnet_fast.recipes import fitted
-from alexnet_fast.shards.reader import ShardSet
+from alexnet_fast.shards.reader import ShardSet, located
 from alexnet_fast.training import checkpoint, run_folder
 from alexnet_fast.training.log import check_tensorboard
 from alexnet_fast.training.placement import check_processes
@@ -39,6 +40,8 @@ def train(topology: Topology, folder: Path, given: dict[str, Any], resume: bool)
         if newest:
             path, saved = newest
             config = as_before(config, config_from(saved["config"], path), path)
+            if given.get("shards") is None:
+                config = replace(config, shards=located(config.shards, saved.get("shards_path")))
         trainer = Trainer(topology, config, ShardSet.of(config), folder, newest)
         if not newest:  # nothing was trained with other settings
             from_first(lambda: run_folder.write_settings(folder, config), topology)

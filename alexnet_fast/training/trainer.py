@@ -296,6 +296,7 @@ def _about(shards: ShardSet) -> dict[str, Any]:
         "classes": manifest.classes,
         "pixels": vars(manifest.pixels),
         "size": manifest.size,
+        "shards_path": shards.path,
         "rule": {"orient": manifest.orient, "background": manifest.background},
         "tars": sums,
     }

@@ -209,7 +209,7 @@ def test_bench_takes_the_batch_that_training_would(jpeg_shards: Path, monkeypatc
 
 def test_bench_refuses_its_input(tmp_path: Path, jpeg_shards: Path) -> None:
     for arguments, message in (
-        (["--shards", "nowhere"], "nowhere is not a shard set: it has no manifest.json."),
+        (["--shards", "nowhere"], "nowhere is not a shard set: there is no such folder."),
         (["--shards", jpeg_shards, "--crop", "200"], "crop 200 is larger than the stored images (96 px)."),
         (["--picture", "nowhere/bench.png"], "--picture nowhere/bench.png must end in .png and lie in a folder"),
         (["--picture", tmp_path / "bench.gif"], f"--picture {tmp_path}/bench.gif must end in .png"),

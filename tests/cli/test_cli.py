@@ -191,8 +191,8 @@ def test_verify_names_what_is_corrupt(jpeg_shards: Path, tmp_path: Path) -> None
         assert set(row) == {"file", "sample", "problem"}
         assert row["problem"] in output
     assert_refused(
-        "nowhere is not a shard set: it has no manifest.json. "
-        "Make one with: alexnet-fast shard --src IMAGES --out nowhere",
+        "nowhere is not a shard set: there is no such folder. Sets beside it: copy. Give another path (--shards), or "
+        "make it with: alexnet-fast shard --src IMAGES --out nowhere",
         *("verify", "nowhere"),
     )
 
@@ -248,8 +248,8 @@ def test_numbers_of_gpus_are_not_a_number_of_gpus() -> None:
 def test_train_refuses_folders(tmp_path: Path, jpeg_shards: Path) -> None:
     start = ("train", "--gpus", "0")
     assert_refused(
-        "nowhere is not a shard set: it has no manifest.json. "
-        "Make one with: alexnet-fast shard --src IMAGES --out nowhere",
+        "nowhere is not a shard set: there is no such folder. Give another path (--shards), or make it with: "
+        "alexnet-fast shard --src IMAGES --out nowhere",
         *(*start, "--shards", "nowhere"),
     )
     assert list(tmp_path.iterdir()) == []  # no run folder was begun
@@ -327,7 +327,12 @@ def test_eval_refuses_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     assert_refused(f"run/last.pt does not exist. {hint}", "eval", "run")
     torch.save({"model": {}}, tmp_path / "other.pt")
-    assert_refused("other.pt is not a checkpoint of this version of alexnet-fast.", "eval", "other.pt")
+    assert_refused(
+        "other.pt is another program's. Where it holds AlexNet's weights, make a checkpoint of it with: "
+        "alexnet-fast import other.pt net.pt",
+        "eval",
+        "other.pt",
+    )
     whole = (tmp_path / "other.pt").read_bytes()
     for data in (b"", b"no checkpoint", whole[: len(whole) // 2]):
         (tmp_path / "bad.pt").write_bytes(data)

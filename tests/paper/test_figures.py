@@ -38,7 +38,7 @@ def test_figures_of_what_is_there(trained_run: Path, raw_shards: Path, tmp_path:
         ink = np.asarray(Image.open(path).convert("L")) < 128
         assert all(0.01 < half.mean() < 0.6 for half in np.array_split(ink, 2, axis=1))
     state = checkpoint.load(tmp_path / "base-1" / "last.pt")
-    state["config"]["shards"] = "moved/away"
+    state["config"]["shards"] = state["shards_path"] = "moved/away"
     checkpoint.save(tmp_path / "base-1" / "last.pt", state)
     found["tanh"] = {seed: made_up(9, 9) for seed in (0, 1)}
     assert [path.name for path in figures.write(experiment, found, logged.append)] == [

@@ -180,7 +180,7 @@ def other_lines(run: Path) -> None:
 
 def shards_gone(run: Path) -> None:
     state = checkpoint.load(run / "best.pt")
-    state["config"]["shards"] = "moved/away"
+    state["config"]["shards"] = state["shards_path"] = "moved/away"
     (run / "last.pt").unlink()
     checkpoint.save(run / "best.pt", state)
 

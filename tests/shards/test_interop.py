@@ -204,10 +204,17 @@ def test_a_missing_tar_is_refused(copy: Path) -> None:
 def test_a_folder_without_a_manifest_is_refused(copy: Path) -> None:
     (copy / MANIFEST).unlink()
     for folder in (copy, copy / "nowhere", copy / "train-000000.tar"):
+        lacks = "it has no manifest.json" if folder == copy else "there is no such folder"
+        if folder.name == "train-000000.tar":
+            lacks = "it is a file"
         assert refusal(folder) == (
-            f"{folder} is not a shard set: it has no manifest.json. "
-            f"Make one with: alexnet-fast shard --src IMAGES --out {folder}"
+            f"{folder} is not a shard set: {lacks}. Give another path (--shards), or make it with: "
+            f"alexnet-fast shard --src IMAGES --out {folder}"
         )
+    for name in ("mine", "other"):
+        (copy / name).mkdir()
+        (copy / name / MANIFEST).touch()
+    assert f"no such folder. Sets beside it: {copy / 'mine'}, {copy / 'other'}. Give" in refusal(copy / "mien")
 
 
 def test_a_corrupt_manifest_is_refused(copy: Path) -> None:

@@ -21,6 +21,7 @@ from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.evaluation import scoring as evaluation
+from alexnet_fast.inference.networks import open_network
 from alexnet_fast.recipes import make_config
 from alexnet_fast.training import checkpoint, placement, run_folder, start, trainer
 from alexnet_fast.training.log import Log
@@ -128,9 +129,16 @@ def test_foreign_files_are_refused_and_never_executed(tmp_path: Path) -> None:
         write()
         with pytest.raises(InputError, match=r"x\.pt cannot be read as a checkpoint: it is corrupt or another"):
             checkpoint.load(path)
-    for foreign in ({"weight": torch.zeros(3)}, [1, 2], {"alexnet_fast": checkpoint.VERSION + 1}):
+    for foreign, message in (
+        ({"weight": torch.zeros(3)}, r"x\.pt is another program's\. .* alexnet-fast import "),
+        ([1, 2], r"x\.pt is another program's\."),
+        (
+            {"alexnet_fast": checkpoint.VERSION + 1},
+            r"x\.pt is a checkpoint of version 4; .* reads version 3",
+        ),
+    ):
         torch.save(foreign, path)
-        with pytest.raises(InputError, match=r"x\.pt is not a checkpoint of this version of alexnet-fast\.$"):
+        with pytest.raises(InputError, match=message):
             checkpoint.load(path)
     assert not marker.exists()
     pickle.loads(pickle.dumps(Payload(marker)))
@@ -323,6 +331,24 @@ def test_before_anything_is_saved_another_set_becomes_the_run_s(raw_shards: Path
     assert resume(run, shards=str(moved)).finished
     assert json.loads((run / "config.json").read_text())["shards"] == str(moved)
     assert checkpoint.load(run / "last.pt")["config"]["shards"] == str(moved)
+
+
+def test_a_run_resumes_and_is_read_from_any_folder(
+    raw_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the shard set given by a path from the folder that it began in."""
+    shutil.copytree(raw_shards, tmp_path / "begun" / "set")
+    monkeypatch.chdir(tmp_path / "begun")
+    run = tmp_path / "begun" / "run"
+    begin(settings(Path("set"), epochs=1), run)
+    monkeypatch.chdir(tmp_path)
+    assert open_network(run / "last.pt").config.shards == str(tmp_path / "begun" / "set")
+    with pytest.raises(InputError, match=r"^set is not a shard set: there is no such folder\."):
+        resume(run, shards="set")
+    assert resume(run).finished
+    (tmp_path / "begun" / "set").rename(tmp_path / "away")
+    with pytest.raises(InputError, match=r"^set is not a shard set: .* Give another path \(--shards\)"):
+        resume(run)
 
 
 def test_resuming_refuses_other_settings_and_sets(
