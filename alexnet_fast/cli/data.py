@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from alexnet_fast import signals
-from alexnet_fast.cli.options import BytesType, json_option, path_type, show
+from alexnet_fast.cli.options import BytesType, check_alone, json_option, path_type, show
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 
@@ -112,8 +112,7 @@ def shard_command(
         from alexnet_fast.sharding.summary import Contents
 
     if finish:
-        if src or part or scheduler or making["dry_run"]:
-            raise InputError("--finish takes --out alone.")
+        check_alone("--finish", {"outs", "strict", "json_file"})
         summary = run.finish(list(outs))
     elif src is None:
         raise click.UsageError("Missing option '--src'.")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from alexnet_fast.config import CHOICES, TrainConfig, meanings
 from alexnet_fast.errors import InputError
@@ -65,6 +66,17 @@ def show(text: str, result: dict[str, Any], json_file: str | None) -> None:
         click.echo(json.dumps(result))
     elif json_file:
         Path(json_file).write_text(json.dumps(result) + "\n", encoding="utf-8")
+
+
+def check_alone(option: str, allowed: set[str]) -> None:
+    """Raises InputError where more is given to the command beside `option` than the `allowed` parameters: it would be
+    ignored."""
+    context = click.get_current_context()
+    ours = ParameterSource.COMMANDLINE
+    for param in context.command.params:
+        name = param.name or ""
+        if name not in allowed and param.opts[0] != option and context.get_parameter_source(name) is ours:
+            raise InputError(f"{option} ignores {param.opts[0]}: leave that out.")
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from alexnet_fast import signals
-from alexnet_fast.cli.options import json_option, parse_settings, path_type, several_gpus_option, show
+from alexnet_fast.cli.options import check_alone, json_option, parse_settings, path_type, several_gpus_option, show
 from alexnet_fast.errors import InputError
 from alexnet_fast.files import locked
 
@@ -64,10 +64,12 @@ def paper_command(
     """
     from alexnet_fast.paper import claims
 
+    if list_only:
+        check_alone("--list", {"json_file"})
     chosen = claims.choose(only.split(",") if only else [])
     width = max(shutil.get_terminal_size((130, 24)).columns, 80)
     if list_only:
-        click.echo(claims.as_list(width))
+        show(claims.as_list(width), claims.as_json(), json_file)
         return
     if shards is None:
         raise click.UsageError("Missing option '--shards'.")

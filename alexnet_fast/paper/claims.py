@@ -189,6 +189,19 @@ def plan(claims: Sequence[Claim], seeds: int) -> list[tuple[str, int]]:
     return list(dict.fromkeys(needed + more))
 
 
+def as_json() -> dict[str, Any]:
+    """Returns what `as_list` shows."""
+    return {
+        "claims": [
+            {name: getattr(claim, name) for name in ("name", "text", "paper", "networks", "needs")} for claim in CLAIMS
+        ],
+        "networks": {
+            name: {"what": network.what, "settings": network.settings, "big": network.big, "start": network.start}
+            for name, network in NETWORKS.items()
+        },
+    }
+
+
 def as_list(width: int) -> str:
     """Every claim with the paper's number and what it needs, and the networks."""
     claims, networks = [], []

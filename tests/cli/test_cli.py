@@ -150,7 +150,15 @@ def test_shard_refuses_options_that_do_not_fit(image_folder: Path, tmp_path: Pat
     assert_refused(
         "the source has a split val already. Leave out --val-fraction and --split.", *start, "--split", "half"
     )
-    assert_refused("--finish takes --out alone.", *start, "--finish")
+    assert_refused("--finish ignores --src: leave that out.", *start, "--finish")
+    for ignored in (
+        ("--size", "96"),
+        ("--part", "1/2"),
+        ("--dry-run",),
+        ("--encoding", "jpeg"),
+    ):
+        message = f"--finish ignores {ignored[0]}: leave that out."
+        assert_refused(message, "shard", "--out", "out", *ignored, "--finish")
     assert_refused("out holds no unfinished shard set. Begin one with --src.", "shard", "--out", "out", "--finish")
     for part in ("0/4", "5/4", "1", "a/b"):
         code, output = run(*start, "--part", part)

@@ -1,7 +1,9 @@
 """The paper's claims: what is measured for each, from made-up scores, and which networks it takes."""
 
+import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -201,3 +203,13 @@ def test_the_list_names_every_claim() -> None:
         assert words in shown
     result = CliRunner().invoke(main, ["paper", "--list"], env={"COLUMNS": "130"})
     assert (result.exit_code, result.output.split()) == (0, claims.as_list(130).split())
+
+
+def test_the_list_as_json(tmp_path: Path) -> None:
+    file = tmp_path / "claims.json"
+    assert CliRunner().invoke(main, ["paper", "--list", "--json", str(file)]).exit_code == 0
+    body = json.loads(file.read_text())
+    assert [claim["name"] for claim in body["claims"]] == [claim.name for claim in claims.CLAIMS]
+    assert body["networks"]["no-conv4"]["settings"] == {"without": "conv4"}
+    result = CliRunner().invoke(main, ["paper", "--list", "--shards", "s"])
+    assert (result.exit_code, result.output) == (2, "Error: --list ignores --shards: leave that out.\n")
