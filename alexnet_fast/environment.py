@@ -54,6 +54,7 @@ def environment() -> dict[str, Any]:
     }
 
 
+@cache
 def packages() -> dict[str, str]:
     """Returns the version of every installed package, by its normalised name (PEP 503)."""
     found = {
