@@ -175,11 +175,11 @@ class Listing:
         file = self._files.setdefault(entry.file, len(self._files))
         row = (file, label, entry.offset, entry.size, block, len(self._names), len(name))
         key = sample_key(self._prefixes[label], entry.name)
-        if key in self._used or len(key) > LONGEST:
+        if key.lower() in self._used or len(key) > LONGEST:
             key = f"{self._prefixes[label]}/sample-{len(self._used):08d}"
-            while key in self._used:  # a file has that very name
+            while key.lower() in self._used:  # a file has that very name
                 key += "_"
             self._keys[len(self._names)] = key
-        self._used.add(key)
+        self._used.add(key.lower())  # a tar may be unpacked where A and a are one name
         self._rows += _ROW.pack(*row)
         self._names += name

@@ -20,7 +20,7 @@ from typing import Any
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.keys import class_id
 from alexnet_fast.sharding.limits import read_text
-from alexnet_fast.sharding.sources.splits import split_called
+from alexnet_fast.sharding.sources.splits import in_order, is_number, split_called
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl")
 LABEL_COLUMNS = (
@@ -44,9 +44,7 @@ class Labels:
     columns: tuple[str, str]
 
     def classes(self) -> list[str]:
-        """Returns the labels in order: where all are whole numbers, in theirs; else as texts."""
-        found = set(self.labels.values())
-        return sorted(found, key=int) if all(_is_number(label) for label in found) else sorted(found)
+        return in_order(self.labels.values())
 
 
 class Paths:
@@ -111,7 +109,7 @@ def _label_column(path: Path, rows: list[list[str]], at: int, header: list[str] 
         for name in LABEL_COLUMNS:
             if name in header and header.index(name) != at:
                 return header.index(name)
-    words = [c for c in others if not all(_is_number(row[c].strip()) for row in rows[:1000] if c < len(row))]
+    words = [c for c in others if not all(is_number(row[c].strip()) for row in rows[:1000] if c < len(row))]
     for candidates in (others, words):
         if len(candidates) == 1:
             return candidates[0]
@@ -164,7 +162,3 @@ def _composed(text: str) -> str:
 
 def _width(rows: list[list[str]]) -> int:
     return max(map(len, rows), default=0)
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"-?\d{1,18}", text, re.ASCII) is not None
