@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.sharding import archives
 from alexnet_fast.sharding.left_out import BESIDE, SHARD_SETS, kind_of
 from alexnet_fast.sharding.listing import Source
 from alexnet_fast.sharding.output import holds_shard_set
-from alexnet_fast.sharding.sources import flat, folders, ilsvrc, kaggle, parquet, webdataset, whole
+from alexnet_fast.sharding.sources import flat, folders, ilsvrc, kaggle, parquet, table, webdataset, whole
 from alexnet_fast.sharding.sources.tree import count_files
+from alexnet_fast.sharding.sources.unread import advice
 
 
 class Layout(NamedTuple):
@@ -66,6 +69,8 @@ def find_images(
     Raises InputError when `src` is not there, no layout fits, or what it holds is not as the layout has it.
     """
     if not src.exists():
+        if re.match(r"[a-z0-9]{2,}:/", str(src)):
+            raise InputError(f"--src takes a folder of this machine, not a URL: copy or mount {src} first.")
         raise InputError(f"{src} does not exist. --src takes a folder of images, or of ImageNet's archives.")
     keys = {name: key for name, key in (("image_key", image_key), ("label_key", label_key)) if key}
     if labels is not None:
@@ -81,11 +86,7 @@ def find_images(
         layout, src = _recognise(src)
         _refuse_set_beside_folders(src)
     if layout is None:
-        raise InputError(
-            f"{src} has none of the known layouts: class folders, the official archives of ILSVRC-2012 and 2010, "
-            "Kaggle's folders, tars of one class each or of class folders, parquet files or WebDataset tars. --layout "
-            "forces one; --labels FILE takes a table of file names and labels."
-        )
+        raise InputError(_unknown(src))
     if keys and layout not in KEYED:
         raise InputError(
             f"--image-key and --label-key are for parquet files and WebDataset tars, but {src} is read as {layout}. "
@@ -110,6 +111,27 @@ def _recognise(src: Path) -> tuple[str | None, Path]:
         if layout:
             return layout, place
     return next((name for name in FOLDER_LAYOUTS if LAYOUTS[name].fits(src)), None), src
+
+
+def _unknown(src: Path) -> str:
+    """Returns the message for what is of no layout."""
+    if src.is_file():
+        if src.suffix.lower() == ".parquet":
+            return f"{src} is one table. --src takes the folder that holds it."
+        if src.suffix.lower() in table.SUFFIXES:
+            return f"{src} is a file. --src takes the folder of the images, and --labels this table of their labels."
+        return f"{src} is a file. --src takes a folder, or a tar.{advice([src.name])}"
+    names = sorted(path.name for path in src.iterdir() if not kind_of(path.name))
+    if not names:
+        return f"{src} is empty. --src takes a folder of images, or of ImageNet's archives."
+    some = ", ".join(names[:5]) + " ..." * (len(names) > 5)
+    message = f"{src} holds {some}: no layout that is recognised.{advice(names)}"
+    tars = archives.tars(src)
+    if len(tars) > 1 and all(map(archives.first_names, tars)):
+        return f"{message} --layout whole takes each tar for a class, {archives.stem(tars[0].name)} the first."
+    if tars:
+        return f"{message} {tars[0].name} has no class folders in it: unpack it, and give --labels FILE, a table."
+    return f"{message} Expected {src}/<class>/<image files>, ImageNet's archives, parquet files or WebDataset tars."
 
 
 def _refuse_set_beside_folders(src: Path) -> None:

@@ -23,7 +23,8 @@ _IMAGE = re.compile(
 )
 _OTHER = re.compile(
     rb"\.(?:txt|csv|tsv|jsonl?|xml|ya?ml|md|rst|html?|pdf|docx?|log|py|ipynb|sh|m|mat|np[yz]|pkl|pth?|h5|hdf5|db|sqlite3?"
-    rb"|zip|tar|t?gz|bz2|xz|zst|rar|7z|parquet|idx|bin|dat|url|lnk|mp4|avi|mov|wav|mp3)\0"
+    rb"|tfrecords?|mdb|arrow|rec|beton|pickle|xlsx?|ods"
+    rb"|zip|tar|t?gz|bz2|xz|zst|rar|7z|parquet|idx|bin|dat|url|lnk|mp4|avi|mov|mkv|webm|wav|mp3)\0"
     rb"|(?<![^\0])(?:licen[cs]e|readme|makefile|changelog|authors|md5sums|sha256sums)\0",
     re.IGNORECASE,
 )
