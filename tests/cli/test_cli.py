@@ -105,10 +105,8 @@ def test_shard_refuses_its_input(tmp_path: Path, jpeg_shards: Path, image_folder
     empty.mkdir()
     wanted = "--src takes a folder of images, or of ImageNet's archives."
     assert_refused(f"nowhere does not exist. {wanted}", "shard", "--src", "nowhere", "--out", "out")
-    for src in (file, empty):
-        code, output = run("shard", "--src", src, "--out", "out")
-        assert code == 2
-        assert output.startswith(f"Error: {src} has none of the known layouts: class folders, the official archives")
+    assert_refused(f"{file} is a file. --src takes a folder, or a tar.", "shard", "--src", file, "--out", "out")
+    assert_refused(f"{empty} is empty. {wanted}", "shard", "--src", empty, "--out", "out")
     assert not (tmp_path / "out").exists()
     for out, message in (
         (file, f"{file} is a file. --out takes a folder."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -10,11 +9,11 @@ from typing import NamedTuple
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding import archives
-from alexnet_fast.sharding.left_out import BESIDE, SHARD_SETS, kind_of
+from alexnet_fast.sharding.left_out import kind_of
 from alexnet_fast.sharding.listing import Source
 from alexnet_fast.sharding.output import holds_shard_set
 from alexnet_fast.sharding.sources import flat, folders, ilsvrc, kaggle, parquet, table, webdataset, whole
-from alexnet_fast.sharding.sources.tree import count_files
+from alexnet_fast.sharding.sources.tree import count_others
 from alexnet_fast.sharding.sources.unread import advice
 
 
@@ -98,8 +97,8 @@ def find_images(
         source.notes.insert(0, f"looked through to {src.relative_to(given)}/")
     if not source.left_out.found:  # the layout counts its images alone
         source.left_out.found = sum(map(len, source.splits.values())) + source.left_out.total()
-    if layout not in (*FOLDER_LAYOUTS, "tars"):
-        _count_beside(source, layout)
+    if layout not in (*FOLDER_LAYOUTS, "tars") and src.is_dir():
+        _count_beside(source, layout, src)
     return source
 
 
@@ -153,19 +152,19 @@ def _alone_in(src: Path) -> Iterator[Path]:
             yield src
 
 
-def _count_beside(source: Source, layout: str) -> None:
+def _count_beside(source: Source, layout: str, src: Path) -> None:
     """Counts the files of the source's folder, and of folders in it, that are not read for images. Folders that a
     layout reads whole it has counted itself."""
+    outside = source.root.relative_to(src).parts  # Kaggle's CLS-LOC
+    for place, name in enumerate(outside):
+        count_others(src, "/".join(outside[:place]), {name}, source.left_out)
     read = {file for images in source.splits.values() for file in images.files}
-    above = {folder.as_posix() for file in read for folder in PurePosixPath(file).parents} if layout in KEYED else {"."}
     if layout not in KEYED:
         read = {file.partition("/")[0] for file in read}
-    for folder in sorted(above):
-        with os.scandir(source.root / folder) as inside:
-            found = {(PurePosixPath(folder) / entry.name).as_posix(): entry for entry in inside}
-        for path in sorted(found.keys() - read - above):
-            is_folder = found[path].is_dir(follow_symlinks=False)
-            files = count_files(found[path].path) if is_folder else 1
-            source.left_out.found += files
-            kind = SHARD_SETS if is_folder and holds_shard_set(found[path].path) else BESIDE
-            source.left_out.add(kind_of(found[path].name) or kind, path + "/" * is_folder, files)
+    read |= {ilsvrc.PATCH}  # its members have been counted
+    used: dict[str, set[str]] = {}  # names by folder
+    for path in map(PurePosixPath, read):
+        for inside in (path, *path.parents[:-1]):
+            used.setdefault(inside.parent.as_posix(), set()).add(inside.name)
+    for folder in sorted(used):
+        count_others(source.root, folder, used[folder], source.left_out)
