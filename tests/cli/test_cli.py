@@ -142,7 +142,7 @@ def test_shard_refuses_options_that_do_not_fit(image_folder: Path, tmp_path: Pat
     assert_refused(
         "--split half is --val-fraction 0.5; give one of the two.", *start, "--split", "half", "--val-fraction", "0.5"
     )
-    assert_refused("--val-fraction is 1.0; it must lie between 0 and 1.", *start, "--val-fraction", "1")
+    assert_refused("--val-fraction is 1.0; it must lie between 0 and 1: 0.1 for 10 %.", *start, "--val-fraction", "1")
     assert_refused(
         "the source has a split val already. Leave out --val-fraction and --split.", *start, "--split", "half"
     )

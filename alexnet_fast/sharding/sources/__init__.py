@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -53,6 +54,17 @@ KEYED = ("parquet", "webdataset")
 """Those that have columns, or members, to choose among."""
 
 
+@contextmanager
+def _permission() -> Iterator[None]:
+    """Raises InputError where a file or folder may not be read."""
+    try:
+        yield
+    except PermissionError as error:
+        what = f"{error.filename} cannot be read ({error.strerror})"
+        raise InputError(f"{what}. Make it readable, or move it away.") from error
+
+
+@_permission()
 def find_images(
     src: Path,
     layout: str | None = None,

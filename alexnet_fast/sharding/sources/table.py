@@ -159,8 +159,9 @@ def _rows(path: Path) -> list[list[str]]:
         is_json = path.suffix.lower() in (".json", ".jsonl")
         rows = _json_rows(text, path.suffix.lower() == ".jsonl") if is_json else _text_rows(text)
     except (OSError, ValueError, csv.Error, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path} cannot be read as a table ({error}). It takes CSV, TSV, JSON, or a file name and label a line."
+            f"{path} cannot be read as a table ({reason}). It takes CSV, TSV, JSON, or a file name and label a line."
         ) from error
     return [row for row in rows if any(cell.strip() for cell in row)] or [[""]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,24 @@ def test_the_first_message(files: list[str], src: str, message: str, tmp_path: P
     with pytest.raises(InputError) as error:
         find_images(tmp_path / src)
     assert message.format(src=tmp_path / src) in str(error.value)
+
+
+@pytest.mark.parametrize("folder", [".", "cat"])
+def test_a_folder_that_may_not_be_read(folder: str, tmp_path: Path) -> None:
+    src = write_files(tmp_path / "source", {"cat/1.jpg": b"", "dog/1.jpg": b""})
+    (src / folder).chmod(0)
+    is_root = os.geteuid() == 0
+    try:
+        if is_root:  # who may read all
+            os.seteuid(65534)
+        with pytest.raises(
+            InputError, match=r"cannot be read \(Permission denied\)\. Make it readable, or move it away"
+        ):
+            find_images(src)
+    finally:
+        if is_root:
+            os.seteuid(0)
+        (src / folder).chmod(0o755)
 
 
 def test_a_url() -> None:
