@@ -89,6 +89,10 @@ def test_two_forms_of_unicode_are_one_class(packed: bool, tmp_path: Path) -> Non
     assert [(image.path, image.key) for image in everything(source.splits["val"])] == [(f"val/{NFC}/2.jpg", "caf_/2")]
 
 
+def test_the_only_class_may_have_either_form(tmp_path: Path) -> None:
+    assert find_images(write_files(tmp_path, {f"{NFD}/1.jpg": b"1"})).classes == [NFC]
+
+
 def test_one_class_twice_in_a_folder_is_refused(tmp_path: Path) -> None:
     write_files(tmp_path, {f"train/{NFD}/1.jpg": b"1", f"train/{NFC}/2.jpg": b"2"})
     with pytest.raises(InputError) as error:

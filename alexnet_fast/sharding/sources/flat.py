@@ -103,7 +103,7 @@ def find_labels(root: Path, top: Folder, flat: Folder, split: str | None) -> Sea
     `split`: of which they are, where a folder says so. A table is plain where it labels all of them and no other one
     does; where several do, the one that has the split's name.
     """
-    search, whole = Search(), list[Labels]()
+    search, whole, of_others = Search(), list[Labels](), list[str]()
     tables = list(_tables(root, top, flat, split))
     if not tables:
         return search
@@ -130,7 +130,8 @@ def find_labels(root: Path, top: Folder, flat: Folder, split: str | None) -> Sea
                 "`split` where they are of several; --labels FILE leaves out the images that it lacks."
             )
         else:
-            search.problems.append(f"{path} names none of them: it begins with {first_row(path)}.")
+            of_others.append(f"{path} names none of them: it begins with {first_row(path)}.")
+    search.problems += of_others
     named = [labels for labels in whole if split and _split_in(labels.path) == split]
     chosen = named if len(named) == 1 else whole
     if len(chosen) > 1:

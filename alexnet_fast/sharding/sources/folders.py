@@ -118,7 +118,7 @@ def _source(src: Path, root: Path, top: Folder, tars: list[str], left_out: LeftO
     search = find_labels(root, top, flat, "train" if is_split else None) if flat and not tars else Search()
     if search.labels and not is_split:
         return labelled_source(root, top, search.labels, left_out)
-    if alone and alone.name not in train.classes:  # images/ in the only class
+    if alone and alone not in train.folder.folders.values():  # images/ in the only class
         raise InputError(
             f"{src} can be read in two ways: {alone.path}/ holds images that are in no class folders (then --labels "
             f"FILE, a table of file names and labels), or all are of one class (then "
