@@ -24,6 +24,11 @@ MOST_TABLES = 20
 MOST_OF_ONE_EACH = 20
 """Where there are more images, and each has a label of its own, these are no classes."""
 
+ONE_TABLE = (
+    "One table must label all, with a column `split` where they are of several; --labels FILE leaves out the images "
+    "that it lacks."
+)
+
 
 @dataclass
 class Search:
@@ -33,6 +38,7 @@ class Search:
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
+        """Returns the first reasons, each after a space."""
         return "".join(f" {problem}" for problem in self.problems[:3])
 
 
@@ -103,7 +109,7 @@ def find_labels(root: Path, top: Folder, flat: Folder, split: str | None) -> Sea
     `split`: of which they are, where a folder says so. A table is plain where it labels all of them and no other one
     does; where several do, the one that has the split's name.
     """
-    search, whole, of_others = Search(), list[Labels](), list[str]()
+    search, whole, last = Search(), list[Labels](), list[str]()
     tables = list(_tables(root, top, flat, split))
     if not tables:
         return search
@@ -125,17 +131,15 @@ def find_labels(root: Path, top: Folder, flat: Folder, split: str | None) -> Sea
             else:
                 whole.append(labels)
         elif labels:
-            search.problems.append(
-                f"{path} labels {len(labels.labels):,} of {len(names):,}. One table must label all, with a column "
-                "`split` where they are of several; --labels FILE leaves out the images that it lacks."
-            )
+            search.problems.append(f"{path} labels {len(labels.labels):,} of {len(names):,}.")
+            last[:0] = [] if ONE_TABLE in last else [ONE_TABLE]
         else:
-            of_others.append(f"{path} names none of them: it begins with {first_row(path)}.")
-    search.problems += of_others
+            last.append(f"{path} names none of them: it begins with {first_row(path)}.")
+    search.problems += last
     named = [labels for labels in whole if split and _split_in(labels.path) == split]
     chosen = named if len(named) == 1 else whole
     if len(chosen) > 1:
-        search.problems.append(f"{' and '.join(str(labels.path) for labels in chosen)} both label them.")
+        search.problems.insert(0, f"{' and '.join(str(labels.path) for labels in chosen)} both label them.")
     elif chosen:
         search.labels = chosen[0]
     return search
