@@ -39,14 +39,15 @@ def by_class(where: object, named: Iterable[tuple[str, T]]) -> dict[str, T]:
 
 
 def class_prefixes(classes: Iterable[str]) -> list[str]:
-    """Returns the first part of the keys of each class, none twice; the last, at UNLABELLED = -1, is for no class."""
-    prefixes: dict[str, None] = {}
+    """Returns the first part of the keys of each class, none twice, also where the case of letters is ignored, as on
+    disks of macOS and Windows; the last, at UNLABELLED = -1, is for no class."""
+    prefixes: dict[str, str] = {}
     for name in [*classes, "unlabelled"]:
         prefix = _safe(name)[:60]
-        while prefix in prefixes:  # "a b" and "a_b"
+        while prefix.lower() in prefixes:  # "a b" and "a_b", "a" and "A"
             prefix += "_"
-        prefixes[prefix] = None
-    return list(prefixes)
+        prefixes[prefix.lower()] = prefix
+    return list(prefixes.values())
 
 
 def sample_key(prefix: str, name: str) -> str:

@@ -33,7 +33,7 @@ COLUMNS = np.dtype(
 _ROW = struct.Struct("<IiqqiQH")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """An image as a layout finds it.
 
@@ -48,7 +48,7 @@ class Entry:
     size: int = WHOLE_FILE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Image(Entry):
     """An entry with its class index and the key of its sample: no dots, no spaces, unique in its split."""
 
@@ -157,7 +157,9 @@ class Listing:
     def add_class(self, label: int, entries: Iterable[Entry]) -> None:
         """Adds all images of one class, given in any order: they are listed by name, the same for every layout."""
         self._used.clear()  # the class begins every key
-        for entry in sorted(entries, key=lambda entry: (entry.name, entry.file)):
+        ordered = sorted(entries, key=lambda entry: entry.file)
+        ordered.sort(key=lambda entry: entry.name)  # then by file: a pair for each would take more memory than they do
+        for entry in ordered:
             self._add(entry, label, -1)
 
     def add_block(self, block: int, entries: Iterable[tuple[int, Entry]]) -> None:
@@ -175,11 +177,11 @@ class Listing:
         file = self._files.setdefault(entry.file, len(self._files))
         row = (file, label, entry.offset, entry.size, block, len(self._names), len(name))
         key = sample_key(self._prefixes[label], entry.name)
-        if key in self._used or len(key) > LONGEST:
+        if key.lower() in self._used or len(key) > LONGEST:
             key = f"{self._prefixes[label]}/sample-{len(self._used):08d}"
-            while key in self._used:  # a file has that very name
+            while key.lower() in self._used:  # a file has that very name
                 key += "_"
             self._keys[len(self._names)] = key
-        self._used.add(key)
+        self._used.add(key.lower())  # a tar may be unpacked where A and a are one name
         self._rows += _ROW.pack(*row)
         self._names += name

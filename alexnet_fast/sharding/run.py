@@ -108,7 +108,7 @@ def _fraction(val_fraction: float | None, split: str | None) -> float | None:
         raise InputError("--split half is --val-fraction 0.5; give one of the two.")
     fraction = 0.5 if split == "half" else val_fraction
     if fraction is not None and not 0 < fraction < 1:
-        raise InputError(f"--val-fraction is {fraction}; it must lie between 0 and 1.")
+        raise InputError(f"--val-fraction is {fraction}; it must lie between 0 and 1: 0.1 for 10 %.")
     return fraction
 
 

@@ -23,7 +23,10 @@ def read_class_file(path: Path) -> list[str]:
         with path.open("rb", buffering=0) as file:  # a pipe may be given, too
             lines = read_open(file, MOST_TEXT_BYTES, path).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}). --classes takes a text file, a class id a line.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{path} cannot be read ({reason}). --classes takes a text file, a class id a line."
+        ) from error
     wanted = [line.strip() for line in lines if line.strip()]
     if not wanted:
         raise InputError(f"{path} names no class. --classes takes a text file, a class id a line.")

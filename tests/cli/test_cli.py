@@ -107,10 +107,8 @@ def test_shard_refuses_its_input(tmp_path: Path, jpeg_shards: Path, image_folder
     empty.mkdir()
     wanted = "--src takes a folder of images, or of ImageNet's archives."
     assert_refused(f"nowhere does not exist. {wanted}", "shard", "--src", "nowhere", "--out", "out")
-    for src in (file, empty):
-        code, output = run("shard", "--src", src, "--out", "out")
-        assert code == 2
-        assert output.startswith(f"Error: {src} has none of the known layouts: class folders, the official archives")
+    assert_refused(f"{file} is a file. --src takes a folder, or a tar.", "shard", "--src", file, "--out", "out")
+    assert_refused(f"{empty} is empty. {wanted}", "shard", "--src", empty, "--out", "out")
     assert not (tmp_path / "out").exists()
     for out, message in (
         (file, f"{file} is a file. --out takes a folder."),
@@ -146,7 +144,7 @@ def test_shard_refuses_options_that_do_not_fit(image_folder: Path, tmp_path: Pat
     assert_refused(
         "--split half is --val-fraction 0.5; give one of the two.", *start, "--split", "half", "--val-fraction", "0.5"
     )
-    assert_refused("--val-fraction is 1.0; it must lie between 0 and 1.", *start, "--val-fraction", "1")
+    assert_refused("--val-fraction is 1.0; it must lie between 0 and 1: 0.1 for 10 %.", *start, "--val-fraction", "1")
     assert_refused(
         "the source has a split val already. Leave out --val-fraction and --split.", *start, "--split", "half"
     )

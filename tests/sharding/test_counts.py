@@ -20,11 +20,12 @@ from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.summary import account, describe
 from alexnet_fast.training.settings import resolve
 from tests.conftest import write
-from tests.sharding.sources import trees
+from tests.sharding.sources import releases, trees
 from tests.sharding.sources.layouts import BUILDERS, Photos, build, jpeg, write_files
 
 SEEDS = range(25)
-LAYOUTS = ("folders", "one tar", "class tars", "table", "webdataset", "parquet")
+RELEASES = {"ILSVRC": releases.write_ilsvrc, "Kaggle": releases.write_kaggle, "whole": releases.write_whole}
+LAYOUTS = ("folders", "one tar", "class tars", "table", "webdataset", "parquet", *RELEASES)
 
 
 def found_in(layout: str, root: Path, drawn: trees.Drawn, seed: int) -> Source:
@@ -36,6 +37,8 @@ def found_in(layout: str, root: Path, drawn: trees.Drawn, seed: int) -> Source:
         return find_images(trees.write_class_tars(root, drawn))
     if layout == "webdataset":
         return find_images(trees.write_webdataset(root, drawn, seed))
+    if layout in RELEASES:
+        return find_images(RELEASES[layout](root, drawn, seed))
     if layout == "parquet":
         return find_images(trees.write_parquet(root, drawn, seed))
     src = trees.write_table(root, drawn, seed)
@@ -47,9 +50,8 @@ def found_in(layout: str, root: Path, drawn: trees.Drawn, seed: int) -> Source:
 def test_every_file_of_a_random_tree_is_counted_once(seed: int, layout: str, tmp_path: Path) -> None:
     drawn = trees.draw(seed)
     source = found_in(layout, tmp_path, drawn, seed)
-    listed = {
-        split: Counter(source.classes[image.label] for image in images) for split, images in source.splits.items()
-    }
+    names = [*source.classes, ""]  # at -1, for no label
+    listed = {split: Counter(names[image.label] for image in images) for split, images in source.splits.items()}
     assert listed == drawn.images
     assert source.left_out.counts == {kind: count for kind, count in drawn.left_out.items() if count}
     files = sum(counts.total() for counts in drawn.images.values()) + drawn.left_out.total()

@@ -63,6 +63,13 @@ def test_no_key_is_one_that_a_reader_leaves_out_or_cuts() -> None:
         assert len(f"{key}.cls") <= 100  # room in a USTAR header
 
 
+def test_keys_differ_where_the_case_of_letters_is_ignored() -> None:
+    """As on disks of macOS and Windows, where one of two such files of an unpacked tar would be lost."""
+    found = keys(["Cat", "cat", "CAT"], ["IMG_1.JPG", "img_1.jpg", "Img_2.jpg"])
+    assert len({key.lower() for key in found}) == len(found) == 9
+    assert found[:4] == ["Cat/IMG_1", "Cat/Img_2", "Cat/sample-00000002", "cat_/IMG_1"]
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_two_forms_of_unicode_are_one_class(packed: bool, tmp_path: Path) -> None:
     """In the order of the class ids, whichever form a name has."""
@@ -80,6 +87,10 @@ def test_two_forms_of_unicode_are_one_class(packed: bool, tmp_path: Path) -> Non
         (f"train/{NFD}/1.jpg", 1),
     ]
     assert [(image.path, image.key) for image in everything(source.splits["val"])] == [(f"val/{NFC}/2.jpg", "caf_/2")]
+
+
+def test_the_only_class_may_have_either_form(tmp_path: Path) -> None:
+    assert find_images(write_files(tmp_path, {f"{NFD}/1.jpg": b"1"})).classes == [NFC]
 
 
 def test_one_class_twice_in_a_folder_is_refused(tmp_path: Path) -> None:

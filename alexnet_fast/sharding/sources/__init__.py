@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.sharding.left_out import BESIDE, SHARD_SETS, kind_of
+from alexnet_fast.sharding import archives
+from alexnet_fast.sharding.left_out import kind_of
 from alexnet_fast.sharding.listing import Source
 from alexnet_fast.sharding.output import holds_shard_set
-from alexnet_fast.sharding.sources import flat, folders, ilsvrc, kaggle, parquet, webdataset, whole
-from alexnet_fast.sharding.sources.tree import count_files
+from alexnet_fast.sharding.sources import flat, folders, ilsvrc, kaggle, parquet, table, webdataset, whole
+from alexnet_fast.sharding.sources.tree import count_others
+from alexnet_fast.sharding.sources.unread import advice
 
 
 class Layout(NamedTuple):
@@ -51,6 +54,17 @@ KEYED = ("parquet", "webdataset")
 """Those that have columns, or members, to choose among."""
 
 
+@contextmanager
+def _permission() -> Iterator[None]:
+    """Raises InputError where a file or folder may not be read."""
+    try:
+        yield
+    except PermissionError as error:
+        what = f"{error.filename} cannot be read ({error.strerror})"
+        raise InputError(f"{what}. Make it readable, or move it away.") from error
+
+
+@_permission()
 def find_images(
     src: Path,
     layout: str | None = None,
@@ -66,6 +80,8 @@ def find_images(
     Raises InputError when `src` is not there, no layout fits, or what it holds is not as the layout has it.
     """
     if not src.exists():
+        if re.match(r"[a-z0-9]{2,}:/", str(src)):
+            raise InputError(f"--src takes a folder of this machine, not a URL: copy or mount {src} first.")
         raise InputError(f"{src} does not exist. --src takes a folder of images, or of ImageNet's archives.")
     keys = {name: key for name, key in (("image_key", image_key), ("label_key", label_key)) if key}
     if labels is not None:
@@ -81,11 +97,7 @@ def find_images(
         layout, src = _recognise(src)
         _refuse_set_beside_folders(src)
     if layout is None:
-        raise InputError(
-            f"{src} has none of the known layouts: class folders, the official archives of ILSVRC-2012 and 2010, "
-            "Kaggle's folders, tars of one class each or of class folders, parquet files or WebDataset tars. --layout "
-            "forces one; --labels FILE takes a table of file names and labels."
-        )
+        raise InputError(_unknown(src))
     if keys and layout not in KEYED:
         raise InputError(
             f"--image-key and --label-key are for parquet files and WebDataset tars, but {src} is read as {layout}. "
@@ -97,8 +109,8 @@ def find_images(
         source.notes.insert(0, f"looked through to {src.relative_to(given)}/")
     if not source.left_out.found:  # the layout counts its images alone
         source.left_out.found = sum(map(len, source.splits.values())) + source.left_out.total()
-    if layout not in (*FOLDER_LAYOUTS, "tars"):
-        _count_beside(source, layout)
+    if layout not in (*FOLDER_LAYOUTS, "tars") and src.is_dir():
+        _count_beside(source, layout, src)
     return source
 
 
@@ -110,6 +122,27 @@ def _recognise(src: Path) -> tuple[str | None, Path]:
         if layout:
             return layout, place
     return next((name for name in FOLDER_LAYOUTS if LAYOUTS[name].fits(src)), None), src
+
+
+def _unknown(src: Path) -> str:
+    """Returns the message for what is of no layout."""
+    if src.is_file():
+        if src.suffix.lower() == ".parquet":
+            return f"{src} is one table. --src takes the folder that holds it."
+        if src.suffix.lower() in table.SUFFIXES:
+            return f"{src} is a file. --src takes the folder of the images, and --labels this table of their labels."
+        return f"{src} is a file. --src takes a folder, or a tar.{advice([src.name])}"
+    names = sorted(path.name for path in src.iterdir() if not kind_of(path.name))
+    if not names:
+        return f"{src} is empty. --src takes a folder of images, or of ImageNet's archives."
+    some = ", ".join(names[:5]) + " ..." * (len(names) > 5)
+    message = f"{src} holds {some}: no layout that is recognised.{advice(names)}"
+    tars = archives.tars(src)
+    if len(tars) > 1 and all(map(archives.first_names, tars)):
+        return f"{message} --layout whole takes each tar for a class, {archives.stem(tars[0].name)} the first."
+    if tars:
+        return f"{message} {tars[0].name} has no class folders in it: unpack it, and give --labels FILE, a table."
+    return f"{message} Expected {src}/<class>/<image files>, ImageNet's archives, parquet files or WebDataset tars."
 
 
 def _refuse_set_beside_folders(src: Path) -> None:
@@ -131,19 +164,19 @@ def _alone_in(src: Path) -> Iterator[Path]:
             yield src
 
 
-def _count_beside(source: Source, layout: str) -> None:
+def _count_beside(source: Source, layout: str, src: Path) -> None:
     """Counts the files of the source's folder, and of folders in it, that are not read for images. Folders that a
     layout reads whole it has counted itself."""
+    outside = source.root.relative_to(src).parts  # Kaggle's CLS-LOC
+    for place, name in enumerate(outside):
+        count_others(src, "/".join(outside[:place]), {name}, source.left_out)
     read = {file for images in source.splits.values() for file in images.files}
-    above = {folder.as_posix() for file in read for folder in PurePosixPath(file).parents} if layout in KEYED else {"."}
     if layout not in KEYED:
         read = {file.partition("/")[0] for file in read}
-    for folder in sorted(above):
-        with os.scandir(source.root / folder) as inside:
-            found = {(PurePosixPath(folder) / entry.name).as_posix(): entry for entry in inside}
-        for path in sorted(found.keys() - read - above):
-            is_folder = found[path].is_dir(follow_symlinks=False)
-            files = count_files(found[path].path) if is_folder else 1
-            source.left_out.found += files
-            kind = SHARD_SETS if is_folder and holds_shard_set(found[path].path) else BESIDE
-            source.left_out.add(kind_of(found[path].name) or kind, path + "/" * is_folder, files)
+    read |= {ilsvrc.PATCH}  # its members have been counted
+    used: dict[str, set[str]] = {}  # names by folder
+    for path in map(PurePosixPath, read):
+        for inside in (path, *path.parents[:-1]):
+            used.setdefault(inside.parent.as_posix(), set()).add(inside.name)
+    for folder in sorted(used):
+        count_others(source.root, folder, used[folder], source.left_out)

@@ -52,7 +52,10 @@ def arrange(top: Folder, where: str, layout: str = FOLDERS) -> Arrangement:
         folders = {"train": inner}
     elif "train" not in folders:
         first = next(iter(folders.values())).name
-        raise InputError(f"{_at(where, inner)} has {first}/ but no train/. Name the folder that holds both.")
+        at = _at(where, inner)
+        raise InputError(
+            f"{at} has {first}/ but no train/. Give the folder that holds both; or, to train on it, --src {at}/{first}."
+        )
     result = Arrangement(inner, {}, [inner.path] if inner is not top else [])
     for split, folder in folders.items():
         through = _inside(folder, split) if layout != CLASSES else folder
@@ -158,7 +161,8 @@ def open_split(folder: Folder, where: str, layout: str, empty: list[str]) -> Spl
     contents = ((found.name, _content(found) if layout != CLASSES else found) for found in inner)
     classes = by_class(at, contents)
     if layout == FOLDERS:
-        _refuse_two_levels(list(classes.values()), inner, at)
+        is_split = any(map(split_called, folder.path.split("/")))
+        _refuse_two_levels(list(classes.values()), inner, at, f"--layout {SPLIT_FOLDERS if is_split else CLASSES}")
     return Split(folder, classes, None)
 
 
@@ -168,23 +172,42 @@ def _content(folder: Folder) -> Folder:
     return inner[0] if len(inner) == 1 and _is_image_folder(inner[0]) and not folder.possible_images() else folder
 
 
-def _refuse_two_levels(classes: list[Folder], inner: list[Folder], at: str) -> None:
-    if classes and not any(folder.possible_images() for folder in classes):
-        below = [f for folder in classes for f in folder.inner()]
+def _refuse_two_levels(classes: list[Folder], inner: list[Folder], at: str, way: str) -> None:
+    """`way`: the option that takes the folders for classes."""
+    without = [folder for folder in classes if not folder.possible_images()]
+    below = [f for folder in without for f in folder.inner()]
+    if classes and len(without) == len(classes):
+        names = {f.name for f in below}
+        if {split_called(name) for name in names} & {"train"}:
+            raise InputError(
+                f"{at} holds {_some(inner)}, with folders of splits in them ({_some(below)}). Give one of them as "
+                f"--src; or, where these are the classes, move the images to {at}/train/<class>/ and so on."
+            )
+        if len(names) * len(classes) == len(below) > len(names):
+            raise InputError(
+                f"{at} can be read in two ways: {_some(inner)} are splits, as the same folders lie in each (then call "
+                f"them train, val or test), or classes with folders in them ({way})."
+            )
         raise InputError(
-            f"{at} can be read in two ways: the classes are {_some(inner)}, with folders in them (--layout classes); "
+            f"{at} can be read in two ways: the classes are {_some(inner)}, with folders in them ({way}); "
             f"or they are the {len(below):,} folders one level down, {_some(below)}: then give the one that holds them "
             "as --src, or move them all into one folder."
+        )
+    ambiguous = next((folder for folder in without if len(folder.inner()) > 1), None)
+    if ambiguous:
+        raise InputError(
+            f"{at} can be read in two ways: {ambiguous.name} is a class, whose images lie in its folders "
+            f"{_some(ambiguous.inner())} ({way}), or these are the classes (then move them to {at}/)."
         )
     misnamed = next((folder for folder in inner if _is_image_folder(folder)), None)
     if misnamed and len(inner) > 1:
         others = [folder for folder in inner if folder is not misnamed]
         raise InputError(
             f"{at} can be read in two ways: {misnamed.name}/ holds images that are in no class folders (then --labels "
-            f"FILE, a table of file names and labels), or is a class like {_some(others)} (then --layout classes)."
+            f"FILE, a table of file names and labels), or is a class like {_some(others)} (then {way})."
         )
 
 
 def _some(folders: Iterable[Folder]) -> str:
-    names = [folder.name for folder in folders]
+    names = list(dict.fromkeys(folder.name for folder in folders))
     return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")

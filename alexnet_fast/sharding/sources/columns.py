@@ -12,18 +12,20 @@ from typing import Any
 from alexnet_fast.errors import InputError
 
 _LABEL = re.compile(r"label|class|target|categor|^cls$", re.IGNORECASE)
-"""Names of columns of numbers that may be labels: `id`, `width` are none."""
+"""Names of columns that may be labels: `id`, `width` are none."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """`number`: of the image's column; `path`: where its file's name is; `names`: of the classes, in the order of their
-    index. `path` and `label` are None, and `names` empty, where the table has none."""
+    """`number`: of the image's column; `path`: where its file's name is; `has_texts`: whether the labels are names of
+    classes, not their numbers; `names`: of the classes, in the order of their index. `path` and `label` are None, and
+    `names` empty, where the table has none."""
 
     image: str
     number: int
     path: str | None
     label: str | None
+    has_texts: bool
     names: list[str]
     how_to_choose: str
 
@@ -34,14 +36,21 @@ def choose(path: Path, schema: Any, image_key: str | None, label_key: str | None
     features = _features(schema)
     columns = ", ".join(f"{field.name} ({_kind(field.type, features.get(field.name, {}))})" for field in schema)
     how_to_choose = f"; its columns are {columns}. Choose with --image-key and --label-key."
+    if not images_in(schema):
+        raise InputError(
+            f"{path} has no column of images; its columns are {columns}. A table must hold the bytes of the images' "
+            "files: names and URLs alone are not read."
+        )
     image = _one(path, image_key, "image", images_in(schema), how_to_choose)
     if image is None:
         raise InputError(f"{path} has no column of images{f' {image_key}' * bool(image_key)}{how_to_choose}")
-    labels = [name for name in _integers(schema) if features.get(name, {}).get("_type") == "ClassLabel"]
-    labels = labels or [name for name in _integers(schema) if _LABEL.search(name)]
-    label = _one(path, label_key, "label", _integers(schema) if label_key else labels, how_to_choose)
+    integers, texts = _integers(schema), _texts(schema)
+    labels = [name for name in integers if features.get(name, {}).get("_type") == "ClassLabel"]
+    for columns_of in (integers, texts):
+        labels = labels or [name for name in columns_of if _LABEL.search(name)]
+    label = _one(path, label_key, "label", integers + texts if label_key else labels, how_to_choose)
     if label is None and (label_key or "label") in schema.names:
-        raise InputError(f"{path} has labels that are no whole numbers{how_to_choose}")
+        raise InputError(f"{path} has labels that are neither whole numbers nor texts{how_to_choose}")
     if label is None and label_key:
         raise InputError(f"{path} has no column {label_key}{how_to_choose}")
     kind = schema.field(image).type
@@ -49,7 +58,7 @@ def choose(path: Path, schema: Any, image_key: str | None, label_key: str | None
     written = features.get(label or "", {}).get("names")
     names = [str(name) for name in written] if isinstance(written, list) else []
     number = schema.names.index(image)
-    return Columns(image, number, f"{image}.path" if has_path else None, label, names, how_to_choose)
+    return Columns(image, number, f"{image}.path" if has_path else None, label, label in texts, names, how_to_choose)
 
 
 def images_in(schema: Any) -> list[str]:
@@ -74,6 +83,19 @@ def _integers(schema: Any) -> list[str]:
     import pyarrow.types
 
     return [field.name for field in schema if pyarrow.types.is_integer(field.type)]
+
+
+def _texts(schema: Any) -> list[str]:
+    import pyarrow.types
+
+    kinds = ((field.name, getattr(field.type, "value_type", field.type)) for field in schema if not _is_list(field))
+    return [name for name, kind in kinds if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)]
+
+
+def _is_list(field: Any) -> bool:
+    import pyarrow.types
+
+    return bool(pyarrow.types.is_nested(field.type))
 
 
 def _kind(kind: Any, feature: dict[str, Any]) -> str:

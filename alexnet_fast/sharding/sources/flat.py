@@ -13,13 +13,21 @@ from alexnet_fast.sharding.left_out import BESIDE, UNLISTED, LeftOut
 from alexnet_fast.sharding.listing import Entry, Images, Source
 from alexnet_fast.sharding.sources.names import FILES as NAME_FILES
 from alexnet_fast.sharding.sources.names import read_names
-from alexnet_fast.sharding.sources.splits import SPLITS, list_labelled, split_called
-from alexnet_fast.sharding.sources.table import SUFFIXES, Labels, Paths, read_labels
+from alexnet_fast.sharding.sources.splits import SPLITS, list_labelled, split_called, split_notes
+from alexnet_fast.sharding.sources.table import SUFFIXES, Labels, Paths, first_row, read_labels
 from alexnet_fast.sharding.sources.tree import Folder, is_other, read_folder
 from alexnet_fast.shards.format import UNLABELLED
 
 MOST_TABLES = 20
 """Where there are more files that could be tables, each labels one image, and none all."""
+
+MOST_OF_ONE_EACH = 20
+"""Where there are more images, and each has a label of its own, these are no classes."""
+
+ONE_TABLE = (
+    "One table must label all, with a column `split` where they are of several; --labels FILE leaves out the images "
+    "that it lacks."
+)
 
 
 @dataclass
@@ -28,6 +36,10 @@ class Search:
 
     labels: Labels | None = None
     problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Returns the first reasons, each after a space."""
+        return "".join(f" {problem}" for problem in self.problems[:3])
 
 
 def read_labelled(src: Path, table: Path) -> Source:
@@ -44,7 +56,15 @@ def read_labelled(src: Path, table: Path) -> Source:
     top = read_folder(src, left_out)
     labels = read_labels(table, Paths(_images(top)))
     if labels is None:
-        raise InputError(f"{table} names none of the images of {src}. --labels takes a table of file names and labels.")
+        first = next(_images(top), None)
+        if first is None:
+            raise InputError(
+                f"{src} holds no images, going by the names of its files. Give the folder that holds them."
+            )
+        raise InputError(
+            f"{table} names none of the images of {src}: it begins with {first_row(table)}, and {first} is one of the "
+            "images. One of its columns must hold their names, with or without folders and suffix."
+        )
     return labelled_source(src, top, labels, left_out)
 
 
@@ -53,16 +73,17 @@ def labelled_source(src: Path, top: Folder, labels: Labels, left_out: LeftOut) -
     classes = labels.classes()
     index = {name: label for label, name in enumerate(classes)}
     found: dict[str, tuple[list[Entry], list[int]]] = {split: ([], []) for split in SPLITS}
+    names: dict[str, dict[str, None]] = {split: {} for split in SPLITS}  # what is taken for it
     for folder, name in _files(top):
         path = f"{folder}/{name}" if folder else name
-        by_folder = (split_called(part) for part in folder.split("/"))
-        split = labels.splits.get(path) or next(filter(None, by_folder), "train")
+        split, called = _split(labels.splits.get(path), folder)
         label = labels.labels.get(path)
         if is_other(name) and label is None:
             left_out.add(BESIDE, path)
         elif label is None and split != "test":
             left_out.add(UNLISTED, path)
         else:
+            names[split][called] = None
             entries, numbers = found[split]
             entries.append(Entry(folder, name))
             numbers.append(UNLABELLED if label is None else index[label])
@@ -70,8 +91,16 @@ def labelled_source(src: Path, top: Folder, labels: Labels, left_out: LeftOut) -
         raise InputError(f"{labels.path} names no image of train in {src}. It takes the training images too.")
     splits = {split: list_labelled(classes, *pair) for split, pair in found.items() if pair[0]}
     source = Source(src, classes, splits, read_names(src), left_out)
-    source.notes.append(labels_note(labels))
+    source.notes += [labels_note(labels), *split_notes({split: names[split] for split in splits})]
+    source.notes += [labels.unused] if labels.unused else []
     return source
+
+
+def _split(cell: str | None, folder: str) -> tuple[str, str]:
+    """Returns the split of an image, and what says so: the table, or a folder that it lies in, or nothing."""
+    named = [(cell, cell)] if cell else [(part, f"{part}/") for part in folder.split("/")]
+    found = ((split, called) for name, called in named if (split := split_called(name)))
+    return next(found, ("train", "images of no named split"))
 
 
 def find_labels(root: Path, top: Folder, flat: Folder, split: str | None) -> Search:
@@ -80,7 +109,7 @@ def find_labels(root: Path, top: Folder, flat: Folder, split: str | None) -> Sea
     `split`: of which they are, where a folder says so. A table is plain where it labels all of them and no other one
     does; where several do, the one that has the split's name.
     """
-    search, whole = Search(), list[Labels]()
+    search, whole, last = Search(), list[Labels](), list[str]()
     tables = list(_tables(root, top, flat, split))
     if not tables:
         return search
@@ -95,13 +124,22 @@ def find_labels(root: Path, top: Folder, flat: Folder, split: str | None) -> Sea
             search.problems.append(str(error))
             continue
         if labels and len(labels.labels) == len(names):
-            whole.append(labels)
-        elif labels and 2 * len(labels.labels) > len(names):
+            if len(names) > MOST_OF_ONE_EACH and len(set(labels.labels.values())) == len(names):
+                search.problems.append(
+                    f"{path} has another {labels.columns['labels']} for each: captions, not classes."
+                )
+            else:
+                whole.append(labels)
+        elif labels:
             search.problems.append(f"{path} labels {len(labels.labels):,} of {len(names):,}.")
+            last[:0] = [] if ONE_TABLE in last else [ONE_TABLE]
+        else:
+            last.append(f"{path} names none of them: it begins with {first_row(path)}.")
+    search.problems += last
     named = [labels for labels in whole if split and _split_in(labels.path) == split]
     chosen = named if len(named) == 1 else whole
     if len(chosen) > 1:
-        search.problems.append(f"{' and '.join(str(labels.path) for labels in chosen)} both label them.")
+        search.problems.insert(0, f"{' and '.join(str(labels.path) for labels in chosen)} both label them.")
     elif chosen:
         search.labels = chosen[0]
     return search
@@ -153,6 +191,6 @@ def _split_in(path: Path) -> str | None:
 
 def labels_note(labels: Labels) -> str:
     """Returns a sentence on where the labels come from."""
-    file, label = labels.columns
+    columns = ", ".join(f"{what} in column {name}" for what, name in labels.columns.items())
     missing = f"; {labels.without_image:,} of its rows are of files that are not there" if labels.without_image else ""
-    return f"labels from {labels.path.name}: files in column {file}, labels in column {label}{missing}"
+    return f"labels from {labels.path.name}: {columns}{missing}"

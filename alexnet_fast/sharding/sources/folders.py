@@ -27,7 +27,9 @@ from alexnet_fast.sharding.sources.arrange import (
 from alexnet_fast.sharding.sources.flat import Search, find_labels, flat_images, labelled_source, labels_note
 from alexnet_fast.sharding.sources.names import read_names
 from alexnet_fast.sharding.sources.splits import by_split, split_called, split_notes
+from alexnet_fast.sharding.sources.table import Labels
 from alexnet_fast.sharding.sources.tree import Folder, is_other, read_folder, read_tars
+from alexnet_fast.sharding.sources.unread import advice
 
 
 def fits(src: Path) -> bool:
@@ -116,6 +118,12 @@ def _source(src: Path, root: Path, top: Folder, tars: list[str], left_out: LeftO
     search = find_labels(root, top, flat, "train" if is_split else None) if flat and not tars else Search()
     if search.labels and not is_split:
         return labelled_source(root, top, search.labels, left_out)
+    if alone and alone not in train.folder.folders.values():  # images/ in the only class
+        raise InputError(
+            f"{src} can be read in two ways: {alone.path}/ holds images that are in no class folders (then --labels "
+            f"FILE, a table of file names and labels), or all are of one class (then "
+            f"--layout {SPLIT_FOLDERS if is_split else CLASSES}).{search}"
+        )
     if train.flat:
         if search.labels is None:
             raise InputError(_no_classes(src, train, is_split, search))
@@ -150,12 +158,13 @@ def _images(
     at = f"{src}/{found.folder.path}" if found.folder.path else str(src)
     if found.flat:
         search = Search() if tars else find_labels(src, top, found.flat, name)
+        _check_splits(search.labels, name, at)
         if search.labels and set(search.labels.labels.values()) <= set(classes):
             notes.append(f"{name}: {labels_note(search.labels)}")
             return flat_images(found.flat, classes, search.labels, left_out)
         if name != "test":
-            reasons = "".join(f" {problem}" for problem in search.problems)
-            raise InputError(f"{at} holds no class folders. Sort its images into {at}/<class>/.{reasons}")
+            table = "or put a table of their names and labels beside it"
+            raise InputError(f"{at} holds no class folders. Sort its images into {at}/<class>/, {table}.{search}")
         images = flat_images(found.flat, classes, None, left_out)
     else:
         unknown = sorted(set(found.classes) - set(classes))
@@ -167,8 +176,25 @@ def _images(
                 listing.add_class(label, found.classes[class_name].entries(tars))
         images = listing.images()
     if not images:
-        raise InputError(f"the class folders of {at} hold no files. Put images in {at}/<class>/.")
+        kind = "images, going by the names of their files" if found.folder.count_below() else "files"
+        raise InputError(
+            f"the class folders of {at} hold no {kind}. Put images in {at}/<class>/.{_advice(found.folder)}"
+        )
     return images
+
+
+def _check_splits(labels: Labels | None, name: str, at: str) -> None:
+    """Raises InputError where the table of a split's images says that some are of another split."""
+    other = next((cell for cell in set(labels.splits.values()) if split_called(cell) != name), None) if labels else None
+    if labels and other:
+        raise InputError(
+            f"{labels.path} says that images in {at} are of the split {other}. Move them, or let the table decide: "
+            f"--labels {labels.path}."
+        )
+
+
+def _advice(folder: Folder) -> str:
+    return advice(name for _, inner in folder.below() for name in inner.names())
 
 
 def _used(found: Split) -> list[Folder]:
@@ -180,8 +206,8 @@ def _no_classes(src: Path, train: Split, is_split: bool, search: Search) -> str:
     at = f"{src}/{train.folder.path}" if train.folder.path else str(src)
     expected = f"{at} holds no class folders. Expected {at}/<class>/<image files>."
     if not train.flat or not train.flat.possible_images():
-        return expected
-    table = "Or give a table of file names and labels: --labels FILE." + "".join(f" {p}" for p in search.problems)
+        return f"{expected}{_advice(train.folder)}"
+    table = f"Or give a table of file names and labels: --labels FILE.{search}{_advice(train.folder)}"
     if is_split or train.flat is not train.folder:
         return f"{expected} {table}"
     parent = os.path.dirname(os.path.abspath(at))

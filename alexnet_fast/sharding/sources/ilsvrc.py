@@ -15,11 +15,12 @@ from pathlib import Path
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding import archives
-from alexnet_fast.sharding.left_out import BESIDE, LeftOut, kind_of
+from alexnet_fast.sharding.left_out import BESIDE, LeftOut
 from alexnet_fast.sharding.listing import Entry, Images, Source
 from alexnet_fast.sharding.sources import devkit, folders
 from alexnet_fast.sharding.sources.names import read_names
 from alexnet_fast.sharding.sources.splits import WNID, list_classes, list_labelled
+from alexnet_fast.sharding.sources.tree import count_others
 from alexnet_fast.shards.format import UNLABELLED, file_digest
 
 ARCHIVES = {
@@ -28,6 +29,8 @@ ARCHIVES = {
     "test": ("ILSVRC2012_img_test*.tar", "ILSVRC2010_images_test.tar"),
 }
 PATCH = "patch_images.tar"
+REPLACED = f"replaced by those in {PATCH}"
+"""Kind of what is left out."""
 MD5 = {  # pytorch/vision:torchvision/datasets/imagenet.py
     "ILSVRC2012_img_train.tar": "1d675b47d978889d74fa0da5fadfb00e",
     "ILSVRC2012_img_val.tar": "29b22e2961454d5413ddabcf34fc5622",
@@ -60,13 +63,14 @@ def read(src: Path) -> Source:
             f"{src} has no training images of ILSVRC. Put {ARCHIVES['train'][0]} there, or class folders in train/."
         )
     classes = sorted(found)
-    patches = _patches(src)
-    replaced = {name: partial(_patched, find, patches.get("train", {})) for name, find in found.items()}
+    patches = _Patches(src, left_out)
+    replaced = {name: partial(patches.patched, "train", find) for name, find in found.items()}
     splits = {"train": list_classes(src, replaced)}
     for split in ("val", "test"):
-        images = _flat_split(src, split, classes, kit, patches.get(split, {}), left_out)
+        images = _flat_split(src, split, classes, kit, patches, left_out)
         if images is not None:
             splits[split] = images
+    patches.count_unused()
     return Source(src, classes, splits, kit.names if kit else read_names(src), left_out)
 
 
@@ -114,15 +118,15 @@ def _train(src: Path, left_out: LeftOut) -> Classes:
         return archives.inner_tars(archive, src, left_out)
     tars = _class_tars(src)
     if tars:
+        if tars[0].parent != src:
+            count_others(src, "train", (path.name for path in tars), left_out)
         return archives.class_tars(tars, src, left_out)
     train = src / "train"
     if not train.is_dir():
         return {}
-    for path in sorted(train.iterdir()):
-        if not path.is_dir():
-            left_out.found += 1
-            left_out.add(kind_of(path.name) or BESIDE, f"train/{path.name}")
-    return {name: partial(_files, src, left_out, f"train/{name}") for name in folders.subfolders(train)}
+    classes = folders.subfolders(train)
+    count_others(src, "train", classes, left_out)
+    return {name: partial(_files, src, left_out, f"train/{name}") for name in classes}
 
 
 def _files(src: Path, left_out: LeftOut, folder: str) -> list[Entry]:
@@ -130,7 +134,7 @@ def _files(src: Path, left_out: LeftOut, folder: str) -> list[Entry]:
 
 
 def _flat_split(
-    src: Path, split: str, classes: list[str], kit: devkit.Devkit | None, patches: dict[str, Entry], left_out: LeftOut
+    src: Path, split: str, classes: list[str], kit: devkit.Devkit | None, patches: _Patches, left_out: LeftOut
 ) -> Images | None:
     archive, folder = _archive(src, split), src / split
     if folder.is_dir() and folders.subfolders(folder) and not (archive and kit):
@@ -138,7 +142,7 @@ def _flat_split(
     if not archive and not folder.is_dir():
         return None
     find = partial(archives.entries, archive, src, left_out) if archive else partial(_files, src, left_out, split)
-    entries = sorted(_patched(find, patches), key=lambda entry: entry.name)
+    entries = sorted(patches.patched(split, find), key=lambda entry: entry.name)
     if not entries:
         raise InputError(f"{archive or folder} holds no images. Copy or download it again.")
     if kit and split in kit.truth:
@@ -151,16 +155,31 @@ def _flat_split(
     return list_labelled(classes, entries, [UNLABELLED] * len(entries))
 
 
-def _patches(src: Path) -> dict[str, dict[str, Entry]]:
-    """By split and file name: members are called `.../<split>/<file>`."""
-    patches: dict[str, dict[str, Entry]] = {}
-    if (src / PATCH).is_file():
-        for member in archives.members(src / PATCH):
+class _Patches:
+    """The members of patch_images.tar by split and file name, which are called `.../<split>/<file>`."""
+
+    def __init__(self, src: Path, left_out: LeftOut) -> None:
+        self._left_out = left_out
+        self._entries: dict[tuple[str, str], Entry] = {}
+        for member in archives.members(src / PATCH, left_out=left_out) if (src / PATCH).is_file() else ():
             split = member.path.split("/")[-2:-1]
             if split:
-                patches.setdefault(split[0], {})[member.name] = Entry(PATCH, member.name, member.offset, member.size)
-    return patches
+                entry = Entry(PATCH, member.name, member.offset, member.size)
+                self._entries[split[0], member.name] = entry
+            else:
+                left_out.add(BESIDE, f"{PATCH}/{member.path}")
 
+    def patched(self, split: str, find: Callable[[], Iterable[Entry]]) -> list[Entry]:
+        """Returns the images of a split, or of a class in it, each that has a patch in its place."""
+        found = []
+        for entry in find():
+            patch = self._entries.pop((split, entry.name.rpartition("/")[2]), None)
+            if patch:
+                self._left_out.add(REPLACED, f"{entry.file}/{entry.name}")
+            found.append(patch or entry)
+        return found
 
-def _patched(find: Callable[[], Iterable[Entry]], patches: dict[str, Entry]) -> list[Entry]:
-    return [patches.get(entry.name.rpartition("/")[2], entry) for entry in find()]
+    def count_unused(self) -> None:
+        """Counts the patches whose images are not there."""
+        for split, name in self._entries:
+            self._left_out.add(BESIDE, f"{PATCH}/{split}/{name}")

@@ -1,7 +1,8 @@
 """Hugging Face's parquet files, as of ILSVRC/imagenet-1k: rows of an image's bytes, its path and its label.
 
 They lie in the folder or its `data/`; or as the hub converts other forms, `<configuration>/<split>/0000.parquet`
-(`partial-train`: its first 5 GB). Of imagenet-1k the label is the index in the sorted wnids, -1 in the test set. Paths
+(`partial-train`: its first 5 GB). A label is a class index or a text, the class's name. Of imagenet-1k it is the index
+in the sorted wnids, -1 in the test set. Paths
 end in the wnid: `n01440764_10026_n01440764.JPEG`, `ILSVRC2012_val_00000293_n01440764.JPEG`; the names here go without
 it, as everywhere else. Which columns are meant, columns.py finds.
 """
@@ -13,7 +14,7 @@ import re
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from alexnet_fast.sharding.sources.splits import (
     by_split,
     check_labels,
     count_classes,
+    in_order,
     split_notes,
     split_of,
     unique_ids,
@@ -81,12 +83,15 @@ def read(src: Path, image_key: str | None = None, label_key: str | None = None) 
     first = chosen[parts["train"][0]]
     if first.label is None:
         raise InputError(f"{parts['train'][0]} has no column of labels{first.how_to_choose}")
-    names = [class_id(name) for name in first.names]
-    left_out = LeftOut()
+    _check_one_kind(parts, chosen)
+    left_out, texts = LeftOut(), _Texts()
     groups = {
-        split: [group for path in part for group in _groups(path, src, chosen[path], left_out)]
+        split: [group for path in part for group in _groups(path, src, chosen[path], texts, left_out)]
         for split, part in parts.items()
     }
+    names = [class_id(name) for name in first.names]
+    if first.has_texts:
+        names, groups = _by_text(src, groups, texts)
     labels = [label for part in groups.values() for group in part for label in group.labels]
     classes = _classes(groups["train"], names, count_classes(src, labels, len(names)))
     for split, part in groups.items():
@@ -178,7 +183,45 @@ def _damaged(path: Path, error: Exception) -> InputError:
     return descriptor_error(error) or whole
 
 
-def _groups(path: Path, src: Path, columns: Columns, left_out: LeftOut) -> Iterator[Group]:
+class _Texts(dict[str, int]):
+    """The labels that are texts, each with its number, in the order in which they are met."""
+
+    def number(self, label: Any) -> int:
+        """Returns the number of a label: itself where it is no text, UNLABELLED for none or an empty one."""
+        if not isinstance(label, str):
+            return UNLABELLED if label is None else int(label)
+        text = class_id(label.strip())
+        return self.setdefault(text, len(self)) if text else UNLABELLED
+
+
+def _check_one_kind(parts: dict[str, list[Path]], chosen: dict[Path, Columns]) -> None:
+    """Raises InputError when the labels of one file are texts, of another numbers."""
+    first = parts["train"][0]
+    other = next((p for p, c in chosen.items() if c.label and c.has_texts != chosen[first].has_texts), None)
+    if other:
+        texts, numbers = (first, other) if chosen[first].has_texts else (other, first)
+        raise InputError(
+            f"the labels of {texts} are texts, those of {numbers} numbers. Store both alike, or choose columns that "
+            "both have with --label-key."
+        )
+
+
+def _by_text(src: Path, groups: dict[str, list[Group]], texts: _Texts) -> tuple[list[str], dict[str, list[Group]]]:
+    """Returns the names of the classes in order, and the groups labelled by it. Raises InputError for a class that the
+    training images lack."""
+    known = {label for group in groups["train"] for label in group.labels}
+    unknown = sorted(text for text, number in texts.items() if number not in known)
+    if unknown:
+        raise InputError(f"{src} has images of classes that train lacks: {', '.join(unknown[:5])}.")
+    names = in_order(texts)
+    label = {texts[name]: place for place, name in enumerate(names)} | {UNLABELLED: UNLABELLED}
+    return names, {
+        split: [replace(group, labels=[label[number] for number in group.labels]) for group in part]
+        for split, part in groups.items()
+    }
+
+
+def _groups(path: Path, src: Path, columns: Columns, texts: _Texts, left_out: LeftOut) -> Iterator[Group]:
     with _open(path) as file:
         paths_in, label = columns.path, columns.label
         wanted = [name for name in (paths_in, label) if name]
@@ -193,7 +236,7 @@ def _groups(path: Path, src: Path, columns: Columns, left_out: LeftOut) -> Itera
                 labels = table[label].to_pylist() if label else [UNLABELLED] * rows
             except _ERRORS as error:
                 raise _damaged(path, error) from error
-            labels = [UNLABELLED if label is None else int(label) for label in labels]
+            labels = [texts.number(label) for label in labels]
             name, number = path.relative_to(src).as_posix(), columns.number
             yield Group(name, number, start, [n for n, _ in found], labels, [w for _, w in found])
 

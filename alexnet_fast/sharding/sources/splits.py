@@ -97,6 +97,16 @@ def unique_ids(names: Sequence[str | None]) -> list[str]:
     return [name if name and times[name] == 1 else str(label) for label, name in enumerate(names)]
 
 
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Returns each label once: where all are whole numbers, in their order; else as texts."""
+    found = set(labels)
+    return sorted(found, key=int) if all(is_number(label) for label in found) else sorted(found)
+
+
+def is_number(text: str) -> bool:
+    return re.fullmatch(r"-?\d{1,18}", text, re.ASCII) is not None
+
+
 def count_classes(src: Path, labels: Iterable[int], named: int = 0) -> int:
     """One more than the largest label, or `named` classes where that is more. Raises InputError for a label beyond
     MOST_CLASSES, as one damaged byte makes it: what is counted by class takes memory for each."""

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.keys import class_id
 from alexnet_fast.sharding.limits import read_text
-from alexnet_fast.sharding.sources.splits import split_called
+from alexnet_fast.sharding.sources.splits import in_order, is_number, split_called
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl")
 LABEL_COLUMNS = (
@@ -34,19 +35,20 @@ _IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|p[bgpn]m)$", re.IGNOR
 
 @dataclass(frozen=True)
 class Labels:
-    """What a table says: `labels` and `splits` by the path of the image; `without_image`: rows whose file is not there.
-    `columns`: the names, or numbers from 1, of its columns of file and label."""
+    """What a table says: `labels` by the path of the image, and `splits`, in the table's own words, where it has a
+    column of them; `without_image`: rows whose file is not there. `columns`: what they are, `files`, `labels` or
+    `splits`, and their names, or numbers from 1. `unused`: a sentence on a column of splits that has none, or nothing.
+    """
 
     path: Path
     labels: dict[str, str]
     splits: dict[str, str]
     without_image: int
-    columns: tuple[str, str]
+    columns: dict[str, str]
+    unused: str = ""
 
     def classes(self) -> list[str]:
-        """Returns the labels in order: where all are whole numbers, in theirs; else as texts."""
-        found = set(self.labels.values())
-        return sorted(found, key=int) if all(_is_number(label) for label in found) else sorted(found)
+        return in_order(self.labels.values())
 
 
 class Paths:
@@ -87,6 +89,12 @@ def read_labels(path: Path, images: Paths) -> Labels | None:
     start = 1 if header else 0
     label_at = _label_column(path, rows[start:], at, header)
     split_at = next((header.index(name) for name in SPLIT_COLUMNS if header and name in header), None)
+    named = [cell.strip() for cell in rows[0]] if header else [str(number + 1) for number in range(_width(rows))]
+    unused = ""
+    if split_at is not None:
+        cells = {row[split_at].strip() for row in rows[start:] if split_at < len(row)} - {""}
+        unused = _check_splits(path, named[split_at], cells)
+        split_at = None if unused else split_at
     labels: dict[str, str] = {}
     splits: dict[str, str] = {}
     missing = 0
@@ -98,11 +106,34 @@ def read_labels(path: Path, images: Paths) -> Labels | None:
         label = class_id(row[label_at].strip())
         if labels.setdefault(image, label) != label:
             raise InputError(f"{path} gives {image} two labels: {labels[image]} and {label}. Keep one of the lines.")
-        split = split_called(row[split_at]) if split_at is not None and split_at < len(row) else None
+        split = row[split_at].strip() if split_at is not None and split_at < len(row) else None
         if split:
-            splits[image] = split
-    named = header or [str(number + 1) for number in range(_width(rows))]
-    return Labels(path, labels, splits, missing, (named[at], named[label_at]))
+            splits[image] = sys.intern(split)
+    columns = {"files": named[at], "labels": named[label_at]}
+    columns |= {} if split_at is None else {"splits": named[split_at]}
+    return Labels(path, labels, splits, missing, columns, unused)
+
+
+def _check_splits(path: Path, column: str, cells: set[str]) -> str:
+    """Returns a sentence where what is called a column of splits has none; nothing where it has. Raises InputError when
+    it has others too."""
+    others = sorted(cell for cell in cells if not split_called(cell))
+    some = ", ".join(others[:5]) + " ..." * (len(others) > 5)
+    if not others:
+        return ""
+    if len(others) == len(cells):
+        return f"column {column} of {path.name} is not used: {some} are no names of splits"
+    raise InputError(
+        f"{path} has in its column {column} {some} beside names of splits. Call these train, val or test too, or take "
+        "their rows out."
+    )
+
+
+def first_row(path: Path) -> str:
+    """Returns the first row of a table that is no header, as far as that is known, for messages."""
+    rows = _rows(path)
+    row = rows[min(1, len(rows) - 1)]
+    return ", ".join(cell if len(cell) <= 40 else f"{cell[:40]}..." for cell in row[:5]) or "nothing"
 
 
 def _label_column(path: Path, rows: list[list[str]], at: int, header: list[str] | None) -> int:
@@ -111,7 +142,7 @@ def _label_column(path: Path, rows: list[list[str]], at: int, header: list[str] 
         for name in LABEL_COLUMNS:
             if name in header and header.index(name) != at:
                 return header.index(name)
-    words = [c for c in others if not all(_is_number(row[c].strip()) for row in rows[:1000] if c < len(row))]
+    words = [c for c in others if not all(is_number(row[c].strip()) for row in rows[:1000] if c < len(row))]
     for candidates in (others, words):
         if len(candidates) == 1:
             return candidates[0]
@@ -128,8 +159,9 @@ def _rows(path: Path) -> list[list[str]]:
         is_json = path.suffix.lower() in (".json", ".jsonl")
         rows = _json_rows(text, path.suffix.lower() == ".jsonl") if is_json else _text_rows(text)
     except (OSError, ValueError, csv.Error, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path} cannot be read as a table ({error}). It takes CSV, TSV, JSON, or a file name and label a line."
+            f"{path} cannot be read as a table ({reason}). It takes CSV, TSV, JSON, or a file name and label a line."
         ) from error
     return [row for row in rows if any(cell.strip() for cell in row)] or [[""]]
 
@@ -164,7 +196,3 @@ def _composed(text: str) -> str:
 
 def _width(rows: list[list[str]]) -> int:
     return max(map(len, rows), default=0)
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"-?\d{1,18}", text, re.ASCII) is not None

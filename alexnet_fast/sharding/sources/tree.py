@@ -9,11 +9,11 @@ import os
 import re
 from array import array
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding import archives
-from alexnet_fast.sharding.left_out import IRREGULAR, LINKS, SHARD_SETS, LeftOut, kind_of
+from alexnet_fast.sharding.left_out import BESIDE, IRREGULAR, LINKS, SHARD_SETS, LeftOut, kind_of
 from alexnet_fast.sharding.listing import WHOLE_FILE, Entry
 from alexnet_fast.sharding.output import holds_shard_set
 
@@ -23,7 +23,8 @@ _IMAGE = re.compile(
 )
 _OTHER = re.compile(
     rb"\.(?:txt|csv|tsv|jsonl?|xml|ya?ml|md|rst|html?|pdf|docx?|log|py|ipynb|sh|m|mat|np[yz]|pkl|pth?|h5|hdf5|db|sqlite3?"
-    rb"|zip|tar|t?gz|bz2|xz|zst|rar|7z|parquet|idx|bin|dat|url|lnk|mp4|avi|mov|wav|mp3)\0"
+    rb"|tfrecords?|mdb|arrow|rec|beton|pickle|xlsx?|ods"
+    rb"|zip|tar|t?gz|bz2|xz|zst|rar|7z|parquet|idx|bin|dat|url|lnk|mp4|avi|mov|mkv|webm|wav|mp3)\0"
     rb"|(?<![^\0])(?:licen[cs]e|readme|makefile|changelog|authors|md5sums|sha256sums)\0",
     re.IGNORECASE,
 )
@@ -143,6 +144,19 @@ def read_folder(root: Path, left_out: LeftOut, path: str = "") -> Folder:
 def count_files(path: str) -> int:
     """Returns the number of files below a folder; links are not followed, and what cannot be read counts as nothing."""
     return sum(len(files) + sum(os.path.islink(f"{at}/{name}") for name in names) for at, names, files in os.walk(path))
+
+
+def count_others(root: Path, folder: str, used: Iterable[str], left_out: LeftOut) -> None:
+    """Counts what lies in `folder`, below `root`, as left out, but for the files and folders `used`, by their names."""
+    with os.scandir(root / folder) as inside:
+        found = {entry.name: entry for entry in inside}
+    for name in sorted(found.keys() - set(used)):
+        path = (PurePosixPath(folder) / name).as_posix()
+        is_folder = found[name].is_dir(follow_symlinks=False)
+        files = count_files(found[name].path) if is_folder else 1
+        left_out.found += files
+        kind = SHARD_SETS if is_folder and holds_shard_set(found[name].path) else BESIDE
+        left_out.add(kind_of(name) or kind, path + "/" * is_folder, files)
 
 
 def _add_file(entry: os.DirEntry[str], folder: Folder, left_out: LeftOut) -> bool:

@@ -7,7 +7,7 @@ which image-net.org also hands out one by one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding import archives
@@ -16,6 +16,7 @@ from alexnet_fast.sharding.listing import Entry, Source
 from alexnet_fast.sharding.sources import folders
 from alexnet_fast.sharding.sources.names import read_names
 from alexnet_fast.sharding.sources.splits import WNID, list_classes, split_called
+from alexnet_fast.sharding.sources.tree import count_others
 
 
 def fits(src: Path) -> bool:
@@ -34,7 +35,11 @@ def read(src: Path) -> Source:
     root = src.parent if src.is_file() else src
     left_out = LeftOut()
     classes = _classes(src, root, left_out)
-    return Source(root, sorted(classes), {"train": list_classes(src, classes)}, read_names(root), left_out)
+    images = list_classes(src, classes)
+    used = {PurePosixPath(file) for file in images.files}
+    for folder in {path.parent for path in used} - {PurePosixPath()}:
+        count_others(root, folder.as_posix(), {path.name for path in used}, left_out)
+    return Source(root, sorted(classes), {"train": images}, read_names(root), left_out)
 
 
 def _classes(src: Path, root: Path, left_out: LeftOut) -> dict[str, Callable[[], list[Entry]]]:

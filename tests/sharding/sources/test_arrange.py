@@ -127,8 +127,23 @@ TWO_WAYS: list[tuple[list[str], str, dict[str, dict[str, dict[str, int]]]]] = [
     ),
     (
         ["train/animals/cat/1.jpg", "train/things/car/1.jpg"],
-        "the classes are animals, things, with folders in them (--layout classes)",
+        "the classes are animals, things, with folders in them (--layout splits); or they are the 2 folders one level",
         {"splits": {"train": {"animals": 1, "things": 1}}},
+    ),
+    (
+        ["animals/cat/1.jpg", "animals/dog/1.jpg", "rose/1.jpg"],
+        "animals is a class, whose images lie in its folders cat, dog (--layout classes), or these are the classes (",
+        {"classes": {"train": {"animals": 2, "rose": 1}}},
+    ),
+    (
+        pair("trn/", "tst/"),
+        "trn, tst are splits, as the same folders lie in each (then call them train, val or test), or classes with f",
+        {"classes": {"train": {"trn": 2, "tst": 2}}},
+    ),
+    (
+        ["set/2012/JPEGImages/1.jpg", "set/2012/Annotations/1.xml"],
+        "set/2012/JPEGImages/ holds images that are in no class folders (then --labels FILE, a table of file names and",
+        {"classes": {"train": {"set": 2}}},
     ),
     (
         ["1.jpg", "more/2.jpg"],

@@ -111,12 +111,8 @@ def test_a_key_is_not_taken_twice_by_a_file_of_the_substitute_name(tmp_path: Pat
     assert [image.key for image in source.splits["train"]] == ["s/sample-00000001", "s/sample-00000001_"]
 
 
+NO_TRAIN = " but no train/. Give the folder that holds both; or, to train on it, --src {src}/"
 OR_A_TABLE = " Or give a table of file names and labels: --labels FILE."
-NO_LAYOUT = (
-    " has none of the known layouts: class folders, the official archives of ILSVRC-2012 and 2010, Kaggle's folders, "
-    "tars of one class each or of class folders, parquet files or WebDataset tars. --layout forces one; --labels FILE "
-    "takes a table of file names and labels."
-)
 
 
 @pytest.mark.parametrize(
@@ -127,21 +123,19 @@ NO_LAYOUT = (
             "nowhere",
             "{src} does not exist. --src takes a folder of images, or of ImageNet's archives.",
         ),
-        (["file.jpg"], "file.jpg", "{src}" + NO_LAYOUT),
-        (["s/notes.txt"], "s", "{src}" + NO_LAYOUT),
         (
             ["a/cat/1.jpg", "a/dog/1.jpg"],
             "a/cat",
             "{src} holds no class folders. Expected {src}/<class>/<image files>."
             " If it is itself the folder of one class, give its parent: --src {src.parent}." + OR_A_TABLE,
         ),
-        (["s/test/a/1.jpg"], "s", "{src} has test/ but no train/. Name the folder that holds both."),
+        (["s/test/a/1.jpg"], "s", "{src} has test/" + NO_TRAIN + "test."),
         (
             ["s/train/a/1.jpg", "s/test/c/1.jpg"],
             "s",
             "{src}/test has class folders that train/ lacks: c. Name them alike.",
         ),
-        (["s/val/a/1.jpg"], "s", "{src} has val/ but no train/. Name the folder that holds both."),
+        (["s/val/a/1.jpg"], "s", "{src} has val/" + NO_TRAIN + "val."),
         (
             ["s/train/1.jpg", "s/val/a/1.jpg"],
             "s",
@@ -155,7 +149,8 @@ NO_LAYOUT = (
         (
             ["s/train/a/1.jpg", "s/val/1.jpg"],
             "s",
-            "{src}/val holds no class folders. Sort its images into {src}/val/<class>/.",
+            "{src}/val holds no class folders. Sort its images into {src}/val/<class>/, or put a table of their names "
+            "and labels beside it.",
         ),
         (
             ["s/train/a/.keep"],

@@ -125,10 +125,42 @@ def test_parquet_without_its_package(tmp_path: Path, photos: Photos, monkeypatch
         find_images(make_parquet(tmp_path, photos))
 
 
-def test_labels_that_are_no_numbers_are_refused(tmp_path: Path, photos: Photos) -> None:
-    rows = table([(photos[TRAIN[0]], "a.jpg", 0)])
-    pq.write_table(rows.set_column(1, "label", pa.array(["cat"])), tmp_path / "train.parquet")
-    with pytest.raises(InputError, match="labels that are no whole numbers"):
+def with_labels(path: Path, labels: pa.Array) -> None:
+    rows = table([(f"{path.stem}{n}".encode(), f"{n}.jpg", 0) for n in range(len(labels))])
+    pq.write_table(rows.set_column(1, "label", labels), path, row_group_size=2)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_labels_that_are_texts_are_the_names_of_classes(kind: pa.DataType, tmp_path: Path) -> None:
+    with_labels(tmp_path / "train.parquet", pa.array(["dog", "cat", " caf\u00e9", "cafe\u0301"]).cast(kind))
+    with_labels(tmp_path / "val.parquet", pa.array(["cat", "dog"]).cast(kind))
+    with_labels(tmp_path / "test.parquet", pa.array(["dog", None, ""]).cast(kind))
+    source = find_images(tmp_path)
+    assert source.classes == ["caf\u00e9", "cat", "dog"]
+    labels = {split: [image.label for image in images] for split, images in source.splits.items()}
+    assert labels == {"train": [2, 1, 0, 0], "val": [1, 2], "test": [2, -1, -1]}
+    assert contents(source, "val") == {"cat/0": b"val0", "dog/1": b"val1"}
+
+
+def test_labels_that_are_texts_of_numbers_are_in_their_order(tmp_path: Path) -> None:
+    with_labels(tmp_path / "train.parquet", pa.array(["10", "9", "7"]))
+    source = find_images(tmp_path)
+    assert (source.classes, [image.label for image in source.splits["train"]]) == (["7", "9", "10"], [2, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "message"),
+    [
+        (["cat"], ["bird"], "has images of classes that train lacks: bird"),
+        (["cat"], [0], r"the labels of .*train.parquet are texts, those of .*val.parquet numbers"),
+        ([[0]], [[0]], "labels that are neither whole numbers nor texts"),
+        (["cat", None], ["cat"], "has an image of train with the label -1"),
+    ],
+)
+def test_labels_that_are_refused(train: list[Any], val: list[Any], message: str, tmp_path: Path) -> None:
+    with_labels(tmp_path / "train.parquet", pa.array(train))
+    with_labels(tmp_path / "val.parquet", pa.array(val))
+    with pytest.raises(InputError, match=message):
         find_images(tmp_path)
 
 
@@ -155,6 +187,7 @@ def make_table(names: list[str], *, features: bool = True) -> pa.Table:
     ("names", "keys", "classes", "expected"),
     [
         (["img", "labels"], {}, ["cat", "dog"], {"dog/1": b"a", "cat/2": b"b"}),
+        (["img", "labels", "caption"], {"label_key": "caption"}, ["x", "y"], {"x/1": b"a", "y/2": b"b"}),
         (["fine_label", "id", "audio", "img"], {}, ["tabby", "poodle"], {"tabby/1": b"a", "poodle/2": b"b"}),
         (["id", "jpg", "labels"], {}, ["cat", "dog"], {"dog/train-000000": b"c", "cat/train-000001": b"d"}),
         (
@@ -204,13 +237,14 @@ CHOOSE = "Choose with --image-key and --label-key."
         (
             ["audio", "id"],
             {},
-            f"no column of images; its columns are audio (audio), id (int64). {CHOOSE}",
+            "no column of images; its columns are audio (audio), id (int64). A table must hold the bytes of the "
+            "images' files: names and URLs alone are not read.",
         ),
         (
-            ["img", "labels", "caption"],
-            {"label_key": "caption"},
-            "labels that are no whole numbers; its columns are img (image), labels (class label), caption (string). "
-            + CHOOSE,
+            ["img", "labels", "audio"],
+            {"label_key": "audio"},
+            "labels that are neither whole numbers nor texts; its columns are img (image), labels (class label), audio "
+            f"(audio). {CHOOSE}",
         ),
         (["img", "id"], {"label_key": "cat"}, f"no column cat; its columns are img (image), id (int64). {CHOOSE}"),
         (["img"], {"image_key": "jpg"}, f"no column of images jpg; its columns are img (image). {CHOOSE}"),
@@ -283,8 +317,8 @@ REFUSED: list[tuple[str, Change, str]] = [
     (
         "parquet",
         lambda src: pq.write_table(pa.table({"pixels": [1]}), src / "data/test-00000-of-00001.parquet"),
-        "{src}/data/test-00000-of-00001.parquet has no column of images; its columns are pixels (int64). Choose with "
-        "--image-key and --label-key.",
+        "{src}/data/test-00000-of-00001.parquet has no column of images; its columns are pixels (int64). A table "
+        "must hold the bytes of the images' files: names and URLs alone are not read.",
     ),
     (
         "parquet",

@@ -99,6 +99,31 @@ def test_a_column_of_splits(tmp_path: Path) -> None:
     rows = "".join(f"{n},{c},{s}\n" for (n, c), s in zip(PAIRS, ["train"] * 4 + ["valid", "Test"], strict=True))
     source = find_images(make(tmp_path, "set.csv", "file,label,split\n" + rows))
     assert {split: len(images) for split, images in source.splits.items()} == {"train": 4, "val": 1, "test": 1}
+    assert source.notes == [
+        "labels from set.csv: files in column file, labels in column label, splits in column split",
+        "taken for splits: valid as val",
+    ]
+
+
+def test_splits_by_a_column_or_a_folder(tmp_path: Path) -> None:
+    make(tmp_path, "set.csv", "File,Label,Split\n" + lines("{name},{label},\n"), "pool")
+    write_files(tmp_path, {"pool/Validation/6.jpg": b""})
+    (tmp_path / "set.csv").write_text((tmp_path / "set.csv").read_text() + "6.jpg,cat,\n")
+    source = find_images(tmp_path, labels=tmp_path / "set.csv")
+    assert {split: len(images) for split, images in source.splits.items()} == {"train": 6, "val": 1}
+    assert source.notes[1] == "taken for splits: images of no named split as train, Validation/ as val"
+
+
+def test_a_column_that_is_called_split(tmp_path: Path) -> None:
+    make(tmp_path, "set.csv", "file,label,split\n" + lines("{name},{label},{stem}\n"))
+    source = find_images(tmp_path)
+    assert list(source.splits) == ["train"]
+    assert source.notes[-1] == "column split of set.csv is not used: 0, 1, 2, 3, 4 ... are no names of splits"
+    (tmp_path / "set.csv").write_text("file,label,split\n0.jpg,cat,train\n1.jpg,dog,held out\n")
+    with pytest.raises(
+        InputError, match=r"has in its column split held out beside names of splits\. Call these train, "
+    ):
+        find_images(tmp_path, labels=tmp_path / "set.csv")
 
 
 def test_a_table_for_each_split(tmp_path: Path) -> None:

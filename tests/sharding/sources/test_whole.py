@@ -54,7 +54,7 @@ def test_layout_whole_takes_classes_of_any_name(tmp_path: Path, photos: Photos) 
     for source in (apart, together):
         assert source.classes == ["cat", "dog.v1"]
         assert contents(source, "train") == {"cat/1": photos[TRAIN[1]], "dog_v1/1": photos[TRAIN[0]]}
-    with pytest.raises(InputError, match="none of the known layouts"):
+    with pytest.raises(InputError, match="--layout whole takes each tar for a class, cat the first"):
         find_images(tmp_path / "apart")
 
 
