@@ -177,6 +177,22 @@ def mixed_shards(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     return out
 
 
+@pytest.fixture(scope="session")
+def full_shards(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of the images, as JPEGs."""
+    out = tmp_path_factory.mktemp("shards") / "full"
+    write(find_images(image_folder), out, Options("jpeg", shape="full", size=SIZE))
+    return out
+
+
+@pytest.fixture(scope="session")
+def full_raw_shards(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pixels of the images as they are."""
+    out = tmp_path_factory.mktemp("shards") / "full-raw"
+    write(find_images(image_folder), out, Options("raw", shape="full", size=0))
+    return out
+
+
 ODD_CLASSES = ["__a__", "_b", "кошка", "собака"]
 
 

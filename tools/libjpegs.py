@@ -136,7 +136,7 @@ def hashes(
 
     if native.kernels():
         add_squares("as found")
-        with patch.object(decode, "_square_of_jpeg", lambda *_: None):
+        with patch.object(decode, "_resized_jpeg", lambda *_: None):
             add_squares("simplejpeg")
         for decoder in ("huffman", "libjpeg"):
             with most_used(decoder):

@@ -22,6 +22,7 @@ from alexnet_fast.demo.samples import draw_samples
 from alexnet_fast.distributed.devices import check_gpus, choose_gpus, usable_gpus
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
+from alexnet_fast.loading.checks import check_square
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.pipeline import PREFETCH, Batch
 from alexnet_fast.loading.plan import training_rows
@@ -61,6 +62,7 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> BenchReport:
     device = torch.device("cuda", 0) if gpus else torch.device("cpu")
     shards = ShardSet.of(config)
     split = shards.split("train")
+    check_square(split.shape)
     config = resolve(config, split.size, Topology(0, 1, device))
     taken = {name: getattr(config, name) for name in ("arch", "batch", "crop", "precision", "threads")}
     setup = BenchSetup(

@@ -68,8 +68,21 @@ class PartType(click.ParamType[tuple[int, int]]):
 )
 @click.option("--budget", type=BytesType(), help="Of mixed: what the whole set may take on disk, 100GB or 93GiB.")
 @click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="Of the JPEGs.")
-@click.option("--size", type=click.IntRange(8, 4096), default=256, show_default=True, help="Stored side, pixels.")
-@click.option("--keep", is_flag=True, help="Store a JPEG that is a square of that size already as it is.")
+@click.option(
+    "--shape",
+    type=click.Choice(["square", "full"]),
+    default="square",
+    show_default=True,
+    help="Of the stored images. square: the centre; full: all of the image.",
+)
+@click.option(
+    "--size",
+    type=click.IntRange(0, 4096),
+    default=256,
+    show_default=True,
+    help="Stored shorter side, pixels. 0, with --shape full: images are not resized, and JPEGs stored as they are.",
+)
+@click.option("--keep", is_flag=True, help="Store a JPEG that has that shape and size already as it is.")
 @click.option("--orient", is_flag=True, help="Turn images as their EXIF orientation says.  [default: ignore it]")
 @click.option(
     "--background", default="white", show_default=True, metavar="COLOUR", help="Behind transparent images: or #rrggbb."

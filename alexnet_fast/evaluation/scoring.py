@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alexnet_fast.distributed.stalls import watched
 from alexnet_fast.distributed.topology import Topology, sum_over_processes
-from alexnet_fast.loading.checks import check_crop
+from alexnet_fast.loading.checks import check_crop, check_square
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.pipeline import Batch
 from alexnet_fast.shards.reader import Split
@@ -94,6 +94,7 @@ class ScoringPass:
         threads: int = 2,
     ) -> None:
         crops = {member.crop for member in members}
+        check_square(split.shape)
         check_crop(max(crops), split.size)
         self._members, self._views, self._dtype, self._topology = members, views, dtype, topology
         self._loader = Loader.evaluation(

@@ -9,6 +9,7 @@ import torch
 
 from alexnet_fast import native
 from alexnet_fast.errors import InputError
+from alexnet_fast.shards.format import SQUARE
 
 
 def needs_dali(device: torch.device) -> bool:
@@ -23,6 +24,15 @@ def check_dali() -> None:
             "DALI, which decodes the JPEGs of training on GPUs and where nothing was compiled, is not installed. "
             f"There are wheels for glibc's Linux on x86_64 and aarch64 (this is {platform.machine()}): pip install "
             "nvidia-dali-cuda120. Elsewhere use the Docker image, or shard with --encoding raw, which needs no decoder."
+        )
+
+
+def check_square(shape: str) -> None:
+    """Raises InputError when the stored images keep their shapes: crops are cut from squares."""
+    if shape != SQUARE:
+        raise InputError(
+            f"the images of this shard set are of shape {shape}, and crops are cut from squares alone. "
+            f"Shard again with --shape {SQUARE}."
         )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from alexnet_fast import native
 from alexnet_fast.errors import TrainingError
-from alexnet_fast.loading.checks import check_crop, check_dali, needs_dali
+from alexnet_fast.loading.checks import check_crop, check_dali, check_square, needs_dali
 from alexnet_fast.loading.corruption import CorruptionFilter
 from alexnet_fast.loading.cpu import KINDS, CropReader, Cut
 from alexnet_fast.loading.handover import arranged, copied, joined
@@ -70,6 +70,7 @@ class Pipeline:
         strict: bool = False,
         whole_tars: bool = False,
     ) -> None:
+        check_square(split.shape)
         check_crop(crop, split.size)
         self.wait_seconds = 0.0
         self.host_share = 0.0

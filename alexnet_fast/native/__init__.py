@@ -51,8 +51,8 @@ class Kernels:
     """The compiled functions for one kind of processor. Their C files say what each does; arrays go by address."""
 
     crops: Callable[..., int]
-    square: Callable[..., int]
-    jpeg_square: Callable[..., int]
+    middle: Callable[..., int]
+    jpeg_middle: Callable[..., int]
     pixel_sums: Callable[..., None]
     forward_float: Callable[..., None]
     forward_bf16: Callable[..., None]
@@ -61,8 +61,8 @@ class Kernels:
 
     ARGUMENTS = {  # noqa: RUF012
         "crops": (_number, _pointer, _pointer, _number, _pointer, _number, _pointer, _number, _number, *[_pointer] * 2),
-        "square": (_pointer, _number, _number, _number, _pointer, *_axes),
-        "jpeg_square": (ctypes.c_char_p, ctypes.c_long, *[_number] * 4, _pointer, *_axes),
+        "middle": (_pointer, *[_number] * 4, _pointer, *_axes),
+        "jpeg_middle": (ctypes.c_char_p, ctypes.c_long, *[_number] * 5, _pointer, *_axes),
         "pixel_sums": (_pointer, _number, _number, _number, _pointer, _pointer),
         "forward_float": _lrn,
         "forward_bf16": _lrn,

@@ -1,5 +1,6 @@
-/* The central square of a shrunken image, row by row: the arithmetic of torch's antialiased uint8 interpolation, so that
-   both give the same bytes. Triangle weights are 16-bit integers; rows come first, rounded to uint8 in between. */
+/* The middle of a resized image, a square or all of it, row by row: the arithmetic of torch's antialiased uint8
+   interpolation, so that both give the same bytes. Triangle weights are 16-bit integers; rows come first, rounded to uint8
+   in between. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -105,55 +106,59 @@ static void shrink_column(const uint8_t *in, long stride, uint8_t *out, int leng
 
 #endif
 
-/* Of the image, the `lines` from `top` on are what the square needs; `shrunk` of them lie in `rows` at their new width,
-   and `done` rows of the square are finished. */
-typedef struct { Axis x, y; int size, top, lines, shrunk, done; long stride; uint8_t *rows, *out; } Square;
+/* What is made: `wide` x `high` pixels. */
+typedef struct { int wide, high; } Size;
+
+/* Of the image, the `lines` from `top` on are what the middle needs; `shrunk` of them lie in `rows` at their new width,
+   and `done` rows of the middle are finished. */
+typedef struct { Axis x, y; Size size; int top, lines, shrunk, done; long stride; uint8_t *rows, *out; } Middle;
 
 /* Vectors reach past the end of what they read and write: `out` has 32 bytes to spare. */
-static Square square_of(int height, int size, uint8_t *out, Axis x, Axis y) {
-    int top = y.first[0], end = y.first[size - 1] + y.taps;
-    Square square = {x, y, size, top, (end < height ? end : height) - top, 0, 0, 3L * size + 32, NULL, out};
-    square.rows = malloc((square.lines + 3 + y.taps) * square.stride);
-    return square;
+static Middle middle_of(int height, Size size, uint8_t *out, Axis x, Axis y) {
+    int top = y.first[0], end = y.first[size.high - 1] + y.taps;
+    Middle middle = {x, y, size, top, (end < height ? end : height) - top, 0, 0, 3L * size.wide + 32, NULL, out};
+    middle.rows = malloc((middle.lines + 3 + y.taps) * middle.stride);
+    return middle;
 }
 
-/* The next four rows, from input `start` on; of the square, what they complete, while its inputs are in the cache. */
-static void add_rows(Square *to, const uint8_t *const *in, int start) {
-    shrink_rows(in, start, to->rows + to->stride * to->shrunk, to->stride, to->size, to->x);
+/* The next four rows, from input `start` on; of the middle, what they complete, while its inputs are in the cache. */
+static void add_rows(Middle *to, const uint8_t *const *in, int start) {
+    int wide = to->size.wide;
+    shrink_rows(in, start, to->rows + to->stride * to->shrunk, to->stride, wide, to->x);
     to->shrunk += 4;
-    for (; to->done < to->size; to->done++) {
+    for (; to->done < to->size.high; to->done++) {
         int first = to->y.first[to->done] - to->top, i = to->done;
         if (to->shrunk < to->lines && to->shrunk < first + to->y.taps) return;
-        shrink_column(to->rows + to->stride * first, to->stride, to->out + 3L * to->size * i, 3 * to->size,
-                      to->y.weights + i * to->y.taps, to->y);
+        shrink_column(to->rows + to->stride * first, to->stride, to->out + 3L * wide * i, 3 * wide,
+                      to->y.weights + (long)i * to->y.taps, to->y);
     }
 }
 
 /* Of a whole image. Returns 0 where no memory is left. */
-KERNEL(int, square)(const uint8_t *image, int width, int height, int size, uint8_t *out,
+KERNEL(int, middle)(const uint8_t *image, int width, int height, int wide, int high, uint8_t *out,
            const int32_t *x_first, const int16_t *x_weights, int x_taps, int x_shift,
            const int32_t *y_first, const int16_t *y_weights, int y_taps, int y_shift) {
     Axis x = {x_first, x_weights, x_taps, x_shift}, y = {y_first, y_weights, y_taps, y_shift};
-    Square square = square_of(height, size, out, x, y);
+    Middle middle = middle_of(height, (Size){wide, high}, out, x, y);
     long row = 3L * width, end = row + 3L * x_taps + 16;
     uint8_t *ends = malloc(4 * end); /* copies of rows that too little lies behind */
-    int complete = square.rows && ends;
-    for (int i = 0; complete && i < square.lines; i += 4) {
+    int complete = middle.rows && ends;
+    for (int i = 0; complete && i < middle.lines; i += 4) {
         const uint8_t *in[4];
         for (int j = 0; j < 4; j++) {
-            int last = i + j >= square.lines - 1;
-            in[j] = image + row * (square.top + (last ? square.lines - 1 : i + j));
+            int last = i + j >= middle.lines - 1;
+            in[j] = image + row * (middle.top + (last ? middle.lines - 1 : i + j));
             if (last || width < 16) in[j] = memcpy(ends + end * j, in[j], row);
         }
-        add_rows(&square, in, 0);
+        add_rows(&middle, in, 0);
     }
     free(ends);
-    free(square.rows);
+    free(middle.rows);
     return complete;
 }
 
-/* What `jpeg_square` makes: of the image of `width` x `height` pixels, as it is decoded at `eighths` / 8. */
-typedef struct { const uint8_t *data; long bytes; int width, height, eighths; Square *to; } Shrink;
+/* What `jpeg_middle` makes: of the image of `width` x `height` pixels, as it is decoded at `eighths` / 8. */
+typedef struct { const uint8_t *data; long bytes; int width, height, eighths; Middle *to; } Shrink;
 
 /* After libjpeg's start: whether a progressive JPEG's scans leave bits of coefficients out. libjpeg smooths such an image,
    and libjpeg-turbo since 3.0.1 otherwise than before. */
@@ -165,9 +170,9 @@ static int lacks_detail(const Jpeg *jpeg) {
 }
 
 /* Between `create_decoder` and `destroy_decoder`. */
-static int decode_square(Decoder *decoder, const Shrink *shrink) {
+static int decode_middle(Decoder *decoder, const Shrink *shrink) {
     Jpeg *jpeg = &decoder->jpeg;
-    Square *to = shrink->to;
+    Middle *to = shrink->to;
     if (setjmp(decoder->failed)) return 0;
     libjpeg.mem_src(jpeg, shrink->data, shrink->bytes);
     libjpeg.read_header(jpeg, 1);
@@ -179,7 +184,7 @@ static int decode_square(Decoder *decoder, const Shrink *shrink) {
     int taken = replace_entropy_decoder(decoder);
     if (jpeg->out_width != (unsigned)shrink->width || jpeg->out_height != (unsigned)shrink->height) return 0;
     if (lacks_detail(jpeg)) return 0; /* the same bytes, whichever libjpeg Pillow brings */
-    int start = keep_columns(jpeg, to->x.first[0], to->x.first[to->size - 1] + to->x.taps);
+    int start = keep_columns(jpeg, to->x.first[0], to->x.first[to->size.wide - 1] + to->x.taps);
     if (!has_rows(decoder->scratch, 3L * (jpeg->out_width + to->x.taps))) return 0;
     uint8_t **rows = decoder->scratch->rows;
     if (to->top) libjpeg.skip(jpeg, to->top);
@@ -198,8 +203,8 @@ static int decode_square(Decoder *decoder, const Shrink *shrink) {
 
 /* Of a JPEG, decoded at `eighths` / 8, to which `width` and `height` refer. Returns 0 where it is of another size or kind,
    lacks detail, or libjpeg warns of anything. */
-KERNEL(int, jpeg_square)(const uint8_t *data, long bytes, int eighths, int width, int height, int size, uint8_t *out,
-                         const int32_t *x_first, const int16_t *x_weights, int x_taps, int x_shift,
+KERNEL(int, jpeg_middle)(const uint8_t *data, long bytes, int eighths, int width, int height, int wide, int high,
+                         uint8_t *out, const int32_t *x_first, const int16_t *x_weights, int x_taps, int x_shift,
                          const int32_t *y_first, const int16_t *y_weights, int y_taps, int y_shift) {
     Axis x = {x_first, x_weights, x_taps, x_shift}, y = {y_first, y_weights, y_taps, y_shift};
     Header header = read_header(data, bytes);
@@ -207,16 +212,16 @@ KERNEL(int, jpeg_square)(const uint8_t *data, long bytes, int eighths, int width
     if (!may_be_decoded(&header, message) || (header.width * eighths + 7) / 8 != width ||
         (header.height * eighths + 7) / 8 != height)
         return 0;
-    Square square = square_of(height, size, out, x, y);
+    Middle middle = middle_of(height, (Size){wide, high}, out, x, y);
     Scratch scratch = {0};
-    Shrink shrink = {data, bytes, width, height, eighths, &square};
+    Shrink shrink = {data, bytes, width, height, eighths, &middle};
     Decoder decoder;
     int complete = 0;
-    if (square.rows && create_decoder(&decoder, &scratch)) {
-        complete = decode_square(&decoder, &shrink);
+    if (middle.rows && create_decoder(&decoder, &scratch)) {
+        complete = decode_middle(&decoder, &shrink);
         destroy_decoder(&decoder);
     }
     free_scratch(&scratch);
-    free(square.rows);
+    free(middle.rows);
     return complete;
 }

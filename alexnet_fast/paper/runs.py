@@ -19,6 +19,7 @@ from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.files import Taken, locked, save_npz
 from alexnet_fast.inference.networks import open_network
 from alexnet_fast.inference.predictions import predict_split
+from alexnet_fast.loading.checks import check_square
 from alexnet_fast.loading.plan import steps_per_epoch
 from alexnet_fast.loading.synthetic import synthetic
 from alexnet_fast.paper.claims import NETWORKS, Claim, configure, plan
@@ -287,6 +288,7 @@ def step_seconds(config: TrainConfig, gpus: int) -> float:
     """Time of a training step of one process on synthetic images: the shortest of a few."""
     device = torch.device("cuda", 0) if gpus else torch.device("cpu")
     manifest = ShardSet.of(config).manifest
+    check_square(manifest.shape)
     config = resolve(config, manifest.size, Topology(0, max(gpus, 1), device))
     config = replace(config, batch=max(config.batch // max(gpus, 1), 1), init="")
     state = initial_state(config, len(manifest.classes), device)

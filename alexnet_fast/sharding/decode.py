@@ -1,4 +1,4 @@
-"""Converts the bytes of any image file to an RGB square, and encodes it.
+"""Converts the bytes of any image file to the RGB pixels that are stored, a square or all of it, and encodes them.
 
 One compiled function of ours decodes and resizes a JPEG row by row, with libjpeg-turbo, a Huffman decoder of ours
 below it, and the arithmetic of torch's antialiased uint8. Where it cannot, or a JPEG is unusual in any way,
@@ -24,7 +24,9 @@ from alexnet_fast.sharding import pillow, resize
 from alexnet_fast.sharding.jpeg_header import BASELINE, PROGRESSIVE, Frame, check_jpeg, has_own_tables, read_frame
 from alexnet_fast.sharding.limits import memory_for
 from alexnet_fast.sharding.pillow import RGB
+from alexnet_fast.sharding.resize import Target
 from alexnet_fast.sharding.rule import DEFAULT, Rule
+from alexnet_fast.shards.format import FULL, MAX_ASPECT, SQUARE
 
 MAX_UNPACKED = 64 * 2**20
 """Bytes that a gzip-compressed image may unpack to; the largest of ImageNet's files has 15 MB."""
@@ -32,11 +34,16 @@ MAX_UNPACKED = 64 * 2**20
 
 SMALL_JPEG = 2**22
 """Pixels of a JPEG up to which nobody waits for its memory: 64 MB at most."""
+MAX_SIDE = 65_500
+"""Pixels of a side that libjpeg encodes and decodes."""
+_RESIZING, _ENCODING = 6, 7
+"""Bytes a pixel of the result that they take at most: rows of the new width and the pixels; pixels, libjpeg-turbo's
+buffer of 3 bytes a pixel, and the file."""
 
 
 class Converted(NamedTuple):
-    """`pixels` and the `data` to store. `is_enlarged`: the shorter side was below `size`. `not_kept`: why a JPEG was
-    not stored as it is, where that was asked for."""
+    """`pixels` (height, width, 3) and the `data` to store. `is_enlarged`: the shorter side was below `size`.
+    `not_kept`: why a JPEG was not stored as it is, where that was asked for."""
 
     pixels: RGB
     data: bytes
@@ -44,34 +51,43 @@ class Converted(NamedTuple):
     not_kept: str = ""
 
 
-def convert(data: bytes, *, size: int, encoding: str, quality: int, keep: bool, rule: Rule = DEFAULT) -> Converted:
+def convert(
+    data: bytes, *, shape: str = SQUARE, size: int, encoding: str, quality: int, keep: bool, rule: Rule = DEFAULT
+) -> Converted:
     """Returns the pixels and the bytes to store. With `keep`, a JPEG that fits is stored as it is.
 
     Raises ValueError with a reason, the same each time, when `data` is no image to be read.
     """
     data, not_kept = unpack(data), ""
     if keep and encoding == "jpeg":
-        not_kept = why_not_kept(data, size)
+        not_kept = why_not_kept(data, size, shape)
         if not not_kept:
-            with suppress(ValueError):  # corrupt: to_square decides
-                return Converted(simplejpeg.decode_jpeg(data), data)
+            with suppress(ValueError):  # corrupt or too large: _pixels decides
+                return Converted(_decode_kept(data), data)
             not_kept = "corrupt"
-    square, is_enlarged = _square(data, size, rule)
-    return Converted(square, encode(square, encoding, quality), is_enlarged, not_kept)
+    pixels, is_enlarged = _pixels(data, shape, size, rule)
+    with memory_for(_ENCODING * pixels.size / 3) if pixels.size > 3 * SMALL_JPEG else nullcontext():
+        return Converted(pixels, encode(pixels, encoding, quality), is_enlarged, not_kept)
 
 
-def why_not_kept(data: bytes, size: int) -> str:
+def why_not_kept(data: bytes, size: int, shape: str = SQUARE) -> str:
     """Returns why a JPEG cannot be stored as it is, in a few words; empty where it can, if it decodes.
 
-    It can where it is a square of 7/8 `size` to `size`, baseline (progressive decodes slowly), grey or YCbCr, with its
-    own tables, and upright: readers treat EXIF orientation differently.
+    It can where it has the shape, with 7/8 `size` to `size` pixels (any for size 0), is baseline (progressive decodes
+    slowly), grey or YCbCr, with its own tables, and upright: readers treat EXIF orientation differently.
     """
     try:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
     except (ValueError, KeyError):
         return "unusual or corrupt" if is_jpeg(data) else "not a JPEG"
-    if height != width or not 7 * size <= 8 * height <= 8 * size:
+    shorter, longer = sorted((height, width))
+    has_size = not size or 7 * size <= 8 * shorter <= 8 * size
+    if shape == SQUARE and not (has_size and shorter == longer):
         return f"not a square of {-(-7 * size // 8)} to {size} pixels"
+    if not has_size:
+        return f"its shorter side not of {-(-7 * size // 8)} to {size} pixels"
+    if size and longer > MAX_ASPECT * shorter:
+        return f"more than {MAX_ASPECT} times as long as wide"
     if read_frame(data).kind != BASELINE:
         return "progressive or extended"
     if colour not in ("Gray", "YCbCr"):
@@ -89,39 +105,53 @@ def to_square(data: bytes, size: int, rule: Rule = DEFAULT) -> RGB:
     Raises ValueError when `data` is not an image, is corrupt, or takes too much memory to decode; NotAnImageError when
     it is plainly something else.
     """
-    return _square(unpack(data), size, rule)[0]
+    return _pixels(unpack(data), SQUARE, size, rule)[0]
 
 
-def _square(data: bytes, size: int, rule: Rule) -> tuple[RGB, bool]:
-    """Returns the square, and whether the image was enlarged."""
+def _pixels(data: bytes, shape: str, size: int, rule: Rule) -> tuple[RGB, bool]:
+    """Returns the pixels to store, and whether the image was enlarged."""
+    most = MAX_ASPECT * size**2 if shape == FULL else 0  # pixels; those of a square are few
     if not is_jpeg(data):
-        with memory_for(pillow.bytes_needed(data, rule)):
+        with memory_for(pillow.bytes_needed(data, rule) + _RESIZING * most):
             image = pillow.decode(data, rule)
-            return _resize(image, size), min(image.shape[:2]) < size
+            return _resize(image, shape, size), min(image.shape[:2]) < size
     frame = check_jpeg(data)
     is_enlarged = min(frame.height, frame.width) < size
     orientation = pillow.orientation(data) if rule.orient else 1
     # A turned image is decoded whole: what its pixels cover would no longer begin at the first of them.
-    eighths = resize.eighths_for(frame, size) if orientation == 1 else 8
-    is_small = frame.height * frame.width <= SMALL_JPEG
-    with nullcontext() if is_small else memory_for(_jpeg_bytes(frame, eighths, orientation)):
-        square = _square_of_jpeg(data, frame, eighths, size) if orientation == 1 else None
-        if square is None:
-            square = _resize(pillow.turned(decode(data, eighths), orientation), size, frame if eighths < 8 else None)
-    return square, is_enlarged
+    eighths = resize.eighths_for(frame, size) if size and orientation == 1 else 8
+    is_small = frame.height * frame.width + most <= SMALL_JPEG
+    with nullcontext() if is_small else memory_for(_jpeg_bytes(frame, eighths, orientation) + _RESIZING * most):
+        pixels = _resized_jpeg(data, frame, eighths, shape, size) if size and orientation == 1 else None
+        if pixels is None:
+            image = pillow.turned(decode(data, eighths), orientation)
+            pixels = _resize(image, shape, size, frame if eighths < 8 else None)
+    return pixels, is_enlarged
 
 
-def _resize(image: RGB, size: int, frame: Frame | None = None) -> RGB:
-    """Returns the square of a decoded image; `frame`: of a JPEG that may be decoded at another size than its own."""
+def _decode_kept(data: bytes) -> RGB:
+    """Returns the pixels of a JPEG that is stored as it is. Raises ValueError when it is corrupt or too large."""
+    frame = check_jpeg(data)
+    with nullcontext() if frame.height * frame.width <= SMALL_JPEG else memory_for(_jpeg_bytes(frame, 8, 1)):
+        image: RGB = simplejpeg.decode_jpeg(data)
+        return image
+
+
+def _resize(image: RGB, shape: str, size: int, frame: Frame | None = None) -> RGB:
+    """Returns what is stored of a decoded image; `frame`: of a JPEG that may be decoded at another size than its own.
+    Raises ValueError when no JPEG could have its size."""
+    if not size:
+        if max(image.shape) > MAX_SIDE:
+            raise ValueError(f"a side of {max(image.shape):,} pixels, more than the limit of {MAX_SIDE:,}")
+        return np.ascontiguousarray(image)
     extent = resize.extent_of(image, frame) if frame else None
     if frame is None or extent is None:
         image = _trim(image)
-        height, width = _resized(image.shape[0], image.shape[1], size)
+        target = _target(image.shape[0], image.shape[1], shape, size)
     else:
-        height, width = _resized(frame.height, frame.width, size)
-    if native.kernels():
-        return resize.square(image, height, width, size, extent)
-    return square_with_torch(image, height, width, size, extent)
+        target = _target(frame.height, frame.width, shape, size)
+    resized = resize.middle if native.kernels() else resize_with_torch
+    return resized(image, target, extent)
 
 
 def _jpeg_bytes(frame: Frame, eighths: int, orientation: int) -> float:
@@ -140,23 +170,25 @@ def is_jpeg(data: bytes) -> bool:
     return data[:3] == b"\xff\xd8\xff"
 
 
-def _square_of_jpeg(data: bytes, frame: Frame, eighths: int, size: int) -> RGB | None:
-    """As `to_square`, without the decoded image in memory. None for what is corrupt, very long or of an unusual kind,
+def _resized_jpeg(data: bytes, frame: Frame, eighths: int, shape: str, size: int) -> RGB | None:
+    """As `_resize`, without the decoded image in memory. None for what is corrupt, very long or of an unusual kind,
     which `decode` handles."""
     whole = frame.height, frame.width
-    if native.decoder() == "none" or not frame.is_usual or not 0 < max(whole) < resize.MAX_ASPECT * min(whole):
+    if native.decoder() == "none" or not frame.is_usual or not 0 < max(whole) < MAX_ASPECT * min(whole):
         return None
-    return resize.jpeg_square(data, eighths, whole, _resized(*whole, size), size)
+    return resize.jpeg_middle(data, eighths, whole, _target(*whole, shape, size))
 
 
-def _resized(height: int, width: int, size: int) -> tuple[int, int]:
-    """Returns height and width with the shorter side at `size`."""
+def _target(height: int, width: int, shape: str, size: int) -> Target:
+    """Returns the target with the shorter side at `size`: of its central square, or of all up to MAX_ASPECT squares."""
     scale = size / min(height, width)
-    return max(round(height * scale), size), max(round(width * scale), size)
+    resized = max(round(height * scale), size), max(round(width * scale), size)
+    most = MAX_ASPECT * size if shape == FULL else size
+    return Target(resized, (min(resized[0], most), min(resized[1], most)))
 
 
-def square_with_torch(image: RGB, height: int, width: int, size: int, extent: resize.Extent | None = None) -> RGB:
-    """Returns the same as `resize.square`, by torch."""
+def resize_with_torch(image: RGB, target: Target, extent: resize.Extent | None = None) -> RGB:
+    """Returns the same as `resize.middle`, by torch."""
     import torch
 
     image = np.require(image, requirements=["C", "W"])  # torch warns of arrays it may not write to
@@ -165,12 +197,12 @@ def square_with_torch(image: RGB, height: int, width: int, size: int, extent: re
     # As torch.nn.functional.interpolate(mode="bilinear", antialias=True), which cannot be given the scale as well.
     scales = [
         None if covered == pixels else new / covered
-        for pixels, covered, new in zip(image.shape, extent or image.shape[:2], (height, width), strict=False)
+        for pixels, covered, new in zip(image.shape, extent or image.shape[:2], target.resized, strict=False)
     ]
-    resized = torch.ops.aten._upsample_bilinear2d_aa(nchw, (height, width), False, *scales)
-    top, left = (height - size) // 2, (width - size) // 2
-    square = resized[0].permute(1, 2, 0).numpy()[top : top + size, left : left + size]
-    return np.ascontiguousarray(square)
+    resized = torch.ops.aten._upsample_bilinear2d_aa(nchw, target.resized, False, *scales)
+    top, left = ((new - kept) // 2 for new, kept in zip(*target, strict=True))
+    middle = resized[0].permute(1, 2, 0).numpy()[top : top + target.kept[0], left : left + target.kept[1]]
+    return np.ascontiguousarray(middle)
 
 
 def decode(data: bytes, eighths: int = 8, rule: Rule = DEFAULT) -> RGB:
@@ -222,6 +254,6 @@ def unpack(data: bytes) -> bytes:
 
 def _trim(image: RGB) -> RGB:
     """Cuts both ends of a very long image, whose resized form would be huge; its centre stays where it is."""
-    keep = resize.MAX_ASPECT * min(image.shape[:2])
+    keep = MAX_ASPECT * min(image.shape[:2])
     top, left = (max(length - keep, 0) // 2 for length in image.shape[:2])
     return image[top : image.shape[0] - top, left : image.shape[1] - left]

@@ -9,14 +9,13 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from alexnet_fast.shards.format import MAX_PIXELS
+
 BASELINE, EXTENDED, PROGRESSIVE = 0xC0, 0xC1, 0xC2
 """Kinds of frame. Others are lossless, hierarchical or arithmetic."""
 
 MAX_SCANS = 200
 """Of one JPEG: every scan passes over the whole image, and a small file can hold thousands. Cameras write 10."""
-
-MAX_PIXELS = 178_956_970
-"""Of any image: a small file can claim any size, and decoding it would take all memory. Pillow's limit."""
 
 MAX_SCANNED = 30 * MAX_PIXELS
 """Pixels that all scans of one JPEG pass over together: some seconds of work."""

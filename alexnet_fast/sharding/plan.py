@@ -28,9 +28,10 @@ PLAN = f"{WORK}/plan.json"
 
 @dataclass(frozen=True)
 class Options:
-    """`size`: pixels of the stored square; `quality`: of JPEG, 1 to 100; `seed`: of the stored order; `keep`: store
-    a JPEG as it is where it is a square of the size already; `budget`: bytes that a mixed set may take; `orient` and
-    `background`: of `rule.Rule`, None for its defaults."""
+    """`size`: pixels of the stored square, or of the shorter side where `shape` is FULL, 0 for those of the source;
+    `quality`: of JPEG, 1 to 100; `seed`: of the stored order; `keep`: store a JPEG as it is where it has the shape and
+    size already; `budget`: bytes that a mixed set may take; `orient` and `background`: of `rule.Rule`, None for its
+    defaults. `shape`: None for SQUARE."""
 
     encoding: str = "jpeg"
     quality: int = 90
@@ -40,6 +41,7 @@ class Options:
     budget: int | None = None
     orient: bool | None = None
     background: str | None = None
+    shape: str | None = None
 
     @property
     def rule(self) -> Rule:
@@ -196,7 +198,8 @@ def _difference(begun: Plan, now: Plan) -> str:
     for name, old in asdict(begun.options).items():
         new = getattr(now.options, name)
         if old != new:
-            return f"{name} {old}, now {new}"
+            words = ["not given" if value is None else value for value in (old, new)]
+            return f"{name} {words[0]}, now {words[1]}"
     for name in ("images", "classes"):
         if getattr(begun, name) != getattr(now, name):
             return f"other {name}"

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from alexnet_fast.sharding.output import Output
 from alexnet_fast.sharding.statistics import PixelSums
 from alexnet_fast.sharding.tars import read_record
-from alexnet_fast.shards.format import INDEX_DTYPE, Tar
+from alexnet_fast.shards.format import Tar, index_dtype
 
 
 @dataclass
 class SplitRecords:
-    """`index`: (samples,) of INDEX_DTYPE; `originals`: (samples,) the same number for files of the same bytes, none
+    """`index`: (samples,) of `index_dtype`; `originals`: (samples,) the same number for files of the same bytes, none
     where a tar is of an earlier version; `empty`: tars in which no image could be read; `rejected`: (path, reason);
     `enlarged` and `not_kept`: as a tar's record has them."""
 
@@ -30,9 +30,10 @@ class SplitRecords:
     pixels: PixelSums = field(default_factory=PixelSums)
 
 
-def read_records(output: Output, split: str, tars: int, images: int) -> SplitRecords:
-    """Returns what the records of a split's `tars` tars and `images` images say. Raises InputError as `read_record`."""
-    index, originals = np.empty(images, INDEX_DTYPE), np.empty(images, np.int64)
+def read_records(output: Output, split: str, tars: int, images: int, shape: str) -> SplitRecords:
+    """Returns what the records of a split's `tars` tars and `images` images of a shape say. Raises InputError as
+    `read_record`."""
+    index, originals = np.empty(images, index_dtype(shape)), np.empty(images, np.int64)
     found = SplitRecords(index, originals)
     rows = numbers = 0
     for number in range(tars):

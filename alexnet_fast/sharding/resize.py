@@ -1,7 +1,7 @@
-"""Resizes an image and computes only its central square, by native/resize.c.
+"""Resizes an image, and computes only what is kept of it: its central square, say, by native/resize.c.
 
 A JPEG is decoded row by row, by the libjpeg-turbo that Pillow brings with a faster decoder of ours for the coefficients
-(native/huffman.c), and each row resized while it is in the cache; columns beyond the square are passed over, rows only
+(native/huffman.c), and each row resized while it is in the cache; columns that are not kept are passed over, rows only
 unpacked, so that damage is found in all of the file.
 
 The arithmetic is that of torch's antialiased uint8 interpolation, so that both write the same bytes: triangle weights
@@ -13,73 +13,71 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast import native
 from alexnet_fast.sharding.jpeg_header import Frame
+from alexnet_fast.shards.format import MAX_ASPECT
 
 SCALES = {1: 5.0, 2: 5.0, 3: 2.5}
 """Eighths of its size at which a JPEG may be decoded, besides the whole, and how many times the wanted size its shorter
-side must still have, for a square as near to a Lanczos resize as from the whole image: at 3/8 libjpeg keeps the lowest
+side must still have, for a picture as near to a Lanczos resize as from the whole image: at 3/8 libjpeg keeps the lowest
 frequencies, at the others it averages pixels, which blurs. Measured by tools/resize_quality.py."""
-
-MAX_ASPECT = 8
-"""Longer images are decoded whole, and cut at both ends before they are resized."""
 
 Extent = tuple[float, float]
 """Height and width of what an image's pixels cover, in these pixels. A JPEG of 353 rows that is decoded at 3/8 has 133
 rows, of which its picture covers 132.375: the last row holds what the encoder filled the last blocks up with."""
 
 
-def square(
-    image: NDArray[np.uint8], height: int, width: int, size: int, extent: Extent | None = None
-) -> NDArray[np.uint8]:
-    """Returns the central (size, size, 3) of RGB `image` resized to (height, width), neither of them below `size`.
+class Target(NamedTuple):
+    """What becomes of an image: it is `resized` to a height and width, of which the middle `kept` are computed."""
+
+    resized: tuple[int, int]
+    kept: tuple[int, int]
+
+
+def middle(image: NDArray[np.uint8], target: Target, extent: Extent | None = None) -> NDArray[np.uint8]:
+    """Returns RGB `image` as `target` has it, (*target.kept, 3).
 
     `extent`: of the picture, where it is not the whole image. Only where there are native kernels.
     """
     kernel = native.kernels()
     assert kernel is not None
     image = np.ascontiguousarray(image)
-    y, x = (
-        axis(pixels, covered, new, size)
-        for pixels, covered, new in zip(image.shape, extent or image.shape[:2], (height, width), strict=False)
-    )
-    out = np.empty(3 * size * size + 32, np.uint8)
-    if not kernel.square(
-        *(image.ctypes.data, image.shape[1], image.shape[0], size, out.ctypes.data), *x.arguments, *y.arguments
+    y, x = map(axis, image.shape[:2], extent or image.shape[:2], *target)
+    high, wide = target.kept
+    out = np.empty(3 * high * wide + 32, np.uint8)
+    if not kernel.middle(
+        *(image.ctypes.data, image.shape[1], image.shape[0], wide, high, out.ctypes.data), *x.arguments, *y.arguments
     ):
         raise MemoryError
-    return out[: 3 * size * size].reshape(size, size, 3)
+    return out[: 3 * high * wide].reshape(high, wide, 3)
 
 
-def jpeg_square(
-    data: bytes, eighths: int, whole: tuple[int, int], resized: tuple[int, int], size: int
-) -> NDArray[np.uint8] | None:
-    """As `square`, of a JPEG decoded at `eighths` / 8, where there is a native decoder: its height and width when
-    `whole`, and those it is resized to.
+def jpeg_middle(data: bytes, eighths: int, whole: tuple[int, int], target: Target) -> NDArray[np.uint8] | None:
+    """As `middle`, of a JPEG decoded at `eighths` / 8, where there is a native decoder. `whole`: its height and width
+    when decoded whole.
 
     None where it is of another size, or at any warning, since another decoder might then give other pixels.
     """
     kernel = native.kernels()
     assert kernel is not None
     height, width = scaled(whole, eighths)
-    y, x = (
-        axis(pixels, covered, new, size)
-        for pixels, covered, new in zip((height, width), scaled_extent(whole, eighths), resized, strict=True)
-    )
-    out = np.empty(3 * size * size + 32, np.uint8)
-    if not kernel.jpeg_square(
-        *(data, len(data), eighths, width, height, size, out.ctypes.data), *x.arguments, *y.arguments
+    y, x = map(axis, (height, width), scaled_extent(whole, eighths), *target)
+    high, wide = target.kept
+    out = np.empty(3 * high * wide + 32, np.uint8)
+    if not kernel.jpeg_middle(
+        *(data, len(data), eighths, width, height, wide, high, out.ctypes.data), *x.arguments, *y.arguments
     ):
         return None
-    return out[: 3 * size * size].reshape(size, size, 3)
+    return out[: 3 * high * wide].reshape(high, wide, 3)
 
 
 def eighths_for(frame: Frame, size: int) -> int:
-    """Returns at how many eighths a JPEG is decoded for a square of `size`: the fewest that SCALES allows, else 8.
+    """Returns at how many eighths a JPEG is decoded for a shorter side of `size`: the fewest SCALES allows, else 8.
     Tiny and very long images, which gain nothing, are decoded whole."""
     short, long = sorted((frame.height, frame.width))
     if long >= MAX_ASPECT * short:

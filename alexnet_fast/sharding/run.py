@@ -19,6 +19,10 @@ from alexnet_fast.sharding.selection import read_class_file, split_off, take_cla
 from alexnet_fast.sharding.sources import find_images, ilsvrc
 from alexnet_fast.sharding.summary import Contents, describe
 from alexnet_fast.sharding.write import Part, Summary, finish_shard_set, write_shard_set
+from alexnet_fast.shards.format import FULL, SQUARE
+
+SMALLEST = 8
+"""Pixels of a side that images are resized to."""
 
 
 def shard(
@@ -30,6 +34,7 @@ def shard(
     label_key: str | None,
     encoding: str,
     quality: int,
+    shape: str,
     size: int,
     budget: int | None,
     keep: bool,
@@ -52,6 +57,7 @@ def shard(
         raise InputError("--keep stores JPEGs as they are; leave it out with --encoding raw.")
     if (budget is None) == (encoding == "mixed"):
         raise InputError("--encoding mixed and --budget go together: --encoding mixed --budget 100GB.")
+    _check_shape(shape, size, encoding)
     fraction = _fraction(val_fraction, split)
     check_apart(src, outs)
     colour = _colour(background)
@@ -73,9 +79,19 @@ def shard(
 
         output = open_output(outs)
         rule = orient or None, None if colour == WHITE else colour
-        options = Options(encoding, quality, size, seed, keep, budget, *rule)
+        kept = keep or (encoding == "jpeg" and not size)  # images that stay as they are
+        options = Options(encoding, quality, size, seed, kept, budget, *rule, None if shape == SQUARE else shape)
         with _permitted(output, src):
             return write_shard_set(source, output, options, pool, part=Part(*part) if part else None, progress=progress)
+
+
+def _check_shape(shape: str, size: int, encoding: str) -> None:
+    """Raises InputError where images of that shape cannot be stored so."""
+    if shape == FULL and encoding == "mixed":
+        raise InputError("--encoding mixed is for --shape square. Take jpeg or raw for all of the images.")
+    if size < SMALLEST and (size or shape == SQUARE):
+        hint = "Give that or more." if size else "Images stay as they are with --size 0 --shape full."
+        raise InputError(f"--size is {size}; the least is {SMALLEST}. {hint}")
 
 
 def _colour(background: str) -> str:
@@ -94,7 +110,7 @@ def _show(contents: Contents, classes: list[str], size: int, outs: list[str], pr
         progress.print(line)
     if "train" in contents.splits and "val" not in contents.splits:
         progress.print("no val split, on which to measure how well a network does: --val-fraction 0.1 splits one off")
-    if default_crop(size) < LEAST_CROP:
+    if size and default_crop(size) < LEAST_CROP:
         way = f"only with train --crop {LEAST_CROP}" if size >= LEAST_CROP else "at no crop"
         progress.print(
             f"--size {size} can be trained on {way}: AlexNet needs {LEAST_CROP} px, and the default crop is 7/8 of the "

@@ -17,7 +17,7 @@ from alexnet_fast.sharding.output import WORK, Output, sealed, unsealed
 from alexnet_fast.sharding.plan import Job, Options
 from alexnet_fast.sharding.reading import read_images
 from alexnet_fast.sharding.statistics import PixelSums
-from alexnet_fast.shards.format import MEMBER, MIXED, Tar, raw_bytes, tar_name
+from alexnet_fast.shards.format import FULL, MEMBER, MIXED, SQUARE, Tar, raw_bytes, tar_name
 
 if TYPE_CHECKING:
     from alexnet_fast.sharding.decode import Converted
@@ -71,6 +71,7 @@ def write_tar(job: Job) -> int:
                     if isinstance(found, OSError):
                         raise found
                     pixels, data, is_enlarged, why = _convert(found, encoding, job.options)
+                    shape = list(pixels.shape[:2]) if job.options.shape == FULL else []
                 except (OSError, ValueError) as error:
                     if shortage := descriptor_error(error):
                         raise shortage from error
@@ -85,11 +86,12 @@ def write_tar(job: Job) -> int:
                 label = str(image.label).encode()
                 label_at = _add(file, f"{image.key}.cls", label)
                 data_at = _add(file, f"{image.key}.{extension}", data)
-                rows.append([job.number, data_at, len(data), image.label, isal_zlib.crc32(data)])
+                rows.append([job.number, data_at, len(data), image.label, isal_zlib.crc32(data), *shape])
                 lines.append(
                     f"cls {label_at} {len(label)} {image.key}.cls "
                     f"{extension} {data_at} {len(data)} {image.key}.{extension}\n"
                 )
+                del pixels, data  # they may be large, and the next image has all the memory
             _end_tar(file)
         tar = Tar(str(job), len(rows), file.size, file.digest.hexdigest())
         record = TarRecord(tar, rows, sums, rejected, originals, enlarged, dict(not_kept))
@@ -132,6 +134,7 @@ def _convert(data: bytes, encoding: str, options: Options) -> Converted:
 
     found = decode.convert(
         data,
+        shape=options.shape or SQUARE,
         size=options.size,
         encoding=encoding,
         quality=options.quality,
@@ -174,7 +177,8 @@ def _add(file: _HashedFile, name: str, data: bytes) -> int:
     """Appends a tar member with fixed owner, mode and time; returns the offset of its first byte."""
     file.write(_header(name, len(data)))
     offset = file.size
-    file.write(data + bytes(-len(data) % tarfile.BLOCKSIZE))
+    file.write(data)
+    file.write(bytes(-len(data) % tarfile.BLOCKSIZE))
     return offset
 
 

@@ -27,6 +27,7 @@ from alexnet_fast.sharding.statistics import PixelSums
 from alexnet_fast.sharding.tars import Name, missing_tars, read_record, record_name, write_tar
 from alexnet_fast.shards.format import (
     MANIFEST,
+    SQUARE,
     Manifest,
     index_name,
     tar_name,
@@ -148,12 +149,13 @@ def _finish(output: Output, plan: Plan) -> None:
 
 def _write_manifest(output: Output, plan: Plan) -> None:
     """Does so from the records of all tars. Raises InputError when a split has no image."""
+    options, shape = plan.options, plan.options.shape or SQUARE
     found: dict[str, SplitRecords] = {}
     counts: dict[str, list[int]] = {}
     not_kept = Counter[str]()
     rejected: list[str] = []
     for split, number_of_tars in plan.tars.items():
-        records = read_records(output, split, number_of_tars, plan.images[split])
+        records = read_records(output, split, number_of_tars, plan.images[split], shape)
         lines = [{"split": split, "path": path, "reason": reason} for path, reason in records.rejected]
         rejected += [json.dumps(line, ensure_ascii=False) + "\n" for line in lines]
         if not records.tars:
@@ -163,16 +165,16 @@ def _write_manifest(output: Output, plan: Plan) -> None:
         file = io.BytesIO()
         np.save(file, records.index)
         del labels
-        records.index = np.empty(0, records.index.dtype)  # 24 bytes an image are free
+        records.index = np.empty(0, records.index.dtype)  # 24 bytes an image or more are free
         output.write(index_name(split), file.getvalue())
         for tar in records.empty:  # DALI refuses an empty tar
             output.delete(tar.file)
             output.delete(tar.file.replace(".tar", ".idx"))
         not_kept.update(records.not_kept)
         found[split] = records
-    options = plan.options
     manifest = Manifest(
         encoding=options.encoding,
+        shape=shape,
         size=options.size,
         quality=options.quality if options.encoding != "raw" else None,
         raw_share=plan.raw_share,

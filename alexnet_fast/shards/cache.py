@@ -24,7 +24,7 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.shards.cache_disk import CacheDisk
 from alexnet_fast.shards.cache_folder import cache_folder
 from alexnet_fast.shards.fetch import Remote
-from alexnet_fast.shards.format import INDEX_DTYPE, MANIFEST, Manifest, index_name, load_index, parse_manifest
+from alexnet_fast.shards.format import MANIFEST, Manifest, index_dtype, index_name, load_index, parse_manifest
 from alexnet_fast.shards.local import ByteRanges
 from alexnet_fast.text import byte_text
 
@@ -67,9 +67,9 @@ class TarCache:
 
     def index(self, split: str) -> Path:
         """The split's sample index, fetched where it is not there yet."""
-        samples = self.manifest.images(split)
-        most = samples * INDEX_DTYPE.itemsize + MOST_NPY_HEADER
-        return self._disk.fetch(index_name(split), most, lambda path: _is_index(path, samples))
+        samples, shape = self.manifest.images(split), self.manifest.shape
+        most = samples * index_dtype(shape).itemsize + MOST_NPY_HEADER
+        return self._disk.fetch(index_name(split), most, lambda path: _is_index(path, shape, samples))
 
     def check_room(self, names: Iterable[str], split: str) -> None:
         """Raises InputError when these tars are more than fit at once."""
@@ -223,7 +223,7 @@ class RemoteTars:
         return self._cache.missing(self._names[shard] for shard in ranges.shards)
 
 
-def _is_index(path: Path, samples: int) -> bool:
+def _is_index(path: Path, shape: str, samples: int) -> bool:
     with suppress(InputError):
-        return len(load_index(path)) == samples
+        return len(load_index(path, shape)) == samples
     return False

@@ -2,9 +2,9 @@
 
 shards/imagenet/
   manifest.json        how it was made, classes, tars with sizes and sha256, pixel statistics
-  train-000000.tar     <key>.cls (ASCII class index) and <key>.jpg, or <key>.npy (uint8 size x size x 3)
+  train-000000.tar     <key>.cls (ASCII class index) and <key>.jpg, or <key>.npy (uint8 height x width x 3)
   train-000000.idx     DALI's index of that tar, version 1.2
-  train.index.npy      one row a sample of the whole split, in stored order: INDEX_DTYPE
+  train.index.npy      one row a sample of the whole split, in stored order: `index_dtype`
 
 shards/README.md has every detail; sidecars.py makes the small files for other tools.
 """
@@ -25,7 +25,14 @@ from numpy.typing import NDArray
 from alexnet_fast.errors import InputError
 
 FORMAT = "alexnet-fast shard set"
-FORMAT_VERSION = 1
+SQUARE, FULL = "square", "full"
+"""Shapes of the stored images: the central square, or all of the image."""
+VERSIONS = {SQUARE: 1, FULL: 2}
+"""Of the format, by the shape of the images: in version 2 the manifest has `shape`, and an index height and width."""
+MAX_ASPECT = 8
+"""How many times as long as wide a stored image may be that was resized."""
+MAX_PIXELS = 178_956_970
+"""Of any image: a small file can claim any size, and decoding it would take all memory. Pillow's limit."""
 MANIFEST = "manifest.json"
 MOST_MANIFEST_BYTES = 128 << 20
 """A manifest of a million classes, the most there can be, takes some 100 MB; ImageNet's takes 0.3 MB."""
@@ -39,6 +46,8 @@ NPY_HEADER = 128
 INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("label", "<i4"), ("crc32", "<u4")])
 """A sample: place of its tar in the manifest's list, first byte and number of bytes of its image member, class index
 (UNLABELLED where there is none), crc32 of those bytes."""
+FULL_INDEX_DTYPE = np.dtype([*INDEX_DTYPE.descr, ("height", "<u2"), ("width", "<u2")])
+"""Of shape FULL: the pixels of the image, too."""
 
 UNLABELLED = -1
 """The label of images whose class nobody published, as in the test set of ILSVRC-2012."""
@@ -67,7 +76,8 @@ class Tar:
 class Manifest:
     """What `manifest.json` holds. The same input, options and seed give the same file, byte for byte.
 
-    `keep`: a stored JPEG may be a source's own file: a square of 7/8 of `size` or more, grey or of any subsampling.
+    `shape`: SQUARE, of `size` pixels a side, or FULL, of a shorter side of `size`, any where that is 0.
+    `keep`: a stored JPEG may be a source's own file: a side of 7/8 of `size` or more, grey or of any subsampling.
     `raw_share`: of a mixed set, the share of the training samples that are raw; all others are JPEG.
     `not_kept`: with `keep`, the images that were made anew, by reason. `orient`: whether images were turned as EXIF
     says; `background`: what transparent ones lie on, #rrggbb. `enlarged`: per split, the images smaller than `size`.
@@ -77,6 +87,7 @@ class Manifest:
     """
 
     encoding: str
+    shape: str = SQUARE
     size: int
     quality: int | None
     raw_share: float | None = None
@@ -98,26 +109,31 @@ class Manifest:
         return sum(tar.samples for tar in self.splits.get(split, []))
 
     def to_json(self) -> str:
-        body = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}
-        for name in ("raw_share", "not_kept"):
-            if body[name] is None:
+        version = VERSIONS[self.shape]
+        body = {"format": FORMAT, "version": version, **asdict(self)}
+        left_out = {"raw_share": self.raw_share is None, "not_kept": self.not_kept is None, "shape": version == 1}
+        for name, is_left_out in left_out.items():
+            if is_left_out:
                 del body[name]
         return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Raises ValueError, KeyError or TypeError when the text is not a manifest of this version."""
+        """Raises ValueError, KeyError or TypeError when the text is not a manifest of these versions."""
         body = json.loads(text)
         if not isinstance(body, dict):
             raise TypeError("not a JSON object")
-        if body.pop("format", None) != FORMAT or body.pop("version", None) != FORMAT_VERSION:
-            raise ValueError(f"not version {FORMAT_VERSION} of {FORMAT}")
+        version = body.pop("version", None)
+        if body.pop("format", None) != FORMAT or version not in (1, 2):
+            raise ValueError(f"not version 1 or 2 of {FORMAT}")
         for name, kind in get_type_hints(cls).items():
             if not fits(body.get(name), kind) and name in body:
                 raise ValueError(f"its {name} is of the wrong type")
         body["splits"] = {name: [Tar(**tar) for tar in tars] for name, tars in body["splits"].items()}
         body["pixels"] = Pixels(**body["pixels"])
         manifest = cls(**body)
+        if VERSIONS.get(manifest.shape) != version:
+            raise ValueError(f"its shape is not one of version {version}")
         _check(manifest)
         manifest.to_json().encode()  # raises a ValueError of its own where a name is no text
         return manifest
@@ -132,7 +148,7 @@ def _check(manifest: Manifest) -> None:
         "encoding": manifest.encoding in (*MEMBER, MIXED),
         "raw_share": 0 <= (manifest.raw_share or 0) <= 1
         and (manifest.raw_share is None) == (manifest.encoding != MIXED),
-        "size": 0 < manifest.size < 2**16,
+        "size": (manifest.shape == SQUARE) <= manifest.size < 2**16,
         "background": re.fullmatch("#[0-9a-f]{6}", manifest.background) is not None,
         "classes": all({"id", "name"} <= entry.keys() for entry in manifest.classes),
         "splits": all(0 <= tar.samples < 2**32 and 0 < tar.bytes < 2**63 for tar in tars)
@@ -179,6 +195,11 @@ def index_name(split: str) -> str:
     return f"{split}.index.npy"
 
 
+def index_dtype(shape: str) -> np.dtype[np.void]:
+    """Of the rows of an index, by the shape of the images."""
+    return FULL_INDEX_DTYPE if shape == FULL else INDEX_DTYPE
+
+
 def is_raw(index: NDArray[np.void], encoding: str, size: int) -> NDArray[np.bool_]:
     """Which rows of an index are raw samples; the writer lets no JPEG of a mixed set have just as many bytes."""
     if encoding == MIXED:
@@ -191,7 +212,7 @@ def raw_bytes(size: int) -> int:
 
 
 def parse_manifest(data: bytes, path: str) -> Manifest:
-    """Raises InputError, naming `path`, when the data are no manifest of this version."""
+    """Raises InputError, naming `path`, when the data are no manifest of these versions."""
     try:
         return Manifest.from_json(data.decode("utf-8"))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -199,14 +220,15 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
         raise InputError(f"{path} cannot be read as a manifest ({reason}). Make the shard set again.") from error
 
 
-def load_index(path: Path) -> NDArray[np.void]:
-    """The index, memory-mapped. Raises InputError when the file cannot be read or is no sample index."""
+def load_index(path: Path, shape: str) -> NDArray[np.void]:
+    """The index of a split of that shape, memory-mapped. Raises InputError when the file cannot be read or is no such
+    index."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             index = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy, and Python's tokenizer below it, raise many kinds on a corrupt header
         raise InputError(f"{path} cannot be read ({error}). Make the shard set again.") from error
-    if not isinstance(index, np.ndarray) or index.dtype != INDEX_DTYPE or index.ndim != 1:
-        raise InputError(f"{path} is not a sample index of version {FORMAT_VERSION}. Make the shard set again.")
+    if not isinstance(index, np.ndarray) or index.dtype != index_dtype(shape) or index.ndim != 1:
+        raise InputError(f"{path} is not a sample index of version {VERSIONS[shape]}. Make the shard set again.")
     return np.asarray(index)

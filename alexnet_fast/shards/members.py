@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import simplejpeg
 
-from alexnet_fast.shards.format import MEMBER, MIXED, raw_bytes
+from alexnet_fast.shards.format import FULL, MAX_ASPECT, MAX_PIXELS, MEMBER, MIXED, Manifest, raw_bytes
 
 BLOCK = tarfile.BLOCKSIZE
 HEAD = 3 * BLOCK
@@ -21,12 +21,33 @@ HEAD = 3 * BLOCK
 
 @dataclass(frozen=True)
 class Kind:
-    """What the images of a set are: `smallest` to `size` pixels a side, labels below `classes`."""
+    """What the images of a set are: their shape, `smallest` to `size` pixels a shorter side, labels below `classes`."""
 
     encoding: str
+    shape: str
     smallest: int
     size: int
     classes: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Kind:
+        """Of a manifest's set."""
+        smallest = -(-7 * manifest.size // 8) if manifest.keep else manifest.size
+        return cls(manifest.encoding, manifest.shape, smallest, manifest.size, len(manifest.classes))
+
+    def size_problem(self, height: int, width: int) -> str:
+        """Why no image of the set has so many pixels, in words; empty when one may."""
+        shorter, longer = sorted((height, width))
+        if self.shape == FULL and not self.size:
+            wanted = f"of 1 to {MAX_PIXELS:,} pixels"
+            right = 0 < height * width <= MAX_PIXELS
+        elif self.shape == FULL:
+            wanted = f"of a shorter side of {self.size} and at most {MAX_ASPECT} times as long"
+            right = self.smallest <= shorter <= self.size and longer <= MAX_ASPECT * shorter
+        else:
+            wanted = f"{self.size} x {self.size}"
+            right = self.smallest <= shorter == longer <= self.size
+        return "" if right else f"is {height} x {width}, not {wanted}"
 
     def is_raw(self, size: int) -> bool:
         """Whether an image of so many bytes is stored as pixels."""
@@ -55,13 +76,15 @@ class Sample(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of INDEX_DTYPE."""
+    """A row of an index. `height` and `width`: of shape FULL alone, else 0."""
 
     shard: int
     offset: int
     size: int
     label: int
     crc32: int
+    height: int = 0
+    width: int = 0
 
     @property
     def place(self) -> Place:
@@ -141,18 +164,25 @@ def padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
+def size_of(data: bytes, kind: Kind) -> tuple[int, int]:
+    """Height and width of an image, by its header. Raises many kinds of Exception where that is corrupt."""
+    if not kind.is_raw(len(data)):
+        height, width = simplejpeg.decode_jpeg_header(data)[:2]
+        return height, width
+    file = io.BytesIO(data)
+    np.lib.format.read_magic(file)
+    (height, width, channels), fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if (channels, fortran, dtype.str) != (3, False, "|u1") or len(data) != file.tell() + 3 * height * width:
+        raise ValueError("not pixels of RGB")
+    return height, width
+
+
 def image_problem(data: bytes, kind: Kind) -> str:
     """Why the bytes are no image as the manifest describes it, in words; empty when they are."""
-    size = kind.size
     try:
-        if kind.is_raw(len(data)):
-            pixels = np.load(io.BytesIO(data), allow_pickle=False)
-            shape, right = pixels.shape, pixels.shape == (size, size, 3) and pixels.dtype == np.uint8
-        else:
-            shape = simplejpeg.decode_jpeg_header(data)[:2]  # first: a corrupt one can claim a size beyond all memory
-            right = shape[0] == shape[1] and kind.smallest <= shape[0] <= size
-            if right:  # grey or in colour: simplejpeg made it, or has decoded it when it was kept
-                simplejpeg.decode_jpeg(data, strict=True)
+        problem = kind.size_problem(*size_of(data, kind))  # first: a corrupt one can claim a size beyond all memory
+        if not problem and not kind.is_raw(len(data)):
+            simplejpeg.decode_jpeg(data, strict=True)  # grey or in colour: simplejpeg made or has decoded it before
     except Exception as error:  # numpy and simplejpeg raise many kinds on corrupt bytes
         return f"does not decode ({str(error) or type(error).__name__})"
-    return "" if right else f"is {' x '.join(map(str, shape))}, not {size} x {size}"
+    return problem

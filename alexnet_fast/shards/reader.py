@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from tarfile import BLOCKSIZE
 
@@ -16,6 +17,7 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.shards.cache import RemoteTars, TarCache
 from alexnet_fast.shards.fetch import Remote
 from alexnet_fast.shards.format import (
+    FULL,
     MANIFEST,
     UNLABELLED,
     Manifest,
@@ -40,12 +42,12 @@ class Split:
     def __init__(self, folder: Path, name: str, manifest: Manifest, tars: RemoteTars | None = None) -> None:
         self.name = name
         self.encoding = manifest.encoding
-        self.size = manifest.size
+        self.shape, self.size = manifest.shape, manifest.size
         self.pixels = manifest.pixels
         listed = manifest.splits[name]
         allow_open_files(len(listed) + 1)
-        self.index = load_index(folder / index_name(name))
-        """(n,) of INDEX_DTYPE, memory-mapped: the processes of a machine share it."""
+        self.index = load_index(folder / index_name(name), self.shape)
+        """(n,) of `index_dtype`, memory-mapped: the processes of a machine share it."""
         self.raw = is_raw(self.index, self.encoding, self.size)
         """(n,) which images are stored as pixels."""
         if len(self.index) != manifest.images(name):
@@ -70,27 +72,36 @@ class Split:
         """(n,) class indices of all samples, or UNLABELLED."""
         return self.index["label"].astype(np.int64)
 
+    @cached_property
+    def sizes(self) -> NDArray[np.int32]:
+        """(n, 2) height and width of each image, pixels. In a set of squares all are `size`, for those JPEGs too that
+        `--keep` took over with 7/8 of it or more, which no index names: what is laid on such an image by these sizes
+        is laid on it in proportion."""
+        if self.shape == FULL:
+            return np.stack([self.index["height"], self.index["width"]], axis=1, dtype=np.int32)
+        return np.broadcast_to(np.int32(self.size), (len(self), 2))
+
     def _fits(self, tars: list[Tar], classes: int) -> bool:
         """Whether all rows are of images inside their tars, with labels of a class or UNLABELLED."""
         tar_bytes = np.array([tar.bytes for tar in tars], np.uint64)
         for first in range(0, len(self), ROWS):
             rows, raw = self.index[first : first + ROWS], self.raw[first : first + ROWS]
             shard, size, label = rows["shard"], rows["size"], rows["label"]
+            pixels = self.sizes[first : first + ROWS].prod(axis=1, dtype=np.int64)
             if int(shard.max()) >= len(tar_bytes) or (label < UNLABELLED).any() or (label >= classes).any():
                 return False
             end = tar_bytes[shard]
-            inside = (size >= np.where(raw, 3 * self.size**2, 1)) & (size <= end)
+            inside = (pixels > 0) & (size >= np.where(raw, 3 * pixels, 1)) & (size <= end)
             if not (inside & (rows["offset"] <= end - np.minimum(size, end))).all():
                 return False
         return True
 
     def read(self, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-        """Zero-copy views of the stored images: JPEG bytes (n,), or raw pixels (size, size, 3), a sample each."""
-        shape = (self.size, self.size, 3)
-        pixels = 3 * self.size**2  # of an .npy file: a header comes first
+        """Zero-copy views of the stored images: JPEG bytes (n,), or raw pixels (height, width, 3), a sample each."""
         members, raw = self._tars.read(self._ranges(samples)), self.raw[samples].tolist()
-        return [
-            member[-pixels:].reshape(shape) if is_raw else member for member, is_raw in zip(members, raw, strict=True)
+        return [  # of an .npy file, pixels are the end: a header comes first
+            member[-3 * height * width :].reshape(height, width, 3) if is_raw else member
+            for member, is_raw, (height, width) in zip(members, raw, self.sizes[samples].tolist(), strict=True)
         ]
 
     def lease(self, samples: NDArray[np.int64]) -> ExitStack:

@@ -30,15 +30,14 @@ def verify(folder: Path, quick: bool, workers: int, progress: Callable[[int], No
     number of samples of each tar that is done. Raises InputError when `folder` has no readable manifest.
     """
     manifest = ShardSet(folder).manifest
-    smallest = -(-7 * manifest.size // 8) if manifest.keep else manifest.size
-    kind = Kind(manifest.encoding, smallest, manifest.size, len(manifest.classes))
+    kind = Kind.of(manifest)
     findings: list[Finding] = []
     checks: list[TarCheck] = []
     for split, tars in manifest.splits.items():
         name = index_name(split)
         rows: list[NDArray[np.void]] | list[None] = [None] * len(tars)
         try:
-            index = load_index(folder / name)
+            index = load_index(folder / name, manifest.shape)
             with (folder / name).open("rb") as file:
                 np.load(file, allow_pickle=False)
                 if file.read(1):  # bytes that numpy does not read: the number of rows in the header is corrupt

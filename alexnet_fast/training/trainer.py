@@ -18,6 +18,7 @@ from alexnet_fast.distributed.stalls import watched
 from alexnet_fast.distributed.topology import Topology, any_stopped, barrier, share_buffers
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.scoring import Accuracy, Member, Stopped, evaluate
+from alexnet_fast.loading.checks import check_square
 from alexnet_fast.loading.corruption import check_corruption
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.pipeline import Batch
@@ -74,6 +75,7 @@ class Trainer:
         """Prepares to begin, or to resume from `newest`: a checkpoint's path and content. Raises InputError where
         settings, shard set and checkpoint do not fit each other."""
         self.topology, self.folder = topology, folder
+        check_square(shards.manifest.shape)
         self.config = config = resolve(config, shards.manifest.size, topology)
         split, self.val = shards.split("train"), shards.split("val") if "val" in shards else None
         self.num_images, self.num_classes = len(split), len(shards.manifest.classes)

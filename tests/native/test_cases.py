@@ -17,6 +17,7 @@ from alexnet_fast import Loader
 from alexnet_fast.errors import TrainingError
 from alexnet_fast.sharding import decode, resize
 from alexnet_fast.sharding.jpeg_header import check_stored_jpeg
+from alexnet_fast.sharding.resize import Target
 from alexnet_fast.shards.reader import ShardSet
 from tests.conftest import turn_native_off
 from tests.native import jpegs
@@ -174,7 +175,7 @@ TABLES = {
 
 def in_one_pass(data: bytes, side: int) -> bytes | None:
     """The whole image by sharding's own function; None where it leaves the JPEG to another decoder, as not sound."""
-    square = resize.jpeg_square(data, 8, (side, side), (side, side), side)
+    square = resize.jpeg_middle(data, 8, (side, side), Target((side, side), (side, side)))
     return None if square is None else square.tobytes()
 
 

@@ -16,6 +16,7 @@ from alexnet_fast import native
 from alexnet_fast.model import lrn_kernel
 from alexnet_fast.model.lrn import LocalResponseNorm
 from alexnet_fast.sharding import resize
+from alexnet_fast.sharding.resize import Target
 from alexnet_fast.sharding.statistics import PixelSums
 from tests.native.jpegs import as_array, by_pillow, picture
 from tests.native.libraries import VARIANTS, fresh, using
@@ -69,18 +70,19 @@ def test_crops(variants: list[native.Native], dtype: torch.dtype, crop: int, upr
 
 
 @pytest.mark.parametrize("size", [1, 3, 16, 31, 97])
-def test_squares(variants: list[native.Native], size: int) -> None:
+def test_resized(variants: list[native.Native], size: int) -> None:
     rng = np.random.default_rng(size)
     shapes = [(rng.integers(1, 300), rng.integers(1, 300)) for _ in range(12)] + [(1, 1), (500, 17), (8, 640)]
     for height, width in shapes:
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         scale = size / min(height, width)
         resized = max(round(height * scale), size), max(round(width * scale), size)
-        squares = []
-        for found in variants:
-            with using(found):
-                squares.append(resize.square(image, *resized, size))
-        assert all(np.array_equal(squares[0], other) for other in squares[1:]), (height, width)
+        for kept in ((size, size), resized):
+            results = []
+            for found in variants:
+                with using(found):
+                    results.append(resize.middle(image, Target(resized, kept)))
+            assert all(np.array_equal(results[0], other) for other in results[1:]), (height, width, kept)
 
 
 @pytest.mark.parametrize("side", [17, 64, 150, 501])

@@ -14,8 +14,10 @@ from PIL import Image
 from alexnet_fast import native
 from alexnet_fast.sharding import decode as decoding
 from alexnet_fast.sharding import resize
-from alexnet_fast.sharding.decode import convert, square_with_torch, to_square
+from alexnet_fast.sharding.decode import convert, resize_with_torch, to_square
 from alexnet_fast.sharding.jpeg_header import read_frame
+from alexnet_fast.sharding.resize import Target
+from alexnet_fast.shards.format import FULL, SQUARE
 from tests.conftest import turn_native_off
 from tests.sharding.pictures import (
     ADOBE,
@@ -119,15 +121,17 @@ def compiled() -> None:
     ],
 )
 @pytest.mark.parametrize("levels", ["all", "extremes"])
-def test_the_compiled_square_is_torch_s(compiled: None, height: int, width: int, size: int, levels: str) -> None:
+def test_what_is_compiled_gives_torch_s_bytes(compiled: None, height: int, width: int, size: int, levels: str) -> None:
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     if levels == "extremes":
         image = np.where(image < 128, np.uint8(0), np.uint8(255))
     scale = size / min(height, width)
     resized = max(round(height * scale), size), max(round(width * scale), size)
     for given in (image, image[..., ::-1]):  # whole in memory, and not
-        expected = square_with_torch(given, *resized, size)
-        assert np.array_equal(resize.square(given, *resized, size), expected)
+        for kept in ((size, size), resized, (size, resized[1])):
+            expected = resize_with_torch(given, Target(resized, kept))
+            assert expected.shape == (*kept, 3)
+            assert np.array_equal(resize.middle(given, Target(resized, kept)), expected)
 
 
 def noisy(width: int, height: int) -> Image.Image:
@@ -181,18 +185,19 @@ def in_one_pass(compiled: None, form: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(decoding, "decode", whole)
 
 
-def square_of_whole(data: bytes, size: int) -> NDArray[np.uint8]:
+def square_of_whole(data: bytes, size: int, shape: str = SQUARE) -> NDArray[np.uint8]:
     """simplejpeg decodes, torch resizes from what the picture covers."""
     whole = read_frame(data)[1:3]
     scale = size / min(whole)
     height, width = (max(round(length * scale), size) for length in whole)
+    target = Target((height, width), (size, size) if shape == SQUARE else (height, width))
     eighths = resize.eighths_for(read_frame(data), size)
     if eighths == 8:
-        return square_with_torch(simplejpeg.decode_jpeg(data), height, width, size)
+        return resize_with_torch(simplejpeg.decode_jpeg(data), target)
     least = [-(-length * eighths // 8) for length in whole]
     scaled = simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1], min_factor=2)
     assert scaled.shape[:2] == tuple(least)
-    return square_with_torch(scaled, height, width, size, (whole[0] * eighths / 8, whole[1] * eighths / 8))
+    return resize_with_torch(scaled, target, (whole[0] * eighths / 8, whole[1] * eighths / 8))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -207,6 +212,8 @@ def square_of_whole(data: bytes, size: int) -> NDArray[np.uint8]:
 def test_a_jpeg_row_by_row_is_the_whole_one_s(in_one_pass: None, form: str, width: int, height: int) -> None:
     data = FORMS[form](noisy(width, height))
     assert np.array_equal(to_square(data, SIZE), square_of_whole(data, SIZE))
+    full = convert(data, shape=FULL, size=SIZE, encoding="raw", quality=90, keep=False).pixels
+    assert np.array_equal(full, square_of_whole(data, SIZE, FULL))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -218,6 +225,8 @@ def test_a_scaled_jpeg_row_by_row_is_the_whole_one_s(in_one_pass: None, form: st
             data = FORMS[form](noisy(begin + more, begin + (5 * more) % 11))
             scales.add(resize.eighths_for(read_frame(data), 16))
             assert np.array_equal(to_square(data, 16), square_of_whole(data, 16)), (begin, more)
+            full = convert(data, shape=FULL, size=16, encoding="raw", quality=90, keep=False).pixels
+            assert np.array_equal(full, square_of_whole(data, 16, FULL)), (begin, more)
     assert scales == {1, 2, 3, 8}
 
 
@@ -226,7 +235,7 @@ def test_what_libjpeg_smooths_is_left_to_simplejpeg(compiled: None, form: str) -
     """libjpeg-turbo smooths since 3.0.1 otherwise than before, and Pillow may bring either."""
     if native.decoder() == "none":
         pytest.skip(f"needs the compiled code's libjpeg: {native.loaded().reason}")
-    square = resize.jpeg_square(FORMS[form](noisy(150, 113)), 8, (113, 150), (64, 85), 64)
+    square = resize.jpeg_middle(FORMS[form](noisy(150, 113)), 8, (113, 150), Target((64, 85), (64, 64)))
     assert (square is None) == (form in SMOOTHED)
 
 

@@ -28,9 +28,9 @@ pytest.importorskip("aiohttp")
 
 
 def test_a_set_behind_a_url_is_the_local_set(
-    serve: Callable[[Path], Server], jpeg_shards: Path, raw_shards: Path, tmp_path: Path
+    serve: Callable[[Path], Server], jpeg_shards: Path, raw_shards: Path, full_raw_shards: Path, tmp_path: Path
 ) -> None:
-    for folder in (jpeg_shards, raw_shards):
+    for folder in (jpeg_shards, raw_shards, full_raw_shards):
         local, server = ShardSet(folder), serve(folder)
         for _ in range(2):
             shards = ShardSet(f"{server.url}/", cache=tmp_path / "cache")
@@ -38,6 +38,7 @@ def test_a_set_behind_a_url_is_the_local_set(
             for name in local.manifest.splits:
                 split = shards.split(name)
                 assert (split.index == local.split(name).index).all()
+                assert (split.sizes == local.split(name).sizes).all()
                 assert samples(split) == samples(local.split(name))
         files = {tar.file for tars in local.manifest.splits.values() for tar in tars}
         indexes = {f"{name}.index.npy" for name in local.manifest.splits}

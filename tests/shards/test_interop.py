@@ -19,10 +19,13 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.shards.format import MANIFEST
 from alexnet_fast.shards.reader import ShardSet
-from tests.conftest import ODD_CLASSES
+from tests.conftest import CLASSES, ODD_CLASSES
 from tests.sharding.sources.layouts import contents
 
-ONE_KIND = [("jpeg_shards", "jpg"), ("odd_shards", "jpg"), ("raw_shards", "npy")]
+ONE_KIND = [
+    *(("jpeg_shards", "jpg"), ("odd_shards", "jpg"), ("raw_shards", "npy")),
+    *(("full_shards", "jpg"), ("full_raw_shards", "npy")),
+]
 SHARD_SETS = pytest.mark.parametrize(("shards", "extension"), [*ONE_KIND, ("mixed_shards", "jpg;npy")])
 Samples = list[tuple[str, int, bytes]]
 """Key, label and bytes of the image member, in stored order."""
@@ -71,13 +74,15 @@ def test_webdataset(shards: str, extension: str, request: pytest.FixtureRequest)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_webdataset_decodes_what_we_wrote(raw_shards: Path) -> None:
+@pytest.mark.parametrize("shards", ["raw_shards", "full_raw_shards"])
+def test_webdataset_decodes_what_we_wrote(shards: str, request: pytest.FixtureRequest) -> None:
     """Its own `decode()`: .cls is an int, .npy an array."""
     import webdataset
 
-    tars = sorted(str(path) for path in raw_shards.glob("val-*.tar"))
+    folder: Path = request.getfixturevalue(shards)
+    tars = sorted(str(path) for path in folder.glob("val-*.tar"))
     samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode())
-    split = ShardSet(raw_shards).split("val")
+    split = ShardSet(folder).split("val")
     assert [sample["cls"] for sample in samples] == split.labels.tolist()
     for sample, view in zip(samples, split.read(np.arange(len(split))), strict=True):
         assert np.array_equal(sample["npy"], view)
@@ -116,7 +121,7 @@ def test_dali_reads_it_with_our_index(shards: str, extension: str, request: pyte
 
 
 @pytest.mark.filterwarnings("ignore")  # wids leaves files open
-@pytest.mark.parametrize("shards", ["mixed_shards", "odd_shards"])
+@pytest.mark.parametrize("shards", ["mixed_shards", "odd_shards", "full_shards", "full_raw_shards"])
 def test_wids(shards: str, request: pytest.FixtureRequest) -> None:
     import wids
 
@@ -132,16 +137,22 @@ def test_wids(shards: str, request: pytest.FixtureRequest) -> None:
         assert found == by_tarfile(folder, split, "jpg;npy")
 
 
-def test_our_own_import(odd_shards: Path) -> None:
+@pytest.mark.parametrize(
+    ("shards", "classes", "images"), [("odd_shards", ODD_CLASSES, (12, 12)), ("full_shards", list(CLASSES), (60, 18))]
+)
+def test_our_own_import(
+    shards: str, classes: list[str], images: tuple[int, int], request: pytest.FixtureRequest
+) -> None:
     """Each class has the label and the images that it had."""
-    source = find_images(odd_shards)
-    assert source.classes == ODD_CLASSES
-    for split in ("train", "val"):
-        expected = by_tarfile(odd_shards, split, "jpg")
+    folder: Path = request.getfixturevalue(shards)
+    source = find_images(folder)
+    assert source.classes == classes
+    for split, count in zip(("train", "val"), images, strict=True):
+        expected = by_tarfile(folder, split, "jpg")
         labels = {image.key: image.label for image in source.splits[split]}
         data = contents(source, split)
         assert sorted((key, labels[key], data[key]) for key in data) == sorted(expected)
-        assert len(expected) == 12
+        assert len(expected) == count
 
 
 @pytest.fixture
@@ -156,7 +167,7 @@ def timm_reader(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("shards", ["jpeg_shards", "odd_shards"])
+@pytest.mark.parametrize("shards", ["jpeg_shards", "odd_shards", "full_shards"])
 def test_timm(timm_reader: Any, shards: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(shards)
     for split, name in (("train", "train"), ("val", "validation")):
@@ -220,11 +231,15 @@ def test_a_folder_without_a_manifest_is_refused(copy: Path) -> None:
 def test_a_corrupt_manifest_is_refused(copy: Path) -> None:
     path = copy / MANIFEST
     good = path.read_text()
-    other_version = json.dumps({**json.loads(good), "version": 2})
+    other_version = json.dumps({**json.loads(good), "version": 3})
+    without_shape = json.dumps({**json.loads(good), "version": 2})
+    newer = json.dumps({**json.loads(good), "shape": "full"})
     without_splits = json.dumps({name: value for name, value in json.loads(good).items() if name != "splits"})
     for text, reason in (
-        ("{}", "not version 1 of alexnet-fast shard set"),
-        (other_version, "not version 1 of alexnet-fast shard set"),
+        ("{}", "not version 1 or 2 of alexnet-fast shard set"),
+        (other_version, "not version 1 or 2 of alexnet-fast shard set"),
+        (without_shape, "its shape is not one of version 2"),
+        (newer, "its shape is not one of version 1"),
         ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
         ("", "Expecting value: line 1 column 1 (char 0)"),
         (without_splits, "it lacks 'splits'"),
@@ -244,7 +259,7 @@ def test_a_corrupt_manifest_is_refused(copy: Path) -> None:
         assert message.endswith("). Make the shard set again.")
 
 
-def test_a_corrupt_index_is_refused(copy: Path) -> None:
+def test_a_corrupt_index_is_refused(copy: Path, full_shards: Path) -> None:
     path = copy / "train.index.npy"
     good = path.read_bytes()
     for data, reason in (
@@ -258,6 +273,8 @@ def test_a_corrupt_index_is_refused(copy: Path) -> None:
         assert reason in message
         assert message.endswith("). Make the shard set again.")
     np.save(path, np.arange(60))
+    assert refusal(copy) == f"{path} is not a sample index of version 1. Make the shard set again."
+    shutil.copy(full_shards / path.name, path)
     assert refusal(copy) == f"{path} is not a sample index of version 1. Make the shard set again."
     np.save(path, np.load(io.BytesIO(good))[:-1])
     assert refusal(copy) == f"{path} lists 59 samples, the manifest 60. Make the shard set again."

@@ -44,7 +44,7 @@ USE = """if True:
         return message.value.decode() if failed >= 0 else pixels
 
     def square(data):
-        return resize.jpeg_square(data, 8, (64, 64), (64, 64), 64)
+        return resize.jpeg_middle(data, 8, (64, 64), resize.Target((64, 64), (64, 64)))
 
     def decoded():
         return ctypes.CDLL(str(shim)).calls_of_decoder() if "count" in sys.argv else 0

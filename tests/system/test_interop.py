@@ -44,11 +44,11 @@ for folder in map(pathlib.Path, sys.argv[1:]):
 """
 
 
-def test_hugging_face_datasets(jpeg_shards: Path, odd_shards: Path, tmp_path: Path) -> None:
+def test_hugging_face_datasets(jpeg_shards: Path, odd_shards: Path, full_shards: Path, tmp_path: Path) -> None:
     """In a process of its own, since it reads its settings (offline, the cache) when it is imported; also sets made
     from each layout."""
     photos = {name: jpeg(seed) for seed, name in enumerate([*TRAIN, *VAL_LABELS, *TEST_LABELS])}
-    folders = [jpeg_shards, odd_shards]
+    folders = [jpeg_shards, odd_shards, full_shards]
     for number, form in enumerate(BUILDERS):
         folders.append(tmp_path / f"set-{number}")
         write(find_images(build(form, tmp_path / f"source-{number}", photos)), folders[-1], Options("jpeg", size=16))

@@ -1,4 +1,4 @@
-/* The central square of shrunken JPEGs, by resize.c row by row, beside the square of what libjpeg makes of the whole one. */
+/* The middle of resized JPEGs, by resize.c row by row, beside the middle of what libjpeg makes of the whole one. */
 
 #include <math.h>
 #include <string.h>
@@ -9,10 +9,10 @@
 #include "oracle.h"
 #include "thread.h"
 
-/* How an image is shrunk: decoded at `eighths` / 8 to `width` x `height`, of which `size` pixels remain. */
-typedef struct { int eighths, width, height, size; FuzzAxis x, y; } Shrinking;
+/* How an image is shrunk: decoded at `eighths` / 8 to `width` x `height`, of which `wide` x `high` pixels remain. */
+typedef struct { int eighths, width, height, wide, high; FuzzAxis x, y; } Shrinking;
 
-enum { MAX_SIZE = 48, SPARE_BYTES = 32 }; /* bytes: see square_of */
+enum { MAX_SIZE = 48, MAX_WHOLE = 8 * MAX_SIZE, SPARE_BYTES = 32 }; /* bytes: see middle_of */
 
 int LLVMFuzzerInitialize(int *count, char ***arguments) {
     (void)count, (void)arguments;
@@ -21,45 +21,49 @@ int LLVMFuzzerInitialize(int *count, char ***arguments) {
     return 0;
 }
 
-/* As sharding/resize.py asks for it, or to any other size. */
+/* As sharding/resize.py asks for it, a square or all of the image; or to any other size. */
 static Shrinking shrinking_of(const Input *input) {
     static const int scales[] = {8, 4, 3, 2, 1};
-    Shrinking how = {.eighths = scales[input->bytes[0] % 5], .size = 1 + input->numbers[0] % MAX_SIZE};
+    Shrinking how = {.eighths = scales[input->bytes[0] % 5]};
+    int size = 1 + input->numbers[0] % MAX_SIZE;
     how.width = (input->header.width * how.eighths + 7) / 8;
     how.height = (input->header.height * how.eighths + 7) / 8;
     int shorter = how.width < how.height ? how.width : how.height;
-    double scale = (double)how.size / shorter;
-    int width = fmax(nearbyint(how.width * scale), how.size), height = fmax(nearbyint(how.height * scale), how.size);
+    double scale = (double)size / shorter;
+    int width = fmax(nearbyint(how.width * scale), size), height = fmax(nearbyint(how.height * scale), size);
     if (input->bytes[1] < 64) {
-        width = how.size + input->numbers[1] % (2 * how.width + 8);
-        height = how.size + input->numbers[2] % (2 * how.height + 8);
+        width = size + input->numbers[1] % (2 * how.width + 8);
+        height = size + input->numbers[2] % (2 * how.height + 8);
     }
-    how.x = make_axis(how.width, width, how.size);
-    how.y = make_axis(how.height, height, how.size);
+    int whole = input->bytes[1] % 2 && width <= MAX_WHOLE && height <= MAX_WHOLE;
+    how.wide = whole ? width : size, how.high = whole ? height : size;
+    how.x = make_axis(how.width, width, how.wide);
+    how.y = make_axis(how.height, height, how.high);
     return how;
 }
 
 /* `out` has so many bytes. */
-static long bytes_of(const Shrinking *how) { return 3L * how->size * how->size + SPARE_BYTES; }
+static long bytes_of(const Shrinking *how) { return 3L * how->wide * how->high + SPARE_BYTES; }
 
-static int make_square(const Input *input, const Shrinking *how, uint8_t *out) {
+static int make_middle(const Input *input, const Shrinking *how, uint8_t *out) {
     const FuzzAxis *x = &how->x, *y = &how->y;
     memset(out, 0x55, bytes_of(how));
-    return input->kernels->jpeg_square(input->image.data, input->image.bytes, how->eighths, how->width, how->height, how->size,
-                                       out, x->first, x->weights, x->taps, x->shift, y->first, y->weights, y->taps, y->shift);
+    return input->kernels->jpeg_middle(input->image.data, input->image.bytes, how->eighths, how->width, how->height, how->wide,
+                                       how->high, out, x->first, x->weights, x->taps, x->shift, y->first, y->weights, y->taps,
+                                       y->shift);
 }
 
-/* The square of `whole`, by the plain kernel; `out` must be that. */
-static void check_square(const Shrinking *how, const Whole *whole, const uint8_t *out) {
+/* The middle of `whole`, by the plain kernel; `out` must be that. */
+static void check_middle(const Shrinking *how, const Whole *whole, const uint8_t *out) {
     const FuzzAxis *x = &how->x, *y = &how->y;
     uint8_t *expected = malloc(bytes_of(how));
     CHECK(expected, "no memory is left");
     CHECK(whole->width == how->width && whole->height == how->height, "accepted, although it is of another size");
-    CHECK(kernels_of(3)->square(whole->pixels, whole->width, whole->height, how->size, expected, x->first, x->weights, x->taps,
-                                x->shift, y->first, y->weights, y->taps, y->shift), "no memory is left");
-    for (long i = 0; i < 3L * how->size * how->size; i++)
-        CHECK(out[i] == expected[i], "byte %ld of a square of %d is %d, but %d of the whole image", i, how->size, out[i],
-              expected[i]);
+    CHECK(kernels_of(3)->middle(whole->pixels, whole->width, whole->height, how->wide, how->high, expected, x->first, x->weights,
+                                x->taps, x->shift, y->first, y->weights, y->taps, y->shift), "no memory is left");
+    for (long i = 0; i < 3L * how->wide * how->high; i++)
+        CHECK(out[i] == expected[i], "byte %ld of %d x %d pixels is %d, but %d of the whole image", i, how->wide, how->high,
+              out[i], expected[i]);
     free(expected);
 }
 
@@ -90,7 +94,7 @@ static void judge(const Input *input, const Shrinking *how, int accepted, const 
     counts.usual += usual;
     if (accepted) {
         CHECK(whole.clean, "accepted, although libjpeg stops after row %d: %s", whole.rows, whole.why);
-        check_square(how, &whole, out);
+        check_middle(how, &whole, out);
     } else if (usual) {
         counts.left++;
         keep(input);
@@ -117,7 +121,7 @@ typedef struct { Input input; Shrinking how; int accepted; uint8_t *out, *again;
 static void *make_again(void *data) {
     Run *run = data;
     if (!decode_between(&run->input)) return NULL;
-    CHECK(make_square(&run->input, &run->how, run->again) == run->accepted, "accepted or not, by what was decoded before");
+    CHECK(make_middle(&run->input, &run->how, run->again) == run->accepted, "accepted or not, by what was decoded before");
     if (run->accepted)
         CHECK(!memcmp(run->out, run->again, bytes_of(&run->how) - SPARE_BYTES), "other pixels after another image");
     return NULL;
@@ -126,7 +130,7 @@ static void *make_again(void *data) {
 static void *make_alone(void *data) {
     Run *run = data;
     was_ours(); /* of the images before */
-    run->accepted = make_square(&run->input, &run->how, run->out);
+    run->accepted = make_middle(&run->input, &run->how, run->out);
     judge(&run->input, &run->how, run->accepted, run->out);
     return is_on_same_thread(&run->input) ? make_again(run) : NULL;
 }

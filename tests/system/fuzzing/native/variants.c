@@ -3,8 +3,8 @@
 int newest_variant(void); /* cpu.c */
 
 #define DECLARE(variant) \
-    Crops crops_##variant; SquareOfPixels square_##variant; SquareOfJpeg jpeg_square_##variant;
-#define LIST(variant) {crops_##variant, square_##variant, jpeg_square_##variant}
+    Crops crops_##variant; MiddleOfPixels middle_##variant; MiddleOfJpeg jpeg_middle_##variant;
+#define LIST(variant) {crops_##variant, middle_##variant, jpeg_middle_##variant}
 
 DECLARE(plain)
 #ifdef __x86_64__

@@ -7,14 +7,14 @@
 
 typedef int Crops(int n, const uint8_t *const *stored, const int64_t *bytes, int side, const int32_t *corners, int upright,
                   const float *offset, int crop, int kind, uint8_t *out, char *message);
-typedef int SquareOfPixels(const uint8_t *image, int width, int height, int size, uint8_t *out,
+typedef int MiddleOfPixels(const uint8_t *image, int width, int height, int wide, int high, uint8_t *out,
                            const int32_t *x_first, const int16_t *x_weights, int x_taps, int x_shift,
                            const int32_t *y_first, const int16_t *y_weights, int y_taps, int y_shift);
-typedef int SquareOfJpeg(const uint8_t *data, long bytes, int eighths, int width, int height, int size, uint8_t *out,
-                         const int32_t *x_first, const int16_t *x_weights, int x_taps, int x_shift,
+typedef int MiddleOfJpeg(const uint8_t *data, long bytes, int eighths, int width, int height, int wide, int high,
+                         uint8_t *out, const int32_t *x_first, const int16_t *x_weights, int x_taps, int x_shift,
                          const int32_t *y_first, const int16_t *y_weights, int y_taps, int y_shift);
 
-typedef struct { Crops *crops; SquareOfPixels *square; SquareOfJpeg *jpeg_square; } Kernels;
+typedef struct { Crops *crops; MiddleOfPixels *middle; MiddleOfJpeg *jpeg_middle; } Kernels;
 
 /* For choices 0 to 3: the newest that this processor runs twice, then v3 where it runs that, then plain. */
 const Kernels *kernels_of(int choice);
