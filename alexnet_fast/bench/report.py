@@ -84,6 +84,8 @@ class BenchReport:
             f"{setup.crop}, {setup.precision}, on {setup.device}; {setup.threads} of {setup.cores} cores decode"
             f" (native: {decoder})"
         )
+        if setup.libnvcuvid:
+            about += f"\nlibnvcuvid: {setup.libnvcuvid}"
         return "\n".join([about, capture.get().rstrip(), *self.advice, imagenet(self.rates["joint"])])
 
     def draw(self, out: Path) -> None:

@@ -152,6 +152,8 @@ def test_the_table_names_every_stage_and_the_limit() -> None:
     assert lines[-1] == imagenet(190)
     raw = BenchReport(replace(CPU, encoding="raw"), turns).as_text(width=80)
     assert "JPEG" not in raw
+    assert "libnvcuvid" not in "".join(lines)
+    assert BenchReport(replace(GPU, libnvcuvid="found"), turns).as_text(width=80).splitlines()[1] == "libnvcuvid: found"
 
 
 @pytest.mark.parametrize("shards", ["jpeg", "raw", None])
