@@ -73,7 +73,8 @@ def run_all(numbers: list[str], setup: Setup, minutes: float, out: Path) -> dict
         print(f"{number}: {POINTS[number].title} ... ", end="", flush=True)
         result = run_point(number, setup, ends - monotonic(), out)
         print(f"{result['outcome']}, {result['seconds']:.0f} s", flush=True)
-        record["points"][number] = result
+        results = record["points"] | {number: result}
+        record["points"] = {number: results[number] for number in POINTS if number in results}
         path.write_text(json.dumps(record, indent=1) + "\n")
         (out / "README.md").write_text(report.page(record))
         if (profile := Path(setup.work, "profile.txt")).exists():
@@ -86,8 +87,8 @@ def chosen(text: str) -> list[str]:
     numbers: set[int] = set()
     try:
         for part in text.split(","):
-            first, _, last = part.partition("-")
-            numbers |= set(range(int(first), int(last or first) + 1))
+            bounds = [int(number) for number in part.split("-")]
+            numbers |= set(range(bounds[0], bounds[-1] + 1))
     except ValueError:
         numbers = {-1}
     if not numbers or not numbers <= set(map(int, POINTS)):

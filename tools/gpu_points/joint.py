@@ -33,7 +33,7 @@ def run(setup: Setup, results: Results) -> None:
         key = f"{recipe}, batch {batch}"
         same = next(synthetic(config, CLASSES, DTYPES[config.precision], torch.device(setup.device)))
         results.put(f"{key}, step alone", {"images_per_second": rate(partial(step, state, config, same), batch, setup)})
-        shares = SHARES if batch == setup.batches[1] else {"host share as chosen": None}
+        shares = SHARES if (recipe, batch) == ("paper", setup.batches[1]) else {"host share as chosen": None}
         for name, share in shares.items():
             results.put(f"{key}, jpeg, {name}", joint(setup, state, config, "jpeg", share))
         results.put(f"{key}, raw", joint(setup, state, config, "raw", None))
@@ -57,9 +57,9 @@ def joint(setup: Setup, state: State, config: TrainConfig, encoding: str, share:
 
 
 def measured(setup: Setup, source: Loader, batches: Iterator[Batch], step: Any) -> dict[str, float]:
-    """Steps for three seconds. The true idle share: of the time from the first step's start, what lies between a step's
-    end and the start of the next, both by the GPU's own events. The pass over a batch's pixels lies there too."""
-    seconds, images = 3 * setup.seconds, 0
+    """Steps for some turns' time. The true idle share: of the time since the first step's start, what lies between a
+    step's end and the start of the next, both by the GPU's own events. The pass over a batch's pixels is in it."""
+    seconds, images = 4 * setup.seconds, 0
     moments: list[tuple[Any, Any]] = []
     waited, started = source.wait_seconds, perf_counter()
     while perf_counter() - started < seconds or len(moments) < 2:

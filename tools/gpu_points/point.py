@@ -28,18 +28,18 @@ class Point:
 
 
 POINTS = {
-    "0": Point("images and shard sets", "sets", 45),
-    "1": Point("machine and versions", "machine", 25),
-    "2": Point("pytest -m gpu", "machine:tests", 75),
+    "0": Point("images and shard sets", "sets", 40),
+    "1": Point("machine and versions", "machine", 20),
+    "2": Point("pytest -m gpu", "machine:tests", 60),
     "3": Point("memory of batches is kept until used", "lifetime", 40),
     "4": Point("hand-over from DALI: DLPack beside copy_to_external", "handover", 45),
-    "5": Point("the step: rates, parts, profile", "step", 110),
-    "6": Point("decoding alone", "decode", 70),
+    "5": Point("the step: rates, parts, profile", "step", 100),
+    "6": Point("decoding alone", "decode", 60),
     "7": Point("joint, by host share", "joint", 75),
-    "8": Point("train --compile", "training:compiled", 60),
+    "8": Point("train --compile", "training:compiled", 80),
     "9": Point("train, SIGTERM, --resume, eval", "training:resumed", 55),
-    "11": Point("two GPUs: data, towers, hybrid", "training:two_gpus", 45),
-    "10": Point("bench; torch's own AlexNet; stock DALI", "records", 75),
+    "11": Point("two GPUs: data, towers, hybrid", "training:two_gpus", 40),
+    "10": Point("bench; torch's own AlexNet; stock DALI", "records", 105),
 }
 """In the order in which they run, 12 minutes in all; the last one gets what the others leave."""
 

@@ -46,7 +46,7 @@ class Setup:
     @property
     def seconds(self) -> float:
         """What a rate is measured for, in each turn."""
-        return 1.0 if self.on_gpu else 0.02
+        return 0.5 if self.on_gpu else 0.02
 
     @property
     def turns(self) -> int:
