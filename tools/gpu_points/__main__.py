@@ -71,7 +71,7 @@ def run_all(numbers: list[str], setup: Setup, minutes: float, out: Path) -> dict
     for number in numbers:
         ends += shares[number]
         print(f"{number}: {POINTS[number].title} ... ", end="", flush=True)
-        result = run_point(number, setup, ends - monotonic(), out)
+        result = run_point(number, setup, max(ends - monotonic(), 0), out)
         print(f"{result['outcome']}, {result['seconds']:.0f} s", flush=True)
         results = record["points"] | {number: result}
         record["points"] = {number: results[number] for number in POINTS if number in results}

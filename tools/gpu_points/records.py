@@ -18,6 +18,8 @@ from tools.step_vs_stock import stock, stock_onetower, stock_paper
 def run(setup: Setup, results: Results) -> None:
     """What a record needs most comes first: time may end it."""
     stock_steps(setup, results)
+    if setup.on_gpu:
+        torch.cuda.empty_cache()  # for the processes that follow
     stock_dali(setup, results)
     cases = [("paper", "jpeg"), ("fast", "jpeg"), ("paper", "raw"), ("fast", "raw")]
     for recipe, encoding in cases if setup.on_gpu else cases[:1]:

@@ -1,4 +1,4 @@
-"""Point 0: a JPEG and a raw shard set of the same images."""
+"""Point 0: the native code, and a JPEG and a raw shard set of the same images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
+from tools.gpu_points.machine import compile_native
 from tools.gpu_points.setup import ROOT, Results, Setup
 
 
 def run(setup: Setup, results: Results) -> None:
     """What is in the working folder already stays as it is."""
+    compile_native(results)
     if not setup.shards("raw").exists():
         images = Path(setup.work, "images")
         if not images.exists():
@@ -27,11 +29,13 @@ def run(setup: Setup, results: Results) -> None:
 
 
 def gather(setup: Setup, folder: Path) -> None:
-    """Links to the images, again and again until there are enough of each class."""
+    """Links to the images, to all of them again and again until each class has enough."""
     if not setup.images:
         draw(setup, folder.with_name("drawn"))
     source = Path(setup.images) if setup.images else folder.with_name("drawn")
-    wanted = {"train": 20_480, "val": 2_048} if setup.on_gpu else {"train": 40, "val": 10}
+    wanted = {"train": 40, "val": 10}
+    if setup.on_gpu:  # as many as the cores prepare in seconds
+        wanted = {"train": min(max(1280 * setup.threads, 5_120), 20_480), "val": 2_048}
     for split, images in wanted.items():
         classes = sorted(path for path in (source / split).iterdir() if path.is_dir())
         for one in classes:

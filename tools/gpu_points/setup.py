@@ -67,9 +67,11 @@ class Setup:
 
     def need_gpus(self, count: int = 1) -> None:
         """Raises Skipped where there are fewer."""
-        import torch
+        found = 0
+        if self.on_gpu:
+            import torch
 
-        found = torch.cuda.device_count() if self.on_gpu else 0
+            found = torch.cuda.device_count()
         if found < count:
             raise Skipped("needs a GPU, skipped" if count == 1 else f"needs {count} GPUs, skipped")
 
