@@ -22,7 +22,7 @@ from click.testing import CliRunner
 import alexnet_fast
 from alexnet_fast.cli.main import main
 from alexnet_fast.distributed.devices import check_gpus, processes_here
-from alexnet_fast.environment import COMMIT_VARIABLE, cores, environment, limit_threads, nvcuvid, why_no_triton
+from alexnet_fast.environment import COMMIT_VARIABLE, cores, environment, limit_threads, why_no_triton
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading import checks
 from tests.conftest import pretend_file, turn_native_off
@@ -95,7 +95,7 @@ def test_the_library_of_the_jpeg_hardware_is_named(monkeypatch: pytest.MonkeyPat
     assert f" {line}\n" in dockerfile.read_text(encoding="utf-8")
     assert "video" in line.partition("=")[2].split(",")
     there.append("libnvcuvid.so.1")
-    assert nvcuvid() == "found"
+    assert environment()["libnvcuvid"] == "found"
     assert "libnvcuvid: found\n" in run("--version", "--verbose")[1]
     give_gpus(monkeypatch, 0)
     assert environment()["libnvcuvid"] is None
