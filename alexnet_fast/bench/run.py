@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet_fast import environment
 from alexnet_fast.bench.advice import BenchSetup
 from alexnet_fast.bench.report import STAGES, BenchReport
 from alexnet_fast.config import TrainConfig
@@ -21,7 +22,7 @@ from alexnet_fast.console import Progress
 from alexnet_fast.demo.samples import draw_samples
 from alexnet_fast.distributed.devices import check_gpus, choose_gpus, usable_gpus
 from alexnet_fast.distributed.topology import Topology
-from alexnet_fast.environment import cores, nvcuvid
+from alexnet_fast.environment import cores
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.pipeline import PREFETCH, Batch
 from alexnet_fast.loading.plan import training_rows
@@ -71,7 +72,7 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> BenchReport:
         device=torch.cuda.get_device_name(device) if gpus else "cpu",
         gpus=usable_gpus(),
         cores=cores(),
-        libnvcuvid=nvcuvid() if gpus and split.encoding != "raw" else None,
+        libnvcuvid=environment.nvcuvid() if gpus and split.encoding != "raw" else None,
         **taken,
     )
     stages = _stages(shards, split, config, device)
