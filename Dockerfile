@@ -37,10 +37,11 @@ RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip --python /opt/venv install --no-cache-dir --no-index --no-deps /wheels/*.whl
 
 # Any --user may write to the volumes, and nothing needs a home or a name: caches go to /tmp.
-# The command line's own default paths, shards/imagenet and runs/..., lie on them too.
+# The command line's own default paths, shards/imagenet and runs/..., lie on them too. `video`: the toolkit mounts
+# libnvcuvid, through which nvJPEG uses the GPU's JPEG hardware.
 RUN mkdir --mode=1777 /data /runs && ln -s /data /shards
 ENV HOME=/tmp USER=alexnet-fast MPLCONFIGDIR=/tmp/matplotlib PYTHONUNBUFFERED=1 \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
 WORKDIR /
 VOLUME ["/data", "/runs"]
 USER 10001:10001

@@ -47,6 +47,7 @@ def environment() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "driver": found and found.version,
         "triton": (why_no_triton() or "used") if gpus else None,
+        "libnvcuvid": nvcuvid() if gpus else None,
         "gpus": [torch.cuda.get_device_name(i) for i in range(gpus)],
         "processor": _processor(),
         "cores": cores(),
@@ -118,6 +119,19 @@ def driver() -> Driver | None:
         text = ""
     version = re.search(r"Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
     return Driver(version and version[1], (newest.value // 1000, newest.value % 1000 // 10))
+
+
+def nvcuvid() -> str:
+    """Returns whether the driver's libnvcuvid is there: "found" or a sentence. Through it nvJPEG uses the JPEG hardware
+    of the GPUs that have it (A100, H100, H200); without it nvJPEG takes the GPU's cores, and no library says so."""
+    try:
+        ctypes.CDLL("libnvcuvid.so.1")
+    except OSError:
+        return (
+            "not found, so the GPU's JPEG hardware is not used. It is part of the driver; a container has it with "
+            "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
+        )
+    return "found"
 
 
 @cache

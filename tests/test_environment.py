@@ -5,6 +5,7 @@ import ctypes
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from alexnet_fast.environment import (
     why_no_triton,
 )
 from alexnet_fast.errors import InputError
+from alexnet_fast.loading import checks
 from tests.conftest import pretend_file, turn_native_off
 
 
@@ -81,6 +83,29 @@ def test_the_driver_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(json.dumps(environment()))["packages"]["numpy"] == version("numpy")
     give_driver(monkeypatch, 12020)
     assert environment()["driver"] == "535.104.05"
+
+
+def test_the_library_of_the_jpeg_hardware_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `--version --verbose` where there is a GPU; the image asks for it by `video`."""
+    give_gpus(monkeypatch, 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: "H200")
+    there: list[str] = []
+
+    def load(name: str) -> Any:
+        if name not in there:
+            raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    missing = run("--version", "--verbose")[1]
+    (line,) = re.findall(r"^libnvcuvid: not found, so .* (NVIDIA_DRIVER_CAPABILITIES=\S+)$", missing, re.MULTILINE)
+    dockerfile = Path(__file__).resolve().parents[1] / "Dockerfile"
+    assert f" {line}\n" in dockerfile.read_text(encoding="utf-8")
+    assert "video" in line.partition("=")[2].split(",")
+    there.append("libnvcuvid.so.1")
+    assert environment()["libnvcuvid"] == "found"
+    assert "libnvcuvid: found\n" in run("--version", "--verbose")[1]
+    give_gpus(monkeypatch, 0)
+    assert environment()["libnvcuvid"] is None
 
 
 @pytest.fixture
@@ -304,6 +329,41 @@ def test_jpegs_without_dali(
     assert not (tmp_path / "run").exists()
     code, output = run(*start, "--shards", raw_shards, "--run", tmp_path / "run", "--arch", "bn")
     assert code == 0, output
+
+
+def install_dali(site: Path, cuda: str, libraries: dict[str, bytes]) -> None:
+    """What pip does: the files, over others of that name, and a record of them."""
+    info = site / f"nvidia_dali_{cuda}-2.4.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: nvidia-dali-{cuda}\nVersion: 2.4.0\n")
+    (info / "RECORD").write_text("".join(f"{name},,{len(data)}\n" for name, data in libraries.items()))
+    for name, data in libraries.items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_bytes(data)
+
+
+def test_two_builds_of_dali_in_one_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As pip leaves them: the one installed last is complete, until pip takes files of it along with the other's."""
+    monkeypatch.setattr(checks, "DALI_BUILDS", ("nvidia-dali-cuda120", "nvidia-dali-cuda130"))
+    names = "nvidia/dali/libdali.so", "nvidia/dali/libdali_kernels.so"
+    try:
+        monkeypatch.syspath_prepend(tmp_path)
+        for cuda, size in (("cuda130", 9), ("cuda120", 12)):
+            install_dali(tmp_path, cuda, {name: bytes(size) for name in names})
+            checks._incomplete_dali.cache_clear()
+            checks.check_dali()
+        checks._incomplete_dali.cache_clear()
+        (tmp_path / names[1]).unlink()
+        with pytest.raises(InputError) as raised:
+            checks.check_dali()
+    finally:
+        checks._incomplete_dali.cache_clear()
+    assert str(raised.value) == (
+        f"DALI's libraries in {tmp_path}/nvidia/dali are not those of nvidia-dali-cuda120 2.4.0 or nvidia-dali-cuda130 "
+        "2.4.0: its builds for CUDA 12 and 13 share that folder, and pip removes or overwrites files of one with the "
+        "other. Install one anew: pip uninstall nvidia-dali-cuda120 nvidia-dali-cuda130; pip install "
+        "nvidia-dali-cuda120 (for drivers of CUDA 12 and 13)."
+    )
 
 
 @pytest.mark.parametrize("system", ["Windows", "Darwin"])

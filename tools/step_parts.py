@@ -33,16 +33,17 @@ Forms = dict[str, Callable[[], object]]
 """The ways to compute one part; the first is torch's own."""
 
 
-def maps(batch: int, channels: int, side: int, dtype: torch.dtype) -> Tensor:
-    return (torch.randn(batch, channels, side, side) * 50).to(dtype, memory_format=torch.channels_last)
+def maps(batch: int, channels: int, side: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
+    values = torch.randn(batch, channels, side, side, device=device) * 50
+    return values.to(dtype, memory_format=torch.channels_last)
 
 
 def both_ways(layer: Callable[[Tensor], Tensor], x: Tensor, wrt: list[Tensor]) -> Callable[[], object]:
-    with torch.autocast("cpu", torch.bfloat16, enabled=x.dtype == torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype == torch.bfloat16):
         gradient = torch.randn_like(layer(x))
 
     def run() -> object:
-        with torch.autocast("cpu", torch.bfloat16, enabled=x.dtype == torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype == torch.bfloat16):
             y = layer(x)
         return torch.autograd.grad(y, wrt, gradient)
 
@@ -61,11 +62,11 @@ class TorchNorm(nn.LocalResponseNorm):
 
 def norm(x: Tensor) -> Forms:
     """torch's layer has no towers: it sums across all maps, the same work."""
-    ours = LocalResponseNorm(x.shape[1], towers=2)
+    ours = LocalResponseNorm(x.shape[1], towers=2).to(x.device)
     x.requires_grad_()
 
     def banded() -> object:
-        with patch.object(lrn_kernel, "available", lambda: False):
+        with patch.multiple(lrn_kernel, available=lambda: False, available_on_gpu=lambda: False):
             return both()
 
     both = both_ways(ours, x, [x])
@@ -74,7 +75,7 @@ def norm(x: Tensor) -> Forms:
 
 def conv1(x: Tensor) -> Forms:
     """Both forms at every precision, whichever `Conv1.forward` would choose."""
-    layer = Conv1(96).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layer = Conv1(96).to(x.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     wrt: list[Tensor] = list(layer.parameters())
     return {
         "torch": both_ways(lambda x: nn.Conv2d.forward(layer, x), x, wrt),

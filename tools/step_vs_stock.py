@@ -75,16 +75,16 @@ def stock_onetower() -> nn.Module:
     )
 
 
-def stock(model: nn.Module, batch: int, *, fast: bool) -> Step:
+def stock(model: nn.Module, batch: int, *, fast: bool, device: torch.device = CPU, side: int = SIDE) -> Step:
     """`fast`: bfloat16 autocast and channels-last."""
     layout = torch.channels_last if fast else torch.contiguous_format
-    model = model.to(memory_format=layout)  # type: ignore[call-overload]
-    images = (torch.randn(batch, 3, SIDE, SIDE) * 60).to(memory_format=layout)
-    labels = torch.randint(0, CLASSES, (batch,))
+    model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
+    images = (torch.randn(batch, 3, side, side, device=device) * 60).to(memory_format=layout)
+    labels = torch.randint(0, CLASSES, (batch,), device=device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=5e-4)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             loss = nn.functional.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -93,12 +93,13 @@ def stock(model: nn.Module, batch: int, *, fast: bool) -> Step:
     return step
 
 
-def ours(batch: int, **settings: Any) -> Step:
-    keep_freed_memory()  # as the loader does
-    config = replace(make_config("paper", precision="bf16", batch=batch, crop=SIDE, **settings), lr=1e-6)
-    state = initial_state(config, CLASSES, CPU)
+def ours(batch: int, *, recipe: str = "paper", device: torch.device = CPU, **settings: Any) -> Step:
+    if device == CPU:
+        keep_freed_memory()  # as the loader does
+    config = replace(make_config(recipe, batch=batch, **{"precision": "bf16", "crop": SIDE, **settings}), lr=1e-6)
+    state = initial_state(config, CLASSES, device)
     set_learning_rates(state.optimizer, config, 0.0)
-    item = next(synthetic(config, CLASSES, torch.bfloat16, CPU))  # in the form that the loader gives
+    item = next(synthetic(config, CLASSES, torch.bfloat16, device))  # in the form that the loader gives
     return lambda: train_step(state.model, state, item, config, 1.0)
 
 

@@ -38,6 +38,8 @@ class BenchSetup:
     gpus: int
     threads: int
     cores: int
+    libnvcuvid: str | None = None
+    """`environment.nvcuvid`; None where no GPU decodes."""
 
     @property
     def on_cpu(self) -> bool:

@@ -79,6 +79,8 @@ class BenchReport:
         decoder = f"none, {found['native_reason']}"
         if found["instructions"]:
             decoder = f"{found['native']}, {found['libjpeg'] or 'no libjpeg'}, {found['instructions']}"
+        if setup.libnvcuvid:
+            decoder += f"; libnvcuvid: {setup.libnvcuvid}"
         about = (
             f"{setup.shards}: {setup.encoding}, {setup.size} px; {setup.arch}, batch {setup.batch}, crop "
             f"{setup.crop}, {setup.precision}, on {setup.device}; {setup.threads} of {setup.cores} cores decode"

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet_fast import environment
 from alexnet_fast.bench.advice import BenchSetup
 from alexnet_fast.bench.report import STAGES, BenchReport
 from alexnet_fast.config import TrainConfig
@@ -73,6 +74,7 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> BenchReport:
         device=torch.cuda.get_device_name(device) if gpus else "cpu",
         gpus=usable_gpus(),
         cores=cores(),
+        libnvcuvid=environment.nvcuvid() if gpus and split.encoding != "raw" else None,
         **taken,
     )
     stages = _stages(shards, split, config, device)

@@ -152,6 +152,9 @@ def test_the_table_names_every_stage_and_the_limit() -> None:
     assert lines[-1] == imagenet(190)
     raw = BenchReport(replace(CPU, encoding="raw"), turns).as_text(width=80)
     assert "JPEG" not in raw
+    assert "libnvcuvid" not in "".join(lines)
+    on_gpu = BenchReport(replace(GPU, libnvcuvid="found"), turns).as_text(width=80)
+    assert on_gpu.splitlines()[0].endswith("; libnvcuvid: found)")
 
 
 @pytest.mark.parametrize("shards", ["jpeg", "raw", None])
