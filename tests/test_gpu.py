@@ -16,6 +16,7 @@ from alexnet_fast.recipes import make_config
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import start
 from alexnet_fast.training.trainer import Trainer
+from tests.conftest import set_host_share
 
 pytestmark = pytest.mark.gpu
 
@@ -41,7 +42,7 @@ def test_gpu_images_equal_the_cpu_s(
     a few grey levels on average; what the host decodes, and raw samples, are the same pixels."""
     if share and native.decoder() == "none":
         pytest.skip("needs the compiled code and its libjpeg")
-    monkeypatch.setattr(Loader, "_measured_share", lambda *_: share)
+    set_host_share(monkeypatch, share)
     shards: Path = request.getfixturevalue(f"{encoding}_shards")
     raw = ShardSet(shards).split("train").raw
     on_cpu = batches(shards, torch.device("cpu"), dtype)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_fast import native
-from alexnet_fast.loading import cpu, pipeline
+from alexnet_fast.loading import cpu, decoders
 from alexnet_fast.loading.handover import arranged, centre
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.pipeline import Batch, Pipeline
@@ -27,7 +27,7 @@ from alexnet_fast.loading.prefetch import PageRequests, Prefetcher
 from alexnet_fast.shards.format import Pixels
 from alexnet_fast.shards.local import map_tar, prefetch
 from alexnet_fast.shards.reader import ShardSet, Split
-from tests.conftest import turn_native_off
+from tests.conftest import set_host_share, turn_native_off
 
 CROP = 84
 
@@ -90,7 +90,7 @@ def beside_dali(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, where DALI and the host's threads decode: both on the CPU."""
     if native.decoder() == "none":
         pytest.skip("needs the compiled code and its libjpeg")
-    monkeypatch.setattr(pipeline, "needs_dali", lambda device: True)
+    monkeypatch.setattr(decoders, "needs_dali", lambda device: True)
 
 
 @pytest.mark.usefixtures("beside_dali")
@@ -106,7 +106,7 @@ def test_the_host_decodes_its_share(
     shards = request.getfixturevalue(f"{encoding}_shards")
     split = ShardSet(shards).split("train")
     rows = some_rows(split)
-    monkeypatch.setattr(Pipeline, "_measured_share", lambda *_: share)
+    set_host_share(monkeypatch, share)
     batches = load(shards, rows)
     jpegs = [int((~split.raw[row.samples]).sum()) for row in rows]
     assert fed_to_dali == [left for count in jpegs if (left := count - round(share * count))]
@@ -114,27 +114,6 @@ def test_the_host_decodes_its_share(
     for batch in batches:
         for i in range(len(batch.labels)):
             np.testing.assert_allclose(batch.images[i], expected_image(split, pixels, batch.rows, i), atol=4)
-
-
-@pytest.mark.usefixtures("beside_dali")
-def test_the_share_is_that_of_the_speeds(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from alexnet_fast.loading import dali
-
-    split = ShardSet(jpeg_shards).split("train")
-    seconds = {"on_device": 3.0, "on_host": 1.0}
-
-    def clocked(work: Callable[[], None]) -> float:
-        work()
-        return seconds[work.__name__]
-
-    monkeypatch.setattr(dali, "seconds_of_second", clocked)
-    rows = some_rows(split)
-    batches = Pipeline(split, rows, max_batch=16, crop=CROP, device=torch.device("cpu"))
-    assert len(list(batches)) == len(rows)
-    assert batches.host_share == 0.75
-    exact = Pipeline(split, rows, max_batch=16, crop=CROP, device=torch.device("cpu"), strict=True)
-    assert len(list(exact)) == len(rows)
-    assert exact.host_share == 0
 
 
 @pytest.mark.usefixtures("decoding")
