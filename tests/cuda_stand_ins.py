@@ -8,6 +8,7 @@ used on a stream which did not wait for it: `Gpu.check`.
 from __future__ import annotations
 
 import ctypes
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -172,6 +173,19 @@ def _is_gpu(device: object) -> bool:
 def _page_locked(tensor: torch.Tensor) -> torch.Tensor:
     tensor.page_locked = True  # type: ignore[attr-defined]
     return tensor
+
+
+@contextmanager
+def no_waiting_for_the_gpu() -> Iterator[None]:
+    """Of a real GPU: torch raises RuntimeError where the host would wait for it."""
+    torch.cuda.synchronize()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns, once, that the mode does not find every wait
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.fixture

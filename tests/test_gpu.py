@@ -17,6 +17,7 @@ from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import start
 from alexnet_fast.training.trainer import Trainer
 from tests.conftest import set_host_share
+from tests.cuda_stand_ins import no_waiting_for_the_gpu
 
 pytestmark = pytest.mark.gpu
 
@@ -63,7 +64,8 @@ def test_gpu_images_equal_the_cpu_s(
 
 
 def steps_without_waiting(topology: topology.Topology, shards: str, folder: str, settings: dict[str, Any]) -> bool:
-    """Three steps, in which cuDNN, the optimizer and DDP settle; then two in which torch refuses to wait."""
+    """Three steps, in which cuDNN, the optimizer and DDP settle; then two, loader and all, in which torch refuses to
+    wait."""
     common: dict[str, Any] = {
         "precision": "bf16",
         "hidden": 256,
@@ -74,15 +76,12 @@ def steps_without_waiting(topology: topology.Topology, shards: str, folder: str,
     }
     config = make_config(**{**settings, **common, "shards": shards, "log_every": 1})
     trainer = Trainer(topology, config, ShardSet.of(config), Path(folder), None)
-    batch = next(iter(trainer.loader))
-    try:
-        for step in range(1, 6):
-            if step == 4:
-                torch.cuda.synchronize()
-                torch.cuda.set_sync_debug_mode("error")
-            trainer.step(batch)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    batches = iter(trainer.loader)
+    for _ in range(3):
+        trainer.step(next(batches))
+    with no_waiting_for_the_gpu():
+        for _ in range(2):
+            trainer.step(next(batches))
     return trainer.meter.pending()[2] == 5 * 15  # 60 images in steps of 15
 
 
