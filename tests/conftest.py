@@ -229,8 +229,9 @@ def fed_to_dali(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def set_host_share(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     """Has training on a GPU try no other share of the JPEGs for the host."""
     from alexnet_fast.loading import decoders
+    from alexnet_fast.loading.share import ShareTrials
 
-    class Settled(decoders.ShareTrials):
+    class Settled(ShareTrials):
         def __init__(self) -> None:
             super().__init__()
             self.share, self.done = share, True

@@ -140,7 +140,7 @@ class _OnTheCpu(TorchFunctionMode):
     """Lets tensors of a GPU, and page-locked ones, be made on the CPU; and notes who may use them."""
 
     def __init__(self, gpu: Gpu) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.gpu = gpu
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -250,9 +250,11 @@ def _check_copied(gpu: Gpu, copied: list[Event]) -> None:
 @pytest.fixture
 def dali_for_gpu(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """DALI decodes for `gpu`."""
+    from nvidia.dali import fn, pipeline_def
+
     from alexnet_fast.loading import dali
 
-    pipeline_def, image_crop = dali.pipeline_def, dali.fn.decoders.image_crop
+    image_crop = fn.decoders.image_crop
 
     def graph_for_gpu(device_id: int | None, **about: Any) -> Any:
         on_cpu = pipeline_def(device_id=None, **about)
@@ -262,4 +264,4 @@ def dali_for_gpu(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
         return image_crop(*stored, device="cpu", **about)
 
     monkeypatch.setattr(dali, "pipeline_def", graph_for_gpu)
-    monkeypatch.setattr(dali.fn.decoders, "image_crop", decode)
+    monkeypatch.setattr(fn.decoders, "image_crop", decode)

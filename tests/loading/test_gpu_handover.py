@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from nvidia.dali import fn
 
 from alexnet_fast.loading import dali, decoders, handover
 from alexnet_fast.loading.handover import copied
@@ -105,13 +106,13 @@ def test_dali_s_memory_is_kept_until_it_is_copied(jpeg_shards: Path, gpu: Gpu) -
 def test_nvjpeg_has_memory_for_the_set_s_images_not_for_any(monkeypatch: pytest.MonkeyPatch) -> None:
     """16 MiB of the GPU's and twice 8 MiB of the host's memory a thread otherwise. DALI itself checks the names."""
     given: dict[str, Any] = {}
-    image_crop = dali.fn.decoders.image_crop
+    image_crop = fn.decoders.image_crop
 
     def decode(*stored: Any, **about: Any) -> Any:
         given.update(about)
         return image_crop(*stored, **about)
 
-    monkeypatch.setattr(dali.fn.decoders, "image_crop", decode)
+    monkeypatch.setattr(fn.decoders, "image_crop", decode)
     monkeypatch.setattr("nvidia.dali.Pipeline.build", lambda self: None)  # it needs a GPU
     dali.JpegDecoder(side=256, crop=224, max_batch=4, threads=2, gpu=0, prefetch=2)
     assert (given["device"], given["device_memory_padding"], given["host_memory_padding"]) == ("mixed", 2**20, 2**20)
