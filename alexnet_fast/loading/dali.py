@@ -46,6 +46,7 @@ class JpegDecoder:
         """DALI's first run wants all of its queue filled."""
         self._alive: deque[object] = deque(maxlen=prefetch + 2)
         """DALI reads what it was fed without a copy."""
+        self._under_way = 0
         self._copies: deque[tuple[Any, object]] = deque()
         """Batches that are copied from DALI's memory, and the event of each copy's end. DALI uses the memory again
         when they are dropped, without waiting for our streams."""
@@ -54,6 +55,7 @@ class JpegDecoder:
         """Begins a batch. `stored`: n JPEGs; `position` (n, 2): vertical and horizontal place of the crop, 0 to 1."""
         y, x = np.ascontiguousarray(position.T)
         self._alive.append((stored, y, x))
+        self._under_way += 1
         for _ in range(1 + self._surplus):
             for name, values in (("stored", stored), ("y", y), ("x", x)):
                 self._pipeline.feed_input(name, values)
@@ -65,6 +67,7 @@ class JpegDecoder:
     def result(self) -> torch.Tensor:
         """The oldest batch submitted, (n, crop, crop, 3) uint8: on a CPU shared with DALI, on a GPU a copy. The host
         does not wait for the GPU. Raises RuntimeError when one of its images does not decode."""
+        self._under_way -= 1
         if self._gpu:
             return on_copy_stream(self._copied, self._gpu)
         (images,) = self._pipeline.outputs()
@@ -85,8 +88,9 @@ class JpegDecoder:
         return pixels
 
     def finish(self) -> None:
-        """Waits for the copies under way, so that DALI's memory can be freed or used again."""
+        """Waits for the copies of the batches taken so far, after which DALI's memory can be freed or used again."""
         if self._copies:
             self._copies[-1][0].synchronize()
         self._copies.clear()
-        self._alive.clear()
+        if not self._under_way:
+            self._alive.clear()

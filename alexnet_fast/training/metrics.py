@@ -57,7 +57,8 @@ class StepMeter:
         self._started += perf_counter() - began
 
     def read(self, stop: bool) -> tuple[dict[str, float], bool]:
-        """Returns the log line of the steps since the last call; and whether any process has `stop` set."""
+        """Returns the log line of the steps since the last call; and whether any process has `stop` set. Its `peak_gib`
+        is of the process, on a GPU of torch's memory there alone: DALI's decoder has its own."""
         more = [self._old_images, float(self._new_images), float(stop), float(len(self._loader.corrupt))]
         sums = torch.cat([self._sums, self._sums.new_tensor(more)])
         loss, correct, old_images, new_images, stops, num_corrupt = sum_over_processes(sums, self._topology).tolist()

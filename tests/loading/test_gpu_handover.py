@@ -101,6 +101,10 @@ def test_dali_s_memory_is_kept_until_it_is_copied(jpeg_shards: Path, gpu: Gpu) -
     assert gpu.waits == 0
     decoder.finish()
     assert (gpu.freed, gpu.waits) == ([True] * 6, 1)
+    assert decoder._alive  # a batch is under way, which DALI reads where it was given
+    decoder.result()
+    decoder.finish()
+    assert not decoder._alive
 
 
 def test_nvjpeg_has_memory_for_the_set_s_images_not_for_any(monkeypatch: pytest.MonkeyPatch) -> None:
