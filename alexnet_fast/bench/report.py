@@ -13,6 +13,7 @@ from rich.table import Table
 
 from alexnet_fast import native
 from alexnet_fast.bench.advice import EPOCHS, IMAGENET, BenchSetup, advise, find_limit, imagenet, noise, number
+from alexnet_fast.loading.share import best_share
 
 STAGES = {
     "read": "stored bytes in random order",
@@ -96,7 +97,7 @@ class BenchReport:
             return []
         names = {share: {0.0: "none", 1.0: "all"}.get(share, f"{100 * share:.1f} %") for share in self.shares}
         tried = [f"{names[share]} {number(rate)} images/s" for share, rate in self.shares.items()]
-        best = names[max(self.shares, key=self.shares.__getitem__)]
+        best = names[best_share(self.shares)]
         return [f"JPEGs decoded on the host, the others on the GPU: {', '.join(tried)}; {best} is taken."]
 
     def draw(self, out: Path) -> None:

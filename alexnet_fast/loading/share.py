@@ -8,6 +8,8 @@ SETTLING = 8
 """Batches of a trial that are not measured: what was prepared and queued before is used up meanwhile."""
 MEASURED = 24
 """Batches of a trial that are measured."""
+GAIN = 1.02
+"""A share tried later is taken only if it is so many times as fast."""
 PARTS = 8
 """Of the shares between none and all: multiples of one in so many."""
 RAW_WORK = 1 / 3
@@ -16,7 +18,7 @@ RAW_WORK = 1 / 3
 
 class ShareTrials:
     """Tries three shares, each over some batches of the training: all on the host, none, and the share with which both
-    would end together at the rates of these two. Then `share` stays at that with the highest rate.
+    would end together at the rates of these two. Then `share` stays at the best.
 
     The loader calls `used` after each batch. Rates are by moments of the device, since the host is ahead of it, and
     are read once those have come: nothing waits for them, the trial only takes a few batches more.
@@ -53,7 +55,17 @@ class ShareTrials:
         if len(self.rates) == 2 and 0 < some < 1:
             self.share = some
             return
-        self.share, self.done = max(self.rates, key=self.rates.__getitem__), True
+        self.share, self.done = best_share(self.rates), True
+
+
+def best_share(rates: dict[float, float]) -> float:
+    """Returns the share with the highest rate. One that was tried after another counts as better from GAIN on: the
+    steps that were queued under the one before may hide a little that it is slower than the step."""
+    best, *others = rates
+    for share in others:
+        if rates[share] > GAIN * rates[best]:
+            best = share
+    return best
 
 
 def host_threads(threads: int, share: float, raw: float) -> int:

@@ -1,5 +1,6 @@
 """The host's share of the JPEGs beside a GPU: what is tried, by which clock, and what it leaves as it is."""
 
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from alexnet_fast.loading.pipeline import Pipeline
 from alexnet_fast.loading.plan import training_rows
 from alexnet_fast.loading.share import MEASURED, SETTLING, ShareTrials, host_threads
 from alexnet_fast.shards.reader import ShardSet
-from tests.cuda_stand_ins import Gpu
+from tests.cuda_stand_ins import Gpu, Stream
 
 CROP = 84
 BATCH, STEP = 100, 0.01
@@ -59,6 +60,37 @@ def test_the_share_with_the_highest_rate_is_taken(by_share: dict[float, float], 
     counts = [shares.count(one) for one in by_share]
     assert list(dict.fromkeys(shares)) == list(by_share)
     assert counts == [SETTLING + MEASURED + ahead] * 3  # until the last one's end has come
+
+
+@pytest.mark.parametrize(("decode", "best"), [({1.0: 0.02, 0.0: 0.033}, 1.0), ({1.0: 0.06, 0.0: 0.033}, None)])
+def test_queued_steps_do_not_make_a_slower_share_the_best(decode: dict[float, float], best: float | None) -> None:
+    """Steps of 30 ms, up to 5 of them and 2 batches ahead of the device. Both at once decode as fast as both alone, so
+    some is best where all and none are slower than the step."""
+    gpu, trials = Gpu(), ShareTrials()
+    decoder = Stream(gpu)
+    decoded: deque[tuple[float, float]] = deque()
+    queued: deque[float] = deque()
+    asked = gpu.steps.record_event()
+
+    def submit() -> None:
+        part = trials.share
+        decoder.work(max(part * decode[1.0], (1 - part) * decode[0.0]))
+        decoded.append((part, decoder.ends))
+
+    submit()
+    while not trials.done:
+        submit()
+        part, ready = decoded.popleft()
+        gpu.now = max(gpu.now, ready)
+        gpu.steps.work(0.03 if part == 1 else 0.0299)  # noise
+        queued.append(gpu.steps.ends)
+        if len(queued) > 5:
+            gpu.now = max(gpu.now, queued.popleft())
+        before, asked = asked, gpu.steps.record_event()
+        trials.used(part, BATCH, before, asked)
+    some = [one for one in trials.rates if 0 < one < 1]
+    assert [trials.share] == (some if best is None else [best])
+    assert trials.rates[trials.share] == pytest.approx(BATCH / 0.03, rel=0.01)
 
 
 def test_nothing_is_tried_between_where_one_is_far_faster() -> None:
