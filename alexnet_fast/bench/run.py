@@ -85,8 +85,8 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> BenchReport:
 
     with Progress("measuring", turns * len(stages)) as progress:
         for name, stage in stages.items():
-            progress.update(0, f"{name}: what the host decodes")
             while stage.trials and not stage.trials.done:
+                progress.update(0, f"{name}: trying how many of the JPEGs the host decodes best")
                 next(stage.work)
         for number, (turn, name) in enumerate(product(range(turns), stages)):
             progress.update(number, f"turn {turn + 1}/{turns}  {name}")

@@ -75,8 +75,8 @@ class JpegDecoder:
 
     def _copied(self, stream: torch.cuda.Stream) -> torch.Tensor:
         """The oldest batch, copied on `stream` once it is decoded."""
-        # No from_dlpack here: to free DALI's memory it waits for the whole GPU. Nor the stream of the steps: the next
-        # steps would wait there for the decoding of batches that are not theirs.
+        # Not by from_dlpack: to free DALI's memory, that waits for the whole GPU. And not on the stream of the steps:
+        # the copy would come behind those queued there, and DALI have to wait for its memory until then.
         (images,) = self._pipeline.outputs(stream)
         decoded = images.as_tensor()
         pixels = torch.empty(decoded.shape(), dtype=torch.uint8, device=self._gpu)

@@ -39,7 +39,7 @@ class Decoder:
 class Decoders:
     """The decoder of the next batch: another one when the share changes. Of training on a GPU that is tried out,
     `trials`; of the evaluations, which are to give the same each time, it is 0, since the two decoders' pixels differ
-    by a few grey levels. DALI's threads and ours are together no more than `threads`, where those are two.
+    by a few grey levels. DALI's threads and ours are together no more than `threads`, where that is 2 or more.
 
     `strict`: an evaluation, whose DALI pipeline is kept for the next one of the split. Raises InputError where DALI is
     needed and not there.
@@ -65,7 +65,7 @@ class Decoders:
 
     @property
     def share(self) -> float:
-        """Of the next batch' JPEGs, 0 to 1: what the host decodes."""
+        """Of the next batch's JPEGs, 0 to 1: what the host decodes."""
         return self.trials.share if self.trials else float(not self._has_dali)
 
     def next(self) -> Decoder:

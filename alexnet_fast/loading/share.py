@@ -26,7 +26,7 @@ class ShareTrials:
 
     def __init__(self) -> None:
         self.share = 1.0
-        """Of the next batch' JPEGs, 0 to 1: what the host decodes."""
+        """Of the next batch's JPEGs, 0 to 1: what the host decodes."""
         self.rates: dict[float, float] = {}
         """Images/s of the trials so far, by share."""
         self.done = False
