@@ -63,6 +63,30 @@ def test_gpu_images_equal_the_cpu_s(
         assert differences.mean() < 3
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_batches_are_whole_however_far_the_gpu_is_behind(
+    share: float, jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DALI's memory is used again while its copies, and the steps that use them, are still queued."""
+    set_host_share(monkeypatch, share)
+    matrix = torch.randn(8192, 8192, device="cuda")
+
+    def sums(products: int) -> torch.Tensor:
+        """Of each batch's pixels, with so many matrix products queued before the next one."""
+        found = []
+        for batch in Loader.training(
+            ShardSet(jpeg_shards).split("train"), batch=8, num_epochs=4, crop=84, device="cuda", dtype=torch.uint8
+        ):
+            for _ in range(products):
+                matrix @ matrix
+            if not products:
+                torch.cuda.synchronize()
+            found.append(batch.images.sum(dtype=torch.int64))
+        return torch.stack(found).cpu()
+
+    assert torch.equal(sums(0), sums(20))
+
+
 def steps_without_waiting(topology: topology.Topology, shards: str, folder: str, settings: dict[str, Any]) -> bool:
     """Three steps, in which cuDNN, the optimizer and DDP settle; then two, loader and all, in which torch refuses to
     wait."""
