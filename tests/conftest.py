@@ -242,6 +242,19 @@ def fed_to_dali(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return fed
 
 
+def set_host_share(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    """Has training on a GPU try no other share of the JPEGs for the host."""
+    from alexnet_fast.loading import decoders
+    from alexnet_fast.loading.share import ShareTrials
+
+    class Settled(ShareTrials):
+        def __init__(self) -> None:
+            super().__init__()
+            self.share, self.done = share, True
+
+    monkeypatch.setattr(decoders, "ShareTrials", Settled)
+
+
 def unpacked(archive: Path, folder: Path) -> Path:
     """The archive's folder that holds train/; skips where the archive is not there."""
     path = TESTS.parents[1] / archive

@@ -16,6 +16,8 @@ from alexnet_fast.recipes import make_config
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import start
 from alexnet_fast.training.trainer import Trainer
+from tests.conftest import set_host_share
+from tests.cuda_stand_ins import no_waiting_for_the_gpu
 
 pytestmark = pytest.mark.gpu
 
@@ -41,7 +43,7 @@ def test_gpu_images_equal_the_cpu_s(
     a few grey levels on average; what the host decodes, and raw samples, are the same pixels."""
     if share and native.decoder() == "none":
         pytest.skip("needs the compiled code and its libjpeg")
-    monkeypatch.setattr(Loader, "_measured_share", lambda *_: share)
+    set_host_share(monkeypatch, share)
     shards: Path = request.getfixturevalue(f"{encoding}_shards")
     raw = ShardSet(shards).split("train").raw
     on_cpu = batches(shards, torch.device("cpu"), dtype)
@@ -61,8 +63,33 @@ def test_gpu_images_equal_the_cpu_s(
         assert differences.mean() < 3
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_batches_are_whole_however_far_the_gpu_is_behind(
+    share: float, jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DALI's memory is used again while its copies, and the steps that use them, are still queued."""
+    set_host_share(monkeypatch, share)
+    matrix = torch.randn(8192, 8192, device="cuda")
+
+    def sums(products: int) -> torch.Tensor:
+        """Of each batch's pixels, with so many matrix products queued before the next one."""
+        found = []
+        for batch in Loader.training(
+            ShardSet(jpeg_shards).split("train"), batch=8, num_epochs=4, crop=84, device="cuda", dtype=torch.uint8
+        ):
+            for _ in range(products):
+                matrix @ matrix
+            if not products:
+                torch.cuda.synchronize()
+            found.append(batch.images.sum(dtype=torch.int64))
+        return torch.stack(found).cpu()
+
+    assert torch.equal(sums(0), sums(20))
+
+
 def steps_without_waiting(topology: topology.Topology, shards: str, folder: str, settings: dict[str, Any]) -> bool:
-    """Three steps, in which cuDNN, the optimizer and DDP settle; then two in which torch refuses to wait."""
+    """Three steps, in which cuDNN, the optimizer and DDP settle; then two, loader and all, in which torch refuses to
+    wait."""
     common: dict[str, Any] = {
         "precision": "bf16",
         "hidden": 256,
@@ -73,15 +100,12 @@ def steps_without_waiting(topology: topology.Topology, shards: str, folder: str,
     }
     config = make_config(**{**settings, **common, "shards": shards, "log_every": 1})
     trainer = Trainer(topology, config, ShardSet.of(config), Path(folder), None)
-    batch = next(iter(trainer.loader))
-    try:
-        for step in range(1, 6):
-            if step == 4:
-                torch.cuda.synchronize()
-                torch.cuda.set_sync_debug_mode("error")
-            trainer.step(batch)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    batches = iter(trainer.loader)
+    for _ in range(3):
+        trainer.step(next(batches))
+    with no_waiting_for_the_gpu():
+        for _ in range(2):
+            trainer.step(next(batches))
     return trainer.meter.pending()[2] == 5 * 15  # 60 images in steps of 15
 
 

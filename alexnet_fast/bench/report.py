@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from alexnet_fast import native
 from alexnet_fast.bench.advice import EPOCHS, IMAGENET, BenchSetup, advise, find_limit, imagenet, noise, number
+from alexnet_fast.loading.share import best_share
 
 STAGES = {
     "read": "stored bytes in random order",
@@ -27,10 +28,12 @@ STAGES = {
 
 @dataclass(frozen=True)
 class BenchReport:
-    """`turns`: images/s of every stage, turn by turn; none of `copy` where there is no GPU."""
+    """`turns`: images/s of every stage, turn by turn; none of `copy` where there is no GPU. `shares`: of `joint`,
+    images/s by the share of the JPEGs that the host decoded, 0 to 1; empty where the host decodes all or none."""
 
     setup: BenchSetup
     turns: dict[str, list[float]]
+    shares: dict[float, float] = field(default_factory=dict)
 
     @property
     def rates(self) -> dict[str, float]:
@@ -56,6 +59,7 @@ class BenchReport:
                 else None
                 for stage, rates in self.turns.items()
             },
+            "host_shares": [{"share": share, "images_per_second": rate} for share, rate in self.shares.items()],
             "limit": self.limit,
             "advice": self.advice,
             "imagenet_seconds": {"epoch": epoch, f"{EPOCHS}_epochs": EPOCHS * epoch},
@@ -86,7 +90,17 @@ class BenchReport:
             f"{setup.crop}, {setup.precision}, on {setup.device}; {setup.threads} of {setup.cores} cores decode"
             f" (native: {decoder})"
         )
-        return "\n".join([about, capture.get().rstrip(), *self.advice, imagenet(self.rates["joint"])])
+        texts = [about, capture.get().rstrip(), *self._tried(), *self.advice, imagenet(self.rates["joint"])]
+        return "\n".join(texts)
+
+    def _tried(self) -> list[str]:
+        """A sentence where the host's share of the JPEGs was tried."""
+        if not self.shares:
+            return []
+        names = {share: {0.0: "none", 1.0: "all"}.get(share, f"{100 * share:.1f} %") for share in self.shares}
+        tried = [f"{names[share]} {number(rate)} images/s" for share, rate in self.shares.items()]
+        best = names[best_share(self.shares)]
+        return [f"JPEGs decoded on the host, the others on the GPU: {', '.join(tried)}; {best} is taken."]
 
     def draw(self, out: Path) -> None:
         """A PNG: a bar a stage, the limit dark, with the turns' low and high."""

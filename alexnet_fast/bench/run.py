@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,9 +24,11 @@ from alexnet_fast.distributed.devices import check_gpus, choose_gpus, usable_gpu
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
 from alexnet_fast.loading.checks import check_square
+from alexnet_fast.loading.decoders import PREFETCH
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.pipeline import PREFETCH, Batch
+from alexnet_fast.loading.pipeline import Batch
 from alexnet_fast.loading.plan import training_rows
+from alexnet_fast.loading.share import ShareTrials
 from alexnet_fast.loading.synthetic import synthetic
 from alexnet_fast.memory import keep_freed_memory
 from alexnet_fast.sharding.output import open_output
@@ -48,9 +50,14 @@ CLASSES = 1000
 SAMPLES_PER_CLASS = 30
 
 
-Stage = tuple[Iterator[int], Iterator[Batch] | None]
-"""What does a batch and yields its number of images, without end; and its loader, if it has one: what that has
-prepared while other stages ran must not count."""
+@dataclass(frozen=True)
+class Stage:
+    """`work` does a batch and yields its number of images, without end. `batches`: of its loader, if it has one: what
+    that has prepared while other stages ran must not count. `trials`: of the host's share of the JPEGs."""
+
+    work: Iterator[int]
+    batches: Iterator[Batch] | None = None
+    trials: ShareTrials | None = None
 
 
 def bench(config: TrainConfig, gpus: int | None, turns: int) -> BenchReport:
@@ -81,10 +88,15 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> BenchReport:
     turns_of: dict[str, list[float]] = {name: [] for name in STAGES}
 
     with Progress("measuring", turns * len(stages)) as progress:
+        for name, stage in stages.items():
+            while stage.trials and not stage.trials.done:
+                progress.update(0, f"{name}: trying how many of the JPEGs the host decodes best")
+                next(stage.work)
         for number, (turn, name) in enumerate(product(range(turns), stages)):
             progress.update(number, f"turn {turn + 1}/{turns}  {name}")
-            turns_of[name].append(_measure(*stages[name], device))
-    return BenchReport(setup, turns_of)
+            turns_of[name].append(_measure(stages[name], device))
+    trials = stages["joint"].trials
+    return BenchReport(setup, turns_of, trials.rates if trials else {})
 
 
 def bench_samples(config: TrainConfig, gpus: int | None, turns: int) -> BenchReport:
@@ -99,13 +111,13 @@ def bench_samples(config: TrainConfig, gpus: int | None, turns: int) -> BenchRep
     return replace(report, setup=replace(report.setup, shards="sample images"))
 
 
-def _measure(work: Iterator[int], loader: Iterator[Batch] | None, device: torch.device) -> float:
+def _measure(stage: Stage, device: torch.device) -> float:
     """Images/s of one turn."""
-    if loader:
+    if stage.batches:
         for _ in range(PREFETCH):
-            next(loader)
-    _rate(work, WARM_SECONDS, device)
-    return _rate(work, SECONDS, device)
+            next(stage.batches)
+    _rate(stage.work, WARM_SECONDS, device)
+    return _rate(stage.work, SECONDS, device)
 
 
 def _rate(work: Iterator[int], seconds: float, device: torch.device) -> float:
@@ -130,8 +142,8 @@ def _stages(shards: ShardSet, split: Split, config: TrainConfig, device: torch.d
     copies = -(-100 * config.batch // len(split))  # so that batches are full, however small the split is
     samples = np.arange(copies * len(split)) % len(split)
 
-    def load(seed: int, dtype: torch.dtype, augment: bool) -> Iterator[Batch]:
-        loader = Loader.training(
+    def load(seed: int, dtype: torch.dtype, augment: bool) -> Loader:
+        return Loader.training(
             split,
             batch=config.batch,
             num_epochs=EPOCHS,
@@ -144,22 +156,27 @@ def _stages(shards: ShardSet, split: Split, config: TrainConfig, device: torch.d
             dtype=dtype,
             threads=config.threads,
         )
-        return iter(loader)
 
     def step(batches: Iterator[Batch]) -> Iterator[int]:
         for batch in batches:
             train_step(state.model, state, batch, config, 1.0)
             yield len(batch.labels)
 
-    decoded, loaded, trained = load(1, torch.uint8, False), load(2, dtype, True), load(3, dtype, True)
-    stages: dict[str, Stage] = {
-        "read": (_read(split, samples, config), None),
-        "decode": ((len(batch.labels) for batch in decoded), decoded),
-        "loader": ((len(batch.labels) for batch in loaded), loaded),
-        "step": (step(synthetic(config, classes, dtype, device)), None),
-        "joint": (step(trained), trained),
+    def count(batches: Iterator[Batch]) -> Iterator[int]:
+        return (len(batch.labels) for batch in batches)
+
+    def stage(loader: Loader, work: Callable[[Iterator[Batch]], Iterator[int]]) -> Stage:
+        batches = iter(loader)
+        return Stage(work(batches), batches, loader.trials)
+
+    stages = {
+        "read": Stage(_read(split, samples, config)),
+        "decode": stage(load(1, torch.uint8, False), count),
+        "loader": stage(load(2, dtype, True), count),
+        "step": Stage(step(synthetic(config, classes, dtype, device))),
+        "joint": stage(load(3, dtype, True), step),
     }
-    return stages if device.type == "cpu" else {**stages, "copy": (_copy(config, device), None)}
+    return stages if device.type == "cpu" else {**stages, "copy": Stage(_copy(config, device))}
 
 
 def _read(split: Split, samples: NDArray[np.int64], config: TrainConfig) -> Iterator[int]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from socket import socket
 from typing import Any, TypeVar
 
@@ -21,6 +22,10 @@ from alexnet_fast.distributed.devices import check_gpus, started_by_torchrun
 from alexnet_fast.errors import InputError, LostProcessError, TrainingError
 
 T = TypeVar("T")
+
+TIMEOUT = timedelta(hours=1)
+"""Of a collective, for which NCCL would wait for 10 minutes: as long as one process may wait for a server that hangs
+(shards/fetch.py) while the others wait for it. Lost processes are found by heartbeat.py."""
 
 
 @dataclass(frozen=True)
@@ -86,20 +91,19 @@ def _work(worker: Callable[..., Any], gpus: int, rank: int, world_size: int, arg
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend, device_id = ("nccl", device) if device.type == "cuda" else ("gloo", None)
-    dist.init_process_group(backend, rank=rank, world_size=world_size, device_id=device_id)
-    lost = False
+    dist.init_process_group(backend, rank=rank, world_size=world_size, device_id=device_id, timeout=TIMEOUT)
+    all_take_part = True
     try:
         return worker(Topology(rank, world_size, device), *args)
-    except LostProcessError:
-        lost = True
+    except BaseException as error:
+        is_of_others = isinstance(error, RuntimeError) and is_of_peers(error)
+        all_take_part = backend == "gloo" and not is_of_others and not isinstance(error, LostProcessError)
+        if is_of_others:
+            reason = str(error).splitlines()[0]
+            raise LostProcessError(f"another process, or its machine, has ended: {reason}") from error
         raise
-    except RuntimeError as error:
-        if not is_of_peers(error):
-            raise
-        lost, reason = True, str(error).splitlines()[0]
-        raise LostProcessError(f"another process, or its machine, has ended: {reason}") from error
     finally:
-        if not lost:  # else it would wait for work that the lost one was to take part in
+        if all_take_part:  # else it may wait for work that another process takes no part in; NCCL for all it has begun
             dist.destroy_process_group()
 
 

@@ -1,11 +1,9 @@
-"""JPEGs: (bytes, crop) -> uint8 pixels on the device, by DALI, and how much of them the host's threads should decode
-beside it. The only file that imports DALI."""
+"""JPEGs: (bytes, crop) -> uint8 pixels on the device, by DALI. The only file that imports it."""
 
 from __future__ import annotations
 
+import ctypes
 from collections import deque
-from collections.abc import Callable
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -13,41 +11,51 @@ import torch
 from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 
-from alexnet_fast.loading.cpu import CropReader
-from alexnet_fast.loading.handover import copied
+from alexnet_fast.loading.handover import on_copy_stream
 
-PARTS = 8
-"""The host's share is rounded to so many parts."""
+PIXEL_BYTES = 16
+"""What nvJPEG's buffers hold ready for a pixel: of a 256 px image 1 MiB a thread, in place of DALI's 16 and 2 x 8."""
 
 
 class JpegDecoder:
     """Decodes JPEGs on `threads` of the CPU, or with `gpu` given on that GPU; no more of each than its crop needs.
 
-    `max_batch`: the most images one `submit` takes. Up to `prefetch` batches may be submitted before the first is
-    taken by `result`; they come in order.
+    `side`: of the stored images, pixels. `max_batch`: the most images one `submit` takes. Up to `prefetch` batches may
+    be submitted before the first is taken by `result`; they come in order.
     """
 
-    def __init__(self, *, crop: int, max_batch: int, threads: int, gpu: int | None, prefetch: int) -> None:
+    def __init__(self, *, side: int, crop: int, max_batch: int, threads: int, gpu: int | None, prefetch: int) -> None:
+        # nvJPEG's memory a thread, and the hardware decoder's: by default both are for images of any size.
+        padding = PIXEL_BYTES * side**2
+        memory = {"device_memory_padding": padding, "host_memory_padding": padding}
+        memory |= {"preallocate_width_hint": side, "preallocate_height_hint": side}
+
         @pipeline_def(batch_size=max_batch, num_threads=threads, device_id=gpu, prefetch_queue_depth=prefetch)
         def graph() -> Any:
             stored = fn.external_source(name="stored", dtype=types.UINT8, ndim=1, no_copy=True)
             y, x = (fn.external_source(name=name, dtype=types.FLOAT, ndim=0, no_copy=True) for name in "yx")
             device = "cpu" if gpu is None else "mixed"
             return fn.decoders.image_crop(
-                stored, device=device, adjust_orientation=False, crop=(crop, crop), crop_pos_y=y, crop_pos_x=x
+                stored, device=device, adjust_orientation=False, crop=(crop, crop), crop_pos_y=y, crop_pos_x=x, **memory
             )
 
+        self._gpu = None if gpu is None else torch.device("cuda", gpu)
         self._pipeline = graph()
         self._pipeline.build()
         self._surplus = prefetch - 1
         """DALI's first run wants all of its queue filled."""
         self._alive: deque[object] = deque(maxlen=prefetch + 2)
         """DALI reads what it was fed without a copy."""
+        self._under_way = 0
+        self._copies: deque[tuple[Any, object]] = deque()
+        """Batches that are copied from DALI's memory, and the event of each copy's end. DALI uses the memory again
+        when they are dropped, without waiting for our streams."""
 
     def submit(self, stored: list[NDArray[np.uint8]], position: NDArray[np.float32]) -> None:
         """Begins a batch. `stored`: n JPEGs; `position` (n, 2): vertical and horizontal place of the crop, 0 to 1."""
         y, x = np.ascontiguousarray(position.T)
         self._alive.append((stored, y, x))
+        self._under_way += 1
         for _ in range(1 + self._surplus):
             for name, values in (("stored", stored), ("y", y), ("x", x)):
                 self._pipeline.feed_input(name, values)
@@ -57,41 +65,32 @@ class JpegDecoder:
         self._surplus = 0
 
     def result(self) -> torch.Tensor:
-        """The oldest batch submitted, (n, crop, crop, 3) uint8; shared with DALI, not copied. Raises RuntimeError when
-        one of its images does not decode."""
-        # On the stream that will use them: their memory is then not reused before it has.
-        gpu = self._pipeline.device_id
-        (images,) = self._pipeline.outputs(None if gpu is None else torch.cuda.current_stream(gpu))
+        """The oldest batch submitted, (n, crop, crop, 3) uint8: on a CPU shared with DALI, on a GPU a copy. The host
+        does not wait for the GPU. Raises RuntimeError when one of its images does not decode."""
+        self._under_way -= 1
+        if self._gpu:
+            return on_copy_stream(self._copied, self._gpu)
+        (images,) = self._pipeline.outputs()
         return torch.from_dlpack(images.as_tensor())
 
-    def host_share(self, jpegs: list[NDArray[np.uint8]], reader: CropReader, device: torch.device) -> float:
-        """The share of the JPEGs, 0 to 1, with which `reader` on the host and this decoder end together, by the time
-        that each takes for all of `jpegs`. Raises RuntimeError or ValueError when one does not decode."""
-        n = len(jpegs)
-        if not n:
-            return 0.0
+    def _copied(self, stream: torch.cuda.Stream) -> torch.Tensor:
+        """The oldest batch, copied on `stream` once it is decoded."""
+        # Not by from_dlpack: to free DALI's memory, that waits for the whole GPU. And not on the stream of the steps:
+        # the copy would come behind those queued there, and DALI have to wait for its memory until then.
+        (images,) = self._pipeline.outputs(stream)
+        decoded = images.as_tensor()
+        pixels = torch.empty(decoded.shape(), dtype=torch.uint8, device=self._gpu)
+        to, on = ctypes.c_void_p(pixels.data_ptr()), ctypes.c_void_p(stream.cuda_stream)
+        decoded.copy_to_external(to, on, non_blocking=True)
+        while self._copies and self._copies[0][0].query():
+            self._copies.popleft()
+        self._copies.append((stream.record_event(), images))
+        return pixels
 
-        def finish() -> None:
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-
-        def on_device() -> None:
-            self.submit(jpegs, np.zeros((n, 2), np.float32))
-            self.result()
-            finish()
-
-        def on_host() -> None:
-            cut = reader.submit(jpegs, np.zeros((n, 2), np.uint16), n, torch.zeros(n, 3), torch.uint8)
-            copied(cut.result(), device)
-            finish()
-
-        device_seconds, host_seconds = seconds_of_second(on_device), seconds_of_second(on_host)
-        return round(PARTS * device_seconds / (device_seconds + host_seconds)) / PARTS
-
-
-def seconds_of_second(work: Callable[[], None]) -> float:
-    """Seconds that `work` takes the second time: the first prepares what is used again."""
-    work()
-    started = perf_counter()
-    work()
-    return perf_counter() - started
+    def finish(self) -> None:
+        """Waits for the copies of the batches taken so far, after which DALI's memory can be freed or used again."""
+        if self._copies:
+            self._copies[-1][0].synchronize()
+        self._copies.clear()
+        if not self._under_way:
+            self._alive.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -78,14 +78,13 @@ def joined(
 ) -> torch.Tensor:
     """The images of a batch, (n, 3, crop, crop) of type `dtype` in channels-last memory of `device`.
 
-    `jpegs`: of the first rows, uint8 on the device, neither mirrored nor centred yet; `cut`: of the others, mirrored,
-    and centred where they are of type `dtype`; both (n, crop, crop, 3). `offset`: `centre`'s, a row an image.
+    `jpegs`: of the first rows, uint8, neither mirrored nor centred yet; `cut`: of the others, mirrored, and centred
+    where they are of type `dtype`; both (n, crop, crop, 3). `offset`: `centre`'s, a row an image. All on the device.
     """
-    cut = None if cut is None else copied(cut, device)
     if jpegs is None and cut is not None and cut.dtype == dtype:
         return cut.permute(0, 3, 1, 2)
     first = 0 if jpegs is None else len(jpegs)
-    upright, offset = int((~rows.mirror[:first]).sum()), copied(offset, device)
+    upright = int((~rows.mirror[:first]).sum())
     with one_thread():
         if cut is None and jpegs is not None and dtype == torch.uint8:
             images = jpegs
@@ -104,15 +103,22 @@ def joined(
 
 
 def copied(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on the device; a copy to a GPU has a stream of its own: beside the step under way, not behind it."""
+    """The tensor, which lies on the host, on the device. The host does not wait for a GPU."""
     if device.type != "cuda":
         return tensor.to(device)
+    pinned = tensor.pin_memory()  # which torch does not use again before it is copied
+    return on_copy_stream(lambda _: pinned.to(device, non_blocking=True), device)
+
+
+def on_copy_stream(copy: Callable[[torch.cuda.Stream], torch.Tensor], device: torch.device) -> torch.Tensor:
+    """What `copy` makes on a GPU's stream for copies, which it is given: beside the step under way, not behind it. The
+    stream in use there waits for it, and its memory is not used again before that stream is done with it."""
     copies, current = _copy_stream(device), torch.cuda.current_stream(device)
-    with torch.cuda.stream(copies):  # torch notes it: page-locked memory is not used again before it is copied
-        copy = tensor.to(device, non_blocking=True)
+    with torch.cuda.stream(copies):
+        made = copy(copies)
     current.wait_stream(copies)
-    copy.record_stream(current)
-    return copy
+    made.record_stream(current)
+    return made
 
 
 @cache

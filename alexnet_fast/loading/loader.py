@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from alexnet_fast.loading.pipeline import Batch, Pipeline
 from alexnet_fast.loading.plan import Rows, ShuffleWindow, evaluation_rows, training_rows
+from alexnet_fast.loading.share import ShareTrials
 from alexnet_fast.shards.reader import Split
 
 
 class Loader:
     """Batches on the training device. `training` and `evaluation` make one; it can be iterated over once.
 
-    Iterating raises TrainingError when more than 0.1 % of a training's split are corrupt or an image does not decode,
-    InputError where there are JPEGs and nothing to decode them.
+    Making one raises InputError where there are JPEGs and nothing to decode them; iterating raises TrainingError when
+    more than 0.1 % of a training's split are corrupt or an image does not decode.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -127,8 +128,13 @@ class Loader:
 
     @property
     def wait_seconds(self) -> float:
-        """The time that the consumer has spent waiting for batches."""
+        """The time that the device has had nothing to do because no batch was there, the first one left out."""
         return self._pipeline.wait_seconds
+
+    @property
+    def trials(self) -> ShareTrials | None:
+        """Of the share of the JPEGs that the host decodes beside a GPU; None where nothing is to be tried."""
+        return self._pipeline.trials
 
     def waits_for(self) -> str:
         """Why no batch comes, in words, for another thread: the stage, and the file or URL that cannot be read."""

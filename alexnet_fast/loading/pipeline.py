@@ -7,31 +7,24 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
-from time import perf_counter
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet_fast import native
 from alexnet_fast.errors import TrainingError
-from alexnet_fast.loading.checks import check_crop, check_dali, check_square, needs_dali
+from alexnet_fast.loading.checks import check_crop, check_square
 from alexnet_fast.loading.corruption import CorruptionFilter
-from alexnet_fast.loading.cpu import KINDS, CropReader, Cut
+from alexnet_fast.loading.cpu import KINDS, Cut
+from alexnet_fast.loading.decoders import PREFETCH, Decoder, Decoders
 from alexnet_fast.loading.handover import arranged, copied, joined
+from alexnet_fast.loading.idle import IdleTime, moments
 from alexnet_fast.loading.plan import Rows
 from alexnet_fast.loading.prefetch import Prefetcher
+from alexnet_fast.loading.share import ShareTrials
 from alexnet_fast.memory import keep_freed_memory
 from alexnet_fast.sharding.jpeg_header import check_stored_jpeg
 from alexnet_fast.shards.reader import Split
-
-if TYPE_CHECKING:
-    from alexnet_fast.loading.dali import JpegDecoder
-
-PREFETCH = 2
-"""Batches under way besides the one in use."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +43,6 @@ class Pipeline:
 
     `strict`: a corrupt sample keeps its place with the label UNLABELLED; otherwise a neighbour takes its place.
     `whole_tars`: the rows are in a shuffle window's order, so tars are prefetched from end to end.
-    `host_share`: of the JPEGs that train on a GPU, the share that the host's threads decode beside it, measured when
-    iterating begins. The two decoders' pixels differ by a few grey levels: it is 0 in an evaluation, which is to give
-    the same each time.
-    `wait_seconds`: the time that the consumer has spent waiting in this iterator.
     """
 
     def __init__(
@@ -72,20 +61,20 @@ class Pipeline:
     ) -> None:
         check_square(split.shape)
         check_crop(crop, split.size)
-        self.wait_seconds = 0.0
-        self.host_share = 0.0
         self._split = split
         self._filter = CorruptionFilter(split, strict)
         self._strict = strict
         self._may_be_decoded = np.zeros(len(split), bool)
         self._coming = Prefetcher(split, rows, whole_tars=whole_tars)
         self._crop = crop
+        self._idle = IdleTime()
         self._device = torch.device(device)
         if self._device.type == "cuda" and self._device.index is None:
             self._device = torch.device("cuda", torch.cuda.current_device())
         self._dtype = dtype
-        self._threads = threads
-        self._max_batch = max_batch
+        self._decoders = Decoders(
+            split, crop=crop, max_batch=max_batch, device=self._device, threads=threads, strict=strict
+        )
         self._mean = np.array(split.pixels.mean if mean is None else mean, np.float32)
         std = np.array(split.pixels.deviations)
         self._colour_axes = (std[:, None] * split.pixels.components).astype(np.float32)
@@ -97,6 +86,17 @@ class Pipeline:
         """The names of the corrupt samples met so far, by number."""
         return self._filter.found
 
+    @property
+    def wait_seconds(self) -> float:
+        """The time that the device has had nothing to do because no batch was there, the first one left out: on a GPU
+        up to the last batch that it has begun."""
+        return self._idle.seconds
+
+    @property
+    def trials(self) -> ShareTrials | None:
+        """Of the share of the JPEGs that the host decodes beside a GPU; None where nothing is to be tried."""
+        return self._decoders.trials
+
     def waits_for(self) -> str:
         """Why no batch comes, in words, for another thread: the stage, and the file or URL that cannot be read."""
         stage, samples = self._at
@@ -107,81 +107,73 @@ class Pipeline:
     def __iter__(self) -> Iterator[Batch]:
         if self._device.type == "cpu":
             keep_freed_memory()
-        decoder: JpegDecoder | None = None
-        if not self._split.raw.all() and needs_dali(self._device):
-            check_dali()
-            from alexnet_fast.loading.dali import JpegDecoder  # DALI takes a second to import
-
-            decoder = JpegDecoder(
-                crop=self._crop,
-                max_batch=self._max_batch,
-                threads=self._threads,
-                gpu=self._device.index if self._device.type == "cuda" else None,
-                prefetch=PREFETCH,
-            )
-        reader = CropReader(
-            side=self._split.size, crop=self._crop, threads=self._threads, pinned=self._device.type == "cuda"
-        )
         leased = iter(self._coming)
-        coming: Iterator[Rows] = leased
-        if decoder and native.decoder() != "none" and not self._strict and (first := next(coming, None)):
-            coming = chain([first], leased)
-            self.host_share = self._measured_share(first, decoder, reader)
         under_way: deque[_UnderWay] = deque()
         wanted = 1  # the first batch waits for no other
+        now = moments(self._device)
+        used: _UnderWay | None = None
+        asked = now()
+        at_end = False
         process_ends = sys.is_finalizing  # by then `sys` may have been cleared
         try:
             while True:
-                started = perf_counter()
-                while len(under_way) < wanted and (rows := next(coming, None)) is not None:
-                    under_way.append(self._submit(rows, decoder, reader))
+                before, asked = asked, now()
+                # After an epoch's last batch there may be an evaluation
+                if used and self.trials and under_way and under_way[0].rows.epoch == used.rows.epoch:
+                    self.trials.used(used.decoder.share, len(used.labels), before, asked)
+                while len(under_way) < wanted and (rows := next(leased, None)) is not None:
+                    under_way.append(self._submit(rows))
                 wanted = PREFETCH
                 if not under_way:
+                    at_end = True
                     return
                 work = under_way.popleft()
                 self._at = "decoding", work.rows.samples
-                with self._decoding():
-                    jpegs = decoder.result() if work.jpegs and decoder else None
-                    cut = work.cut.result() if work.cut else None
-                if (rows := next(coming, None)) is not None:  # the threads work during the pass over the pixels
-                    under_way.append(self._submit(rows, decoder, reader))
+                cut, jpegs = self._decoded(work)
+                if (rows := next(leased, None)) is not None:  # the threads work during the pass over the pixels
+                    under_way.append(self._submit(rows))
                 self._at = "copying", work.rows.samples
-                images = joined(work.rows, work.offset, jpegs, cut, dtype=self._dtype, device=self._device)
-                batch = Batch(images, copied(work.labels, self._device), work.rows)
-                self.wait_seconds += perf_counter() - started
-                yield batch
+                labels, offset = copied(work.labels, self._device), copied(work.offset, self._device)
+                ready = now()
+                images = joined(work.rows, offset, jpegs, cut, dtype=self._dtype, device=self._device)
+                if used:  # the pass over the pixels is the device's work, but on a CPU keeps it from the step
+                    self._idle.add(asked, now() if self._device.type == "cpu" else ready)
+                used = work
+                yield Batch(images, labels, work.rows)
         finally:
             if not process_ends():  # else the threads have ended, and what would end them is gone
                 leased.close()
-                reader.close()
+                self._decoders.close(at_end=at_end)
 
-    def _measured_share(self, rows: Rows, decoder: JpegDecoder, reader: CropReader) -> float:
-        self._at = "reading", rows.samples
-        intact, _ = self._filter.apply(rows)
-        jpegs = [stored for stored in self._split.read(intact.samples) if stored.ndim == 1]
+    def _decoded(self, work: _UnderWay) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Returns the crops of the host and those of DALI, on the device."""
         with self._decoding():
-            return decoder.host_share(jpegs, reader, self._device)
+            cut = copied(work.cut.result(), self._device) if work.cut else None  # first: its stream waits for DALI
+            jpegs = work.decoder.dali.result() if work.jpegs and work.decoder.dali else None
+        self._decoders.finish(work.decoder)
+        return cut, jpegs
 
-    def _submit(self, rows: Rows, decoder: JpegDecoder | None, reader: CropReader) -> _UnderWay:
+    def _submit(self, rows: Rows) -> _UnderWay:
         self._at = "reading", rows.samples
         rows, labels = self._filter.apply(rows)
-        decoded = ~self._split.raw[rows.samples] if decoder else np.zeros(len(rows.samples), bool)
-        decoded &= decoded.cumsum() > round(self.host_share * decoded.sum())
+        decoder = self._decoders.next()
+        decoded = ~self._split.raw[rows.samples]
+        decoded &= decoded.cumsum() > round(decoder.share * decoded.sum())
         order = arranged(rows, decoded)
         rows = rows.take(order)
         jpegs = int(decoded.sum())
         stored = self._split.read(rows.samples)
         offset = torch.from_numpy(self._mean - rows.colour @ self._colour_axes)
-        if jpegs and decoder:
+        if jpegs and decoder.dali:
             self._check(rows.samples[:jpegs], stored[:jpegs])
             margin = np.float32(max(self._split.size - self._crop, 1))
-            decoder.submit(stored[:jpegs], rows.crop[:jpegs].astype(np.float32) / margin)
+            decoder.dali.submit(stored[:jpegs], rows.crop[:jpegs].astype(np.float32) / margin)
         cut = None
         if jpegs < len(stored):
             dtype = self._dtype if self._device.type == "cpu" and self._dtype in KINDS else torch.uint8
             upright = int((~rows.mirror[jpegs:]).sum())
-            cut = reader.submit(stored[jpegs:], rows.crop[jpegs:], upright, offset[jpegs:], dtype)
-        return _UnderWay(rows, torch.from_numpy(labels[order]), jpegs, offset, cut)
+            cut = decoder.reader.submit(stored[jpegs:], rows.crop[jpegs:], upright, offset[jpegs:], dtype)
+        return _UnderWay(rows, torch.from_numpy(labels[order]), jpegs, offset, cut, decoder)
 
     def _check(self, samples: NDArray[np.int64], stored: list[NDArray[np.uint8]]) -> None:
         """Raises TrainingError where a JPEG cannot give the crop; once a sample, for DALI: crops.c does it itself."""
@@ -197,7 +189,7 @@ class Pipeline:
         except (RuntimeError, ValueError) as error:
             raise TrainingError(
                 f"an image of the split {self._split.name} does not decode, though its bytes were what was written "
-                f"({str(error).splitlines()[0]}). alexnet-fast verify names it; make the shard set again."
+                f"({_reason(error)}). alexnet-fast verify names it; make the shard set again."
             ) from error
 
 
@@ -210,3 +202,10 @@ class _UnderWay:
     jpegs: int
     offset: torch.Tensor
     cut: Cut | None
+    decoder: Decoder
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error that says what is wrong: DALI's follows where in our code, and "encountered:"."""
+    text = str(error)
+    return (text.partition("encountered:")[2] or text).strip().partition("\n")[0]

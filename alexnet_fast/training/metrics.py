@@ -35,7 +35,7 @@ class StepMeter:
     def start(self) -> None:
         """Starts the clock, the first time, when the first batch is there: start-up is not training."""
         if self._started is None:
-            self._started, self._waited_before = perf_counter(), self._loader.wait_seconds
+            self._started = perf_counter()
 
     def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
         """Adds a step's summed loss and correct images, both on the device, and its number of images."""
@@ -57,7 +57,8 @@ class StepMeter:
         self._started += perf_counter() - began
 
     def read(self, stop: bool) -> tuple[dict[str, float], bool]:
-        """Returns the log line of the steps since the last call; and whether any process has `stop` set."""
+        """Returns the log line of the steps since the last call; and whether any process has `stop` set. Its `peak_gib`
+        is of the process, on a GPU of torch's memory there alone: DALI's decoder has its own."""
         more = [self._old_images, float(self._new_images), float(stop), float(len(self._loader.corrupt))]
         sums = torch.cat([self._sums, self._sums.new_tensor(more)])
         loss, correct, old_images, new_images, stops, num_corrupt = sum_over_processes(sums, self._topology).tolist()
@@ -65,12 +66,13 @@ class StepMeter:
             self._num_corrupt, self.corrupt = num_corrupt, merged(self._loader.corrupt, self._topology)
         assert self._started is not None
         seconds = perf_counter() - self._started
-        waited = self._loader.wait_seconds - self._waited_before
+        waited_until = self._loader.wait_seconds  # after the sums, for which a GPU was waited for
+        waited, self._waited_before = waited_until - self._waited_before, waited_until
         self._images += new_images
         self._seconds += seconds
         self._waited += waited
         self._sums, self._old_images, self._new_images = torch.zeros_like(self._sums), 0.0, 0
-        self._started, self._waited_before = perf_counter(), self._loader.wait_seconds
+        self._started = perf_counter()
         images, device = old_images + new_images, self._topology.device
         on_gpu, on_host = device.type == "cuda", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         self.line = {

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -15,6 +16,9 @@ from alexnet_fast.bench.report import STAGES, BenchReport
 from alexnet_fast.cli.main import main
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
+from alexnet_fast.loading import decoders, share
+from alexnet_fast.loading.share import ShareTrials
+from alexnet_fast.recipes import make_config
 from alexnet_fast.text import duration
 
 CPU = BenchSetup(
@@ -170,7 +174,9 @@ def test_bench_end_to_end(
     result = CliRunner().invoke(main, ["bench", *where, *options, "--json", str(files[0]), "--picture", str(files[1])])
     assert result.exit_code == 0, result.output
     body = json.loads(files[0].read_text())
-    assert set(body) == {"setup", "images_per_second", "limit", "advice", "imagenet_seconds", "environment"}
+    keys = {"setup", "images_per_second", "host_shares", "limit", "advice", "imagenet_seconds", "environment"}
+    assert set(body) == keys
+    assert body["host_shares"] == []
     assert list(body["images_per_second"]) == list(STAGES)
     for stage, rate in body["images_per_second"].items():
         if stage == "copy":
@@ -191,6 +197,43 @@ def test_bench_end_to_end(
     with Image.open(files[1]) as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 300
+
+
+def test_what_was_tried_is_shown() -> None:
+    turns = {stage: [RATES[stage]] if stage in RATES else [] for stage in STAGES}
+    report = BenchReport(GPU, turns, {1.0: 31_204.0, 0.0: 20_300.0, 0.625: 40_100.0})
+    assert (
+        "JPEGs decoded on the host, the others on the GPU: all 31,204 images/s, none 20,300 images/s, 62.5 % 40,100 "
+        "images/s; 62.5 % is taken." in report.as_text().splitlines()
+    )
+    assert report.as_dict()["host_shares"][2] == {"share": 0.625, "images_per_second": 40_100.0}
+    assert "JPEGs decoded on" not in BenchReport(CPU, turns).as_text()
+
+
+def test_the_share_is_settled_before_it_is_measured(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, but both decode on the CPU."""
+    if native.decoder() == "none":
+        pytest.skip("needs the compiled code and its libjpeg")
+    for name, value in (("SETTLING", 1), ("MEASURED", 1)):
+        monkeypatch.setattr(share, name, value)
+    monkeypatch.setattr(decoders, "needs_dali", lambda device: True)
+    monkeypatch.setattr(run, "SECONDS", 0.01)
+    monkeypatch.setattr(run, "WARM_SECONDS", 0.0)
+    trials: list[ShareTrials] = []
+    measure = run._measure
+
+    def measured(stage: run.Stage, device: torch.device) -> float:
+        if stage.trials:
+            assert stage.trials.done
+            trials.append(stage.trials)
+        return measure(stage, device)
+
+    monkeypatch.setattr(run, "_measure", measured)
+    config = make_config("fast", shards=str(jpeg_shards), batch=16, crop=64, threads=2, hidden=16)
+    report = run.bench(config, gpus=0, turns=1)
+    assert len(trials) == 3
+    assert report.shares == trials[-1].rates
+    assert {1.0, 0.0} <= report.shares.keys()
 
 
 def test_bench_takes_the_batch_that_training_would(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:

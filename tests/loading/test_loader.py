@@ -1,12 +1,16 @@
 """The loader's images against an independent Pillow and NumPy computation of the same row."""
 
+import gc
 import io
 import mmap
 import os
+import re
 import resource
 import sys
+import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_fast import native
-from alexnet_fast.loading import cpu, pipeline
+from alexnet_fast.errors import TrainingError
+from alexnet_fast.loading import cpu, decoders
 from alexnet_fast.loading.handover import arranged, centre
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.pipeline import Batch, Pipeline
@@ -27,7 +32,7 @@ from alexnet_fast.loading.prefetch import PageRequests, Prefetcher
 from alexnet_fast.shards.format import Pixels
 from alexnet_fast.shards.local import map_tar, prefetch
 from alexnet_fast.shards.reader import ShardSet, Split
-from tests.conftest import turn_native_off
+from tests.conftest import set_host_share, turn_native_off
 
 CROP = 84
 
@@ -90,7 +95,7 @@ def beside_dali(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, where DALI and the host's threads decode: both on the CPU."""
     if native.decoder() == "none":
         pytest.skip("needs the compiled code and its libjpeg")
-    monkeypatch.setattr(pipeline, "needs_dali", lambda device: True)
+    monkeypatch.setattr(decoders, "needs_dali", lambda device: True)
 
 
 @pytest.mark.usefixtures("beside_dali")
@@ -106,7 +111,7 @@ def test_the_host_decodes_its_share(
     shards = request.getfixturevalue(f"{encoding}_shards")
     split = ShardSet(shards).split("train")
     rows = some_rows(split)
-    monkeypatch.setattr(Pipeline, "_measured_share", lambda *_: share)
+    set_host_share(monkeypatch, share)
     batches = load(shards, rows)
     jpegs = [int((~split.raw[row.samples]).sum()) for row in rows]
     assert fed_to_dali == [left for count in jpegs if (left := count - round(share * count))]
@@ -116,25 +121,55 @@ def test_the_host_decodes_its_share(
             np.testing.assert_allclose(batch.images[i], expected_image(split, pixels, batch.rows, i), atol=4)
 
 
-@pytest.mark.usefixtures("beside_dali")
-def test_the_share_is_that_of_the_speeds(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from alexnet_fast.loading import dali
+@pytest.mark.parametrize("text", ["nvImageCodec failure: '#3'", "two lines\nof it"])
+def test_what_dali_says_is_wrong_is_in_the_error(text: str, jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In DALI's words it comes after the place in our code."""
+    from alexnet_fast.loading.dali import JpegDecoder
 
+    turn_native_off(monkeypatch)
+    where = "Error in CPU operator `image_crop`,\nwhich was used with the following traceback:\n\n  File a.py, line 2"
+    message = f"Critical error in pipeline:\n{where}\n\nencountered:\n\n{text}\nThe pipeline is no longer valid."
+
+    def fail(self: JpegDecoder) -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(JpegDecoder, "result", fail)
+    with pytest.raises(TrainingError, match=re.escape(f"({text.splitlines()[0]}). alexnet-fast verify")):
+        load(jpeg_shards, some_rows(ShardSet(jpeg_shards).split("train")))
+
+
+def test_a_split_s_evaluations_share_one_dali_pipeline(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same images; and only after one that came to its end, since DALI still has the batches of others."""
+    from alexnet_fast.loading.dali import JpegDecoder
+
+    monkeypatch.setattr(decoders, "needs_dali", lambda device: True)
+    made: list[weakref.ref[JpegDecoder]] = []
+    init = JpegDecoder.__init__
+
+    def note(self: JpegDecoder, **about: Any) -> None:
+        made.append(weakref.ref(self))
+        init(self, **about)
+
+    monkeypatch.setattr(JpegDecoder, "__init__", note)
     split = ShardSet(jpeg_shards).split("train")
-    seconds = {"on_device": 3.0, "on_host": 1.0}
 
-    def clocked(work: Callable[[], None]) -> float:
-        work()
-        return seconds[work.__name__]
+    def evaluated(split: Split, crop: int = CROP, batches: int = 9) -> list[Batch]:
+        return list(islice(Loader.evaluation(split, batch=16, crop=crop), batches))
 
-    monkeypatch.setattr(dali, "seconds_of_second", clocked)
-    rows = some_rows(split)
-    batches = Pipeline(split, rows, max_batch=16, crop=CROP, device=torch.device("cpu"))
-    assert len(list(batches)) == len(rows)
-    assert batches.host_share == 0.75
-    exact = Pipeline(split, rows, max_batch=16, crop=CROP, device=torch.device("cpu"), strict=True)
-    assert len(list(exact)) == len(rows)
-    assert exact.host_share == 0
+    first = evaluated(split)
+    for _ in range(2):
+        for one, other in zip(first, evaluated(split), strict=True):
+            assert torch.equal(one.images, other.images)
+            assert torch.equal(one.labels, other.labels)
+    assert len(made) == 1
+    assert len(evaluated(split, crop=64)) == len(evaluated(split, crop=64)) == 4
+    assert len(made) == 2
+    evaluated(split, crop=64, batches=1)
+    assert torch.equal(evaluated(split, crop=64)[0].images, evaluated(split, crop=64)[0].images)
+    assert len(made) == 3
+    del first, one, other, split
+    gc.collect()
+    assert [ref() for ref in made] == [None] * 3
 
 
 @pytest.mark.usefixtures("decoding")

@@ -1,6 +1,7 @@
 """Nothing in a step asks a tensor for a number, for which the host would wait for a GPU. On one: tests/test_gpu.py."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.recipes import make_config
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training.trainer import Trainer
+from tests.cuda_stand_ins import no_waiting_for_the_gpu
 
 aten = torch.ops.aten
 WAITING = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default}
@@ -53,6 +55,22 @@ def test_a_step_asks_for_no_number(recipe: str, accumulate: int, raw_shards: Pat
     loss, _, images = trainer.meter.pending()
     assert images == 2 * 15
     assert math.isfinite(loss)
+
+
+def test_torch_s_warning_of_its_mode_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/test_gpu.py sets the mode by this, and warnings are errors."""
+    modes: list[str] = []
+
+    def set_mode(mode: str) -> None:
+        if mode == "error":  # once in a process
+            warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
+        modes.append(mode)
+
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: modes.append("synchronized"))
+    with pytest.raises(RuntimeError), no_waiting_for_the_gpu():
+        raise RuntimeError("a step that waits")
+    assert modes == ["synchronized", "error", "default"]
 
 
 def test_what_asks_is_noticed() -> None:

@@ -1,0 +1,123 @@
+"""The loader's way to a GPU, on stand-ins for its streams and memory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nvidia.dali import fn
+
+from alexnet_fast.loading import dali, decoders, handover
+from alexnet_fast.loading.handover import copied
+from alexnet_fast.loading.pipeline import Batch, Pipeline
+from alexnet_fast.loading.plan import training_rows
+from alexnet_fast.shards.reader import ShardSet
+from tests.conftest import set_host_share
+from tests.cuda_stand_ins import Gpu, Stream, dali_for_gpu, gpu
+
+__all__ = ["dali_for_gpu", "gpu"]
+CROP = 84
+GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture(autouse=True)
+def own_copy_stream() -> Iterator[None]:
+    handover._copy_stream.cache_clear()
+    yield
+    handover._copy_stream.cache_clear()
+
+
+def pipeline(shards: Path, device: torch.device, dtype: torch.dtype) -> Pipeline:
+    split = ShardSet(shards).split("train")
+    rows = training_rows(len(split), 16, 0, margin=split.size - CROP, colour_std=0.1, epochs=range(2))
+    return Pipeline(split, rows, max_batch=16, crop=CROP, device=device, dtype=dtype, threads=2)
+
+
+@pytest.mark.usefixtures("native_decoder", "dali_for_gpu")
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("encoding", ["jpeg", "mixed"])
+def test_a_batch_is_used_after_its_copies_and_never_waited_for(
+    encoding: str,
+    share: float,
+    dtype: torch.dtype,
+    gpu: Gpu,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every use of a copy is checked by the stand-ins. The pixels are those of the same decoders on the CPU."""
+    shards: Path = request.getfixturevalue(f"{encoding}_shards")
+    set_host_share(monkeypatch, share)
+    on_gpu: list[Batch] = []
+    for batch in pipeline(shards, GPU, dtype):
+        gpu.check(batch.labels)
+        gpu.steps.work(0.1)
+        on_gpu.append(batch)
+        assert gpu.waits == 0
+    assert gpu.waits == (share < 1)  # at the end, before DALI's memory is given back
+    assert gpu.freed == [True] * (9 if share < 1 else 0)  # DALI's first run makes one more
+
+    monkeypatch.setattr(decoders, "needs_dali", lambda device: True)
+    for one, other in zip(on_gpu, pipeline(shards, torch.device("cpu"), dtype), strict=True):
+        assert np.array_equal(one.rows.samples, other.rows.samples)
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.images, other.images)
+
+
+def test_what_the_stand_ins_notice(gpu: Gpu) -> None:
+    """A stream that does not wait, a missing `record_stream`, a copy that the host waits for."""
+    on_copy_stream_alone = Stream(gpu)
+    pinned = torch.zeros(3).pin_memory()
+    with gpu.using(on_copy_stream_alone):
+        copy = pinned.to(GPU, non_blocking=True)
+    with pytest.raises(AssertionError, match="does not wait"):
+        copy.sum()
+    gpu.steps.wait_stream(on_copy_stream_alone)
+    with pytest.raises(AssertionError, match="no record_stream"):
+        copy.sum()
+    with pytest.raises(AssertionError, match="would wait for this copy"):
+        torch.zeros(3).to(GPU, non_blocking=True)
+    assert copied(torch.arange(3), GPU).sum() == 3
+
+
+@pytest.mark.usefixtures("dali_for_gpu")
+def test_dali_s_memory_is_kept_until_it_is_copied(jpeg_shards: Path, gpu: Gpu) -> None:
+    """However far the host is ahead of the device."""
+    split = ShardSet(jpeg_shards).split("train")
+    decoder = dali.JpegDecoder(side=split.size, crop=CROP, max_batch=4, threads=1, gpu=0, prefetch=2)
+    stored, centre = split.read(np.arange(4)), np.full((4, 2), 0.5, np.float32)
+    decoder.submit(stored, centre)
+    gpu.freed.clear()
+    for _ in range(5):
+        decoder.submit(stored, centre)
+        decoder.result()
+    assert gpu.freed == []
+    gpu.now = 1.0
+    decoder.submit(stored, centre)
+    decoder.result()
+    assert gpu.freed == [True] * 5
+    assert gpu.waits == 0
+    decoder.finish()
+    assert (gpu.freed, gpu.waits) == ([True] * 6, 1)
+    assert decoder._alive  # a batch is under way, which DALI reads where it was given
+    decoder.result()
+    decoder.finish()
+    assert not decoder._alive
+
+
+def test_nvjpeg_has_memory_for_the_set_s_images_not_for_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 MiB of the GPU's and twice 8 MiB of the host's memory a thread otherwise. DALI itself checks the names."""
+    given: dict[str, Any] = {}
+    image_crop = fn.decoders.image_crop
+
+    def decode(*stored: Any, **about: Any) -> Any:
+        given.update(about)
+        return image_crop(*stored, **about)
+
+    monkeypatch.setattr(fn.decoders, "image_crop", decode)
+    monkeypatch.setattr("nvidia.dali.Pipeline.build", lambda self: None)  # it needs a GPU
+    dali.JpegDecoder(side=256, crop=224, max_batch=4, threads=2, gpu=0, prefetch=2)
+    assert (given["device"], given["device_memory_padding"], given["host_memory_padding"]) == ("mixed", 2**20, 2**20)
+    assert (given["preallocate_width_hint"], given["preallocate_height_hint"]) == (256, 256)
