@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from alexnet_fast.sharding.decode import MAX_UNPACKED, decode, to_square
-from alexnet_fast.sharding.jpeg_header import MAX_PIXELS, MAX_SCANS, read_frame
+from alexnet_fast.sharding.jpeg_header import MAX_SCANS, read_frame
 from alexnet_fast.sharding.resize import eighths_for
+from alexnet_fast.shards.format import MAX_PIXELS
 from tests.sharding.pictures import JPEG, PICTURE, SIZE, difference, file_of, frame, of_scans, with_chunk
 
 
