@@ -12,6 +12,7 @@ decoders in Rust (zune 1.29 ms, edgefirst 0.96, libjpeg-turbo 1.07), encoding in
 from __future__ import annotations
 
 import io
+import math
 import zlib
 from contextlib import nullcontext, suppress
 from typing import NamedTuple
@@ -110,8 +111,8 @@ def to_square(data: bytes, size: int, rule: Rule = DEFAULT) -> RGB:
 
 def _pixels(data: bytes, shape: str, size: int, rule: Rule) -> tuple[RGB, bool]:
     """Returns the pixels to store, and whether the image was enlarged."""
-    most = MAX_ASPECT * size**2 if shape == FULL else 0  # pixels; those of a square are few
     if not is_jpeg(data):
+        most = MAX_ASPECT * size**2 if shape == FULL else 0  # pixels; those of a square are few
         with memory_for(pillow.bytes_needed(data, rule) + _RESIZING * most):
             image = pillow.decode(data, rule)
             return _resize(image, shape, size), min(image.shape[:2]) < size
@@ -120,8 +121,10 @@ def _pixels(data: bytes, shape: str, size: int, rule: Rule) -> tuple[RGB, bool]:
     orientation = pillow.orientation(data) if rule.orient else 1
     # A turned image is decoded whole: what its pixels cover would no longer begin at the first of them.
     eighths = resize.eighths_for(frame, size) if size and orientation == 1 else 8
-    is_small = frame.height * frame.width + most <= SMALL_JPEG
-    with nullcontext() if is_small else memory_for(_jpeg_bytes(frame, eighths, orientation) + _RESIZING * most):
+    has_pixels = min(frame.height, frame.width) > 0  # else its decoder says what is wrong
+    made = math.prod(_target(*frame[1:3], shape, size).kept) if size and shape == FULL and has_pixels else 0
+    is_small = frame.height * frame.width + made <= SMALL_JPEG
+    with nullcontext() if is_small else memory_for(_jpeg_bytes(frame, eighths, orientation) + _RESIZING * made):
         pixels = _resized_jpeg(data, frame, eighths, shape, size) if size and orientation == 1 else None
         if pixels is None:
             image = pillow.turned(decode(data, eighths), orientation)
@@ -229,9 +232,9 @@ def decode(data: bytes, eighths: int = 8, rule: Rule = DEFAULT) -> RGB:
 def encode(image: RGB, encoding: str, quality: int) -> bytes:
     """Returns a baseline JPEG, 4:2:0 (what decodes fastest), or for `raw` an .npy file of format 1.0."""
     if encoding == "raw":
-        file = io.BytesIO()
-        np.lib.format.write_array(file, image, version=(1, 0))
-        return file.getvalue()
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(image))
+        return b"".join((header.getvalue(), image.data))
     jpeg: bytes = simplejpeg.encode_jpeg(image, quality, colorspace="RGB", colorsubsampling="420")
     return jpeg
 

@@ -20,8 +20,8 @@ from tests.conftest import CLASSES
 
 FLAGS = {
     "shard": "--background --budget --check-md5 --classes --dry-run --encoding --finish --image-key --json --keep"
-    " --label-key --labels --layout --orient --out --part --quality --scheduler --seed --size --split --src --strict"
-    " --val-fraction --workers",
+    " --label-key --labels --layout --orient --out --part --quality --scheduler --seed --shape --size --split --src"
+    " --strict --val-fraction --workers",
     "verify": "--json --quick --workers",
     "train": "--accumulate --arch --batch --cache --cache-size --compile --epochs --gpus --json --lr --order"
     " --parallel --precision --recipe --resume --run --save-every --seed --set --shards --threads",

@@ -24,7 +24,7 @@ from alexnet_fast.sharding.write import Part
 from alexnet_fast.shards.reader import ShardSet, Split
 from alexnet_fast.shards.verify import verify
 from tests.conftest import files, turn_native_off, write
-from tests.sharding.pictures import MEAN_TOLERANCE, difference, file_of, smooth
+from tests.sharding.pictures import MEAN_TOLERANCE, damaged, difference, file_of, frame, smooth
 
 SIDE = 64
 
@@ -125,8 +125,7 @@ def test_the_sizes_and_pixels_are_pillow_s(
     split = ShardSet(tmp_path / "out").split("train")
     found = stored(split)
     assert found.keys() == IMAGES.keys()
-    assert split.sizes.shape == (len(IMAGES), 2)
-    assert split.sizes.dtype == np.int32
+    assert (split.sizes.shape, split.sizes.dtype.name) == ((len(IMAGES), 2), "int32")
     for name, (height, width) in zip(found, split.sizes.tolist(), strict=True):
         expected, pixels = by_pillow(name, orient=orient, size=size), found[name][0]
         assert (height, width, 3) == expected.shape == pixels.shape, name
@@ -214,6 +213,27 @@ def test_a_side_that_no_jpeg_has_is_refused(encoding: str) -> None:
     data = file_of(Image.new("RGB", (1, MAX_SIDE + 1)), "PNG")
     with pytest.raises(ValueError, match=r"a side of 65,501 pixels, more than the limit of 65,500"):
         convert(data, shape="full", size=0, encoding=encoding, quality=90, keep=False)
+
+
+@pytest.mark.parametrize("size", [SIDE, 0])
+def test_damaged_files_are_refused_for_a_reason(size: int) -> None:
+    """Whatever the bytes: an image, or a ValueError; also where a header states no height or width, or far too much."""
+    good = AS_THEY_ARE["wide"]
+    headers = [frame(good, at, bytes(2)) for at in (5, 7)] + [frame(good, 5, b"\xff\xff\xff\xff")]
+    refused = 0
+    for data in [*headers, *damaged(good, 60), *damaged(MADE_ANEW["png"], 40)]:
+        try:
+            found = convert(data, shape="full", size=size, encoding="jpeg", quality=90, keep=not size)
+        except ValueError:
+            refused += 1
+            continue
+        with Image.open(io.BytesIO(found.data)) as image:
+            assert (image.height, image.width, 3) == found.pixels.shape
+            image.load()
+    assert refused > 60
+    for data in headers:
+        with pytest.raises(ValueError, match=r"corrupt JPEG|pixels, more than the limit"):
+            convert(data, shape="full", size=size, encoding="jpeg", quality=90, keep=not size)
 
 
 @pytest.mark.parametrize("name", ["wide", "large", "long", "tiny", "png-long", "turned-6"])
