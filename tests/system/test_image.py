@@ -97,6 +97,7 @@ def test_its_labels_user_and_volumes(docker: Docker, printed: str) -> None:
     assert config["User"] == "10001:10001"
     assert set(config["Volumes"]) == {"/data", "/runs"}
     assert config["Entrypoint"] == ["alexnet-fast"]
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video" in config["Env"]  # video: nvJPEG's hardware decoder
     commit = config["Labels"]["org.opencontainers.image.revision"]
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", commit)
     assert f"commit: {commit}\n" in printed

@@ -21,13 +21,15 @@ def run(setup: Setup, results: Results) -> None:
     if setup.on_gpu:
         torch.cuda.empty_cache()  # for the processes that follow
     stock_dali(setup, results)
-    cases = [("paper", "jpeg"), ("fast", "jpeg"), ("paper", "raw"), ("fast", "raw")]
-    for recipe, encoding in cases if setup.on_gpu else cases[:1]:
-        results.put(f"bench, {recipe}, {encoding}", bench(setup, recipe, encoding))
+    small, large = setup.batches
+    cases = [("paper", "jpeg", large), ("paper", "raw", large), ("paper", "raw", small)]
+    cases += [("fast", "jpeg", large), ("fast", "raw", large)]
+    for recipe, encoding, batch in cases if setup.on_gpu else cases[:1]:
+        results.put(f"bench, {recipe}, {encoding}, batch {batch}", bench(setup, recipe, encoding, batch))
 
 
-def bench(setup: Setup, recipe: str, encoding: str) -> dict[str, Any]:
-    options = ["--recipe", recipe, "--batch", str(setup.batches[1]), "--turns", str(min(setup.turns, 2)), "--json", "-"]
+def bench(setup: Setup, recipe: str, encoding: str, batch: int) -> dict[str, Any]:
+    options = ["--recipe", recipe, "--batch", str(batch), "--turns", str(min(setup.turns, 2)), "--json", "-"]
     where = ["--shards", str(setup.shards(encoding)), "--gpus", str(int(setup.on_gpu))]
     body: dict[str, Any] = json.loads(product("bench", *where, *options))
     del body["environment"]
