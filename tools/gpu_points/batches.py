@@ -28,14 +28,14 @@ def loader(
 
 def fix_share(loader: Loader, share: float | None) -> None:
     """Has the host decode that share of the JPEGs, where a GPU decodes beside it; None leaves it to the loader."""
-    trials: Any = getattr(loader, "trials", None)
+    trials = loader.trials
     if trials and share is not None:
         trials.share, trials.done = share, True
 
 
 def settled(loader: Loader, batches: Iterator[Batch], step: Any, limit: int = 400) -> dict[str, float]:
     """Takes steps until the loader has chosen the host's share, and returns the rates of its trials by share."""
-    trials: Any = getattr(loader, "trials", None)
+    trials = loader.trials
     taken = 0
     while taken < 3 or (trials and not trials.done and taken < limit):
         step(next(batches))
