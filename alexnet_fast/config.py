@@ -25,7 +25,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 RESUMABLE = (
     *("shards", "threads", "cache", "cache_bytes", "parallel", "accumulate"),
-    *("save_every", "keep", "log_every", "tensorboard", "layer_scales"),
+    *("save_every", "keep", "log_every", "tensorboard", "layer_scales", "cuda_graphs"),
 )
 """Settings that may differ when a run is resumed: they change no result (`accumulate` dropout's masks and batch
 norm's statistics, which are each part's own)."""
@@ -117,7 +117,9 @@ class TrainConfig:
     precision: str = "auto"
     """auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32. Or bf16, fp16, fp32."""
     compile: bool = False
-    """torch.compile the network; on a GPU with CUDA graphs. Slower on the CPUs it was measured on."""
+    """torch.compile the network. Slower on the CPUs it was measured on."""
+    cuda_graphs: bool = True
+    """On one GPU, replay small steps as CUDA graphs where the first ones are faster so: see training/replay.py."""
     parallel: str = "data"
     """What several processes share: data, the batch; towers, the paper's net; hybrid, the batch in the convolutions
     and the net in the linear layers. See model/parallel.py."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,7 +39,8 @@ from alexnet_fast.sharding.pool import Processes
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.write import write_shard_set
 from alexnet_fast.shards.reader import ShardSet, Split
-from alexnet_fast.training.settings import resolve
+from alexnet_fast.training.replay import Replay, Results
+from alexnet_fast.training.settings import replays_steps, resolve
 from alexnet_fast.training.state import initial_state
 from alexnet_fast.training.step import DTYPES, train_step
 
@@ -157,9 +160,15 @@ def _stages(shards: ShardSet, split: Split, config: TrainConfig, device: torch.d
             threads=config.threads,
         )
 
+    def update(batch: Batch) -> Results:
+        return *train_step(state.model, state, batch, config, 1.0), None
+
+    is_small = replays_steps(config, Topology(0, 1, device), config.batch)
+    take = Replay(update, state.optimizer, partial(print, file=sys.stderr)).step if is_small else update
+
     def step(batches: Iterator[Batch]) -> Iterator[int]:
         for batch in batches:
-            train_step(state.model, state, batch, config, 1.0)
+            take(batch)
             yield len(batch.labels)
 
     def count(batches: Iterator[Batch]) -> Iterator[int]:

@@ -49,6 +49,11 @@ def run(worker: Callable[..., Any], gpus: int, *args: Any) -> Any:
         return _work(worker, gpus, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), args)
     if gpus < 2:
         return worker(Topology(0, 1, _device(gpus, 0)), *args)
+    return run_spawned(worker, gpus, gpus, *args)
+
+
+def run_spawned(worker: Callable[..., Any], gpus: int, processes: int, *args: Any) -> Any:
+    """As `run`, in so many new processes: one a GPU; with `gpus` 0 on the CPU."""
     import torch.multiprocessing as mp
 
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
@@ -56,7 +61,9 @@ def run(worker: Callable[..., Any], gpus: int, *args: Any) -> Any:
     results = context.SimpleQueue()
     try:
         with signals.passed_on():
-            mp.start_processes(_spawned, (worker, gpus, args, results), nprocs=gpus, start_method="spawn")
+            mp.start_processes(
+                _spawned, (worker, gpus, processes, args, results), nprocs=processes, start_method="spawn"
+            )
     except mp.ProcessExitedException as error:
         if results.empty():
             raise TrainingError(f"{error}; its message is above. A kill may be the system's, out of memory.") from error
@@ -74,11 +81,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _spawned(rank: int, worker: Callable[..., Any], gpus: int, args: tuple[Any, ...], results: Any) -> None:
+def _spawned(
+    rank: int, worker: Callable[..., Any], gpus: int, processes: int, args: tuple[Any, ...], results: Any
+) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     try:
         with signals.start_up():
-            result = _work(worker, gpus, rank, gpus, args)
+            result = _work(worker, gpus, rank, processes, args)
     except (InputError, TrainingError, OSError, KeyboardInterrupt) as error:
         results.put(error)
         sys.exit(1)  # the others may wait for this process: the parent ends them

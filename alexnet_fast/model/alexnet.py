@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.model.conv1 import Conv1
+from alexnet_fast.model.grouped import GroupedConv
 from alexnet_fast.model.lrn import LocalResponseNorm, WithinMapNorm
 
 DEFAULTS = TrainConfig()
@@ -127,7 +128,7 @@ def _paper_net(classes: int, config: TrainConfig) -> AlexNet:
     def convolution(i: int, kernel: int, groups: int) -> None:
         nonlocal maps
         if f"conv{i}" not in config.without.split():
-            features[f"conv{i}"] = nn.Conv2d(maps, widths[i - 1], kernel, padding=kernel // 2, groups=groups)
+            features[f"conv{i}"] = GroupedConv(maps, widths[i - 1], kernel, padding=kernel // 2, groups=groups)
             features[f"active{i}"] = _activation(config)
             maps = widths[i - 1]
 

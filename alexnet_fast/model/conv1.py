@@ -17,13 +17,17 @@ class Conv1(nn.Conv2d):
     it is the plain convolution. tools/records: step-parts.
     """
 
+    takes_blocks: bool | None = None
+    """Whether it takes the blocks; None: as said."""
+
     def __init__(self, width: int, padding: int = 0) -> None:
         super().__init__(3, width, KERNEL, STRIDE, padding)
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        blocks = x.device.type == "cpu" and dtype == torch.bfloat16 and torch.is_grad_enabled()
-        return self.by_blocks(x) if blocks else super().forward(x)
+        is_faster = x.device.type == "cpu" and dtype == torch.bfloat16 and torch.is_grad_enabled()
+        takes_blocks = is_faster if self.takes_blocks is None else self.takes_blocks
+        return self.by_blocks(x) if takes_blocks else super().forward(x)
 
     def by_blocks(self, x: Tensor) -> Tensor:
         """The same numbers from 3x3 windows of 4x4 pixel blocks, the kernel padded with zeros to 12x12."""

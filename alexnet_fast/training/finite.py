@@ -35,16 +35,22 @@ class FiniteCheck:
         self._biases = [layer.bias for layer in self._layers.values() if layer.bias is not None]
         device = self._biases[0].device
         self._is_finite: Tensor | None = None
-        """Of each bias' gradient in this step; None where the loss scaler left it out."""
+        """Of each bias' gradient in the step under way."""
         self._step = torch.zeros((), dtype=torch.int64, device=device)
         """The first step that was not finite; 0: none."""
         self._at_step = torch.ones(sum(map(len, self._biases)), dtype=torch.bool, device=device)
         self._found = torch.zeros((), dtype=torch.int64, pin_memory=device.type == "cuda")
         optimizer.register_step_pre_hook(lambda optimizer, *_: self._before_update(optimizer))
 
-    def add(self, loss: Tensor, step: int, batch: Batch) -> None:
-        """Adds the step number `step` (from 1), just done. Raises TrainingError as `check` does."""
+    def of_update(self) -> Tensor | None:
+        """Returns whether each bias' gradient was finite in the step just done; None where the loss scaler left it
+        out."""
         is_finite, self._is_finite = self._is_finite, None
+        return is_finite
+
+    def add(self, loss: Tensor, is_finite: Tensor | None, step: int, batch: Batch) -> None:
+        """Adds the step number `step` (from 1), just done. `is_finite`: what `of_update` returned. Raises TrainingError
+        as `check` does."""
         finite = loss.isfinite() if is_finite is None else loss.isfinite() & is_finite.all()
         is_first = ~finite & (self._step == 0)
         self._step = torch.where(is_first, step, self._step)

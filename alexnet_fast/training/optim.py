@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -77,12 +78,17 @@ class Lars(torch.optim.Optimizer):
 def set_learning_rates(
     optimizer: torch.optim.Optimizer, config: TrainConfig, progress: float, top1s: Sequence[float] = ()
 ) -> None:
-    """Sets each group's rate. `progress`: epochs done, fractional; `top1s`: validation top-1 after each of them."""
+    """Sets each group's rate. `progress`: epochs done, fractional; `top1s`: validation top-1 after each of them.
+
+    On a GPU it is one that float32 holds, as the optimizer reads it there when a step is replayed: so results are the
+    same with and without.
+    """
     done = progress / config.epochs
     conv1 = 0.0 if done >= config.conv1_freeze else CONV1_SLOW if done >= config.conv1_slow else 1.0
     for group in optimizer.param_groups:
         rate = learning_rate(config, progress, top1s, biases=group["kind"] == "biases")
-        group["lr"] = rate * group["rate"] * (conv1 if group["conv1"] else 1.0)
+        rate = rate * group["rate"] * (conv1 if group["conv1"] else 1.0)
+        group["lr"] = float(np.float32(rate)) if group["params"][0].device.type == "cuda" else rate
 
 
 def learning_rate(config: TrainConfig, progress: float, top1s: Sequence[float] = (), *, biases: bool = False) -> float:

@@ -22,7 +22,8 @@ class LayerScales:
     ) -> None:
         self._layers, self._topology = model.layers(), topology
         self._is_split = [isinstance(layer, SPLIT[config.parallel]) for layer in self._layers.values()]
-        self._wanted, self._measures = config.layer_scales, False
+        self._wanted, self.measures = config.layer_scales, False
+        """Whether the step under way is measured."""
         self._before: list[Tensor] = []
         self._squares: list[Tensor] = []
         if self._wanted:
@@ -31,7 +32,7 @@ class LayerScales:
 
     def begin(self, measures: bool) -> None:
         """Announces a step, and whether it is one to measure."""
-        self._measures, self._squares = self._wanted and measures, []
+        self.measures, self._squares = self._wanted and measures, []
 
     def read(self) -> dict[str, dict[str, float]]:
         """Returns the last step's numbers by kind and layer; empty if it was not measured or the scaler skipped it."""
@@ -49,14 +50,14 @@ class LayerScales:
         }
 
     def _look_before(self) -> None:
-        if self._measures:
+        if self.measures:
             weights = [layer.weight.detach() for layer in self._layers.values()]
             gradients = [layer.weight.grad for layer in self._layers.values()]
             self._before = [weight.clone() for weight in weights]
             self._squares = [_squares([g for g in gradients if g is not None]), _squares(weights)]
 
     def _look_after(self) -> None:
-        if self._measures:
+        if self.measures:
             pairs = zip(self._layers.values(), self._before, strict=True)
             self._squares.append(_squares([before.sub_(layer.weight.detach()) for layer, before in pairs]))
             self._before = []

@@ -13,6 +13,7 @@ from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading.checks import check_crop
+from alexnet_fast.training.replay import MOST_IMAGES
 
 FILLED_IN = {"crop": 0, "precision": "auto"}
 """Values that `resolve` replaces by those that fit the shard set and the machine; `threads` too, which may change."""
@@ -54,10 +55,11 @@ def best_precision(device: torch.device) -> str:
     return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "fp32"
 
 
-def uses_cuda_graphs(config: TrainConfig, topology: Topology) -> bool:
-    """Returns whether `compile` also replays the network's kernels as one graph, which spares the host their launches.
+def replays_steps(config: TrainConfig, topology: Topology, largest_step: int) -> bool:
+    """Returns whether steps of at most `largest_step` images a process may be replayed as CUDA graphs.
 
-    On one GPU alone: torch's graphs hold gradients in memory that the next pass overwrites, so a step in parts is
-    refused (pytorch issue 169545), and with DDP they have crashed in the evaluation (128218). Not measured.
+    Not with a loss scaler or LARS, whose Python code reads numbers of the device or the learning rate in each step; nor
+    of several processes, whose collectives would have to be recorded too.
     """
-    return topology.device.type == "cuda" and topology.world_size == 1 and config.accumulate == 1
+    can_be = config.optimizer == "sgd" and config.precision != "fp16" and topology.world_size == 1
+    return config.cuda_graphs and can_be and topology.device.type == "cuda" and largest_step <= MOST_IMAGES

@@ -33,9 +33,10 @@ from alexnet_fast.training.messages import evaluation_text, plateau_text, step_t
 from alexnet_fast.training.metrics import StepMeter
 from alexnet_fast.training.optim import learning_rate, set_learning_rates
 from alexnet_fast.training.placement import place
+from alexnet_fast.training.replay import Replay, Results
 from alexnet_fast.training.saver import Saver
 from alexnet_fast.training.scales import LayerScales
-from alexnet_fast.training.settings import resolve, uses_cuda_graphs
+from alexnet_fast.training.settings import replays_steps, resolve
 from alexnet_fast.training.state import Position, State, initial_state, restore
 from alexnet_fast.training.step import DTYPES, train_step
 
@@ -85,7 +86,7 @@ class Trainer:
         self.state = state = initial_state(config, self.num_classes, topology.device, steps)
         origin = _load(state, config, shards, newest)
         if config.compile:
-            state.model.compile(mode="reduce-overhead" if uses_cuda_graphs(config, topology) else None)
+            state.model.compile()
         self.placed = place(state.model, state.optimizer, topology, config)
         state.model, state.optimizer = self.placed.model, self.placed.optimizer
         _check_fit(config, self.val is not None, self.num_images // steps, self.placed.data.world_size)
@@ -111,6 +112,8 @@ class Trainer:
         is_local = (config.parallel == "data" and not config.sync_bn) or topology.world_size == 1
         self.finite = FiniteCheck(state.model, state.optimizer, config, is_local=is_local)
         self.scales = LayerScales(state.model, state.optimizer, topology, config)
+        is_small = replays_steps(config, topology, -(-self.num_images // steps))
+        self.replay = Replay(self._update, state.optimizer, self.progress.print) if is_small else None
         self.meter = StepMeter(topology, self.loader, state.sums)
         self.learning_rate = 0.0
         """Of the weights in the last step."""
@@ -148,13 +151,20 @@ class Trainer:
         self.learning_rate = learning_rate(config, progress, state.top1s)
         torch.manual_seed(random.dropout_seed(config.seed, before.steps_done, self.placed.dropout_rank))
         self.scales.begin(after.is_log_due(config.log_every))
-        share = len(batch.labels) * self.placed.data.world_size * before.steps_per_epoch / self.num_images
-        sums = train_step(self.placed.wrapped, state, batch, config, share)
+        update = self.replay.step if self.replay and not self.scales.measures else self._update
+        loss, correct, is_finite = update(batch)
         if self.placed.counts:
-            self.meter.add(*sums, len(batch.labels))
+            self.meter.add(loss, correct, len(batch.labels))
         state.position = after
-        self.finite.add(sums[0], after.steps_done, batch)
+        self.finite.add(loss, is_finite, after.steps_done, batch)
         self.progress.advance(after.steps_done)
+
+    def _update(self, batch: Batch) -> Results:
+        """Updates the weights once, and does nothing else; returns `train_step`'s results, and `FiniteCheck`'s."""
+        steps = self.state.position.steps_per_epoch
+        share = len(batch.labels) * self.placed.data.world_size * steps / self.num_images
+        loss, correct = train_step(self.placed.wrapped, self.state, batch, self.config, share)
+        return loss, correct, self.finite.of_update()
 
     def _log(self, batch: Batch, stopped: bool) -> bool:
         """Logs the steps since the last line, for which the device is waited for; returns whether any process was

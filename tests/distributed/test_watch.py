@@ -97,12 +97,12 @@ def test_a_step_that_is_not_finite_changes_no_weight(raw_shards: Path) -> None:
     batches = iter(Loader.training(split, batch=16, crop=64, threads=1))
     batch = next(batches)
     loss, _ = train_step(state.model, state, batch, config, 1.0)
-    watch.add(loss, 1, batch)
+    watch.add(loss, watch.of_update(), 1, batch)
     before = {name: values.clone() for name, values in state.model.state_dict().items()}
     spoil(state, "fc7", "gradient")
     loss, _ = train_step(state.model, state, batch, config, 1.0)
     with pytest.raises(TrainingError, match=r"step 2\), first that of fc7"):
-        watch.add(loss, 2, batch)
+        watch.add(loss, watch.of_update(), 2, batch)
     assert all(torch.equal(before[name], values) for name, values in state.model.state_dict().items())
 
 

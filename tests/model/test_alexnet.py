@@ -1,6 +1,7 @@
 """The networks against the paper's numbers, torch's own layers and hand computation."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from alexnet_fast.config import CHOICES, TrainConfig
 from alexnet_fast.errors import InputError
 from alexnet_fast.model.alexnet import AlexNet, build
 from alexnet_fast.model.conv1 import Conv1
+from alexnet_fast.model.grouped import choose_forms
 from alexnet_fast.model.lrn import WithinMapNorm
 
 
@@ -143,7 +145,7 @@ def test_last_window_of_conv1_sees_three_zero_pixels_past_the_edge() -> None:
 def test_order_of_the_first_two_layers_is_the_layer_file_s() -> None:
     names = [type(m).__name__ for m in build(10).features]
     assert names[1:5] == ["Conv1", "LocalResponseNorm", "MaxPool2d", "ReLU"]
-    assert names[5:9] == ["Conv2d", "ReLU", "LocalResponseNorm", "MaxPool2d"]
+    assert names[5:9] == ["GroupedConv", "ReLU", "LocalResponseNorm", "MaxPool2d"]
 
 
 def test_initialisation_is_the_layer_file_s() -> None:
@@ -215,3 +217,31 @@ def test_conv1_takes_blocks_only_when_it_trains_in_bfloat16() -> None:
         y, blocks = layer(x), layer.by_blocks(x)
     assert torch.equal(y, blocks)
     torch.testing.assert_close(y.float(), plain, rtol=2**-6, atol=2**-6 * plain.abs().max().item())
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_other_forms_of_convolutions_give_the_same_numbers(memory: torch.memory_format) -> None:
+    """The weights keep their names and shapes: a form is chosen for a network that is there."""
+    torch.manual_seed(0)
+    model = build(5, TrainConfig(hidden=8, dropout=0.0)).double().to(memory_format=memory)  # type: ignore[call-overload]
+    x = (torch.randn(2, 3, 64, 64, dtype=torch.float64) * 50).to(memory_format=memory)
+    called: list[int] = []
+
+    def numbers() -> list[torch.Tensor]:
+        y = model(x)
+        return [y, *torch.autograd.grad((y * torch.arange(5)).sum(), list(model.parameters()))]
+
+    def counted(*inputs: Any, **settings: Any) -> torch.Tensor:
+        called.append(1)
+        return nn.functional.conv2d(*inputs, **settings)
+
+    expected = numbers()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("conv1", "grouped"):
+            patch.setattr(f"alexnet_fast.model.{module}.conv2d", counted)
+        for blocks, apart, calls in [(True, False, 1), (False, True, 6), (True, True, 7), (None, False, 0)]:
+            choose_forms(model, conv1_by_blocks=blocks, groups_apart=apart)
+            called.clear()
+            for ours, theirs in zip(numbers(), expected, strict=True):
+                torch.testing.assert_close(ours, theirs)
+            assert len(called) == calls
