@@ -11,7 +11,7 @@ import numpy as np
 
 Generator = np.random.Generator
 
-_ORDER, _CROP, _MIRROR, _COLOUR = range(4)
+_ORDER, _CROP, _MIRROR, _COLOUR, _DRAWS = range(5)
 _VAL_SPLIT, _BUDGET_SAMPLE = 1 << 32, 2 << 32
 """In the place of a split's number, which is small."""
 
@@ -34,6 +34,11 @@ def epoch_mirrors(seed: int, epoch: int) -> Generator:
 def epoch_colours(seed: int, epoch: int) -> Generator:
     """The colour jitter of an epoch's samples."""
     return _philox(seed, epoch, _COLOUR)
+
+
+def epoch_draws(seed: int, epoch: int) -> Generator:
+    """Which samples an epoch consists of, where they are drawn by weight."""
+    return _philox(seed, epoch, _DRAWS)
 
 
 def weights_seed(seed: int) -> int:

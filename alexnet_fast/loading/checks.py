@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import platform
 from importlib.util import find_spec
+from numbers import Integral, Real
 
 import torch
 
 from alexnet_fast import native
 from alexnet_fast.errors import InputError
+
+DTYPES = torch.uint8, torch.float32, torch.bfloat16, torch.float16
+"""Of a batch's images."""
 
 
 def needs_dali(device: torch.device) -> bool:
@@ -33,3 +37,42 @@ def check_crop(crop: int, size: int) -> None:
             f"crop {crop} is larger than the stored images ({size} px). "
             f"Shard with --size {-(-crop * 8 // 7)} or more, or take a smaller crop."
         )
+
+
+def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Raises InputError when the argument `name` is not a whole number from `least` to `most`."""
+    if not isinstance(value, Integral) or value < least or (most is not None and value > most):
+        allowed = f"{least} or more" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name} is {value!r}; it must be a whole number, {allowed}.")
+
+
+def check_number(name: str, value: object, least: float) -> None:
+    """Raises InputError when the argument `name` is not a number of at least `least`."""
+    if not isinstance(value, Real) or not value >= least:
+        raise InputError(f"{name} is {value!r}; it must be a number, {least:g} or more.")
+
+
+def check_ranks(rank: int, world_size: int, smallest_step: int | None = None) -> None:
+    """Raises InputError where there is no such rank, or a training's steps have fewer images than there are ranks."""
+    check_whole("world_size", world_size, 1)
+    if not isinstance(rank, Integral) or not 0 <= rank < world_size:
+        raise InputError(f"rank is {rank!r}; of a world_size of {world_size} the ranks are 0 to {world_size - 1}.")
+    if smallest_step is not None and smallest_step < world_size:
+        raise InputError(
+            f"a step has {smallest_step} images, too few for {world_size} ranks. Give a larger batch, or fewer ranks."
+        )
+
+
+def check_output(dtype: torch.dtype, device: str | torch.device, threads: int) -> None:
+    """Raises InputError when no loader gives that kind of images, or not there."""
+    if dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}; it must be one of {', '.join(map(str, DTYPES))}.")
+    check_whole("threads", threads, 1)
+    try:
+        kind = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device is {device!r}, which torch does not know. Give cpu, cuda or cuda:N.") from error
+    if kind.type not in ("cpu", "cuda"):
+        raise InputError(f"device is {device!r}; it must be cpu, cuda or cuda:N.")
+    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device is {device!r}, but torch finds {torch.cuda.device_count()} GPUs. Take device cpu.")

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet_fast.environment import cores
+from alexnet_fast.errors import InputError
+from alexnet_fast.loading.checks import check_output
+from alexnet_fast.loading.epochs import Epochs, Evaluation
 from alexnet_fast.loading.pipeline import Batch, Pipeline
-from alexnet_fast.loading.plan import Rows, ShuffleWindow, evaluation_rows, training_rows
+from alexnet_fast.loading.sampling import Weighted
 from alexnet_fast.shards.reader import Split
 
 
 class Loader:
-    """Batches on the training device. `training` and `evaluation` make one; it can be iterated over once.
+    """Batches on the training device, `len(loader)` of them: `for images, labels in loader`. `training` and
+    `evaluation` make one, and raise InputError, naming the argument, where one cannot be.
 
     Iterating raises TrainingError when more than 0.1 % of a training's split are corrupt or an image does not decode,
-    InputError where there are JPEGs and nothing to decode them.
+    InputError where there are JPEGs and nothing to decode them, or a training's epochs were given already.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        """For the two constructors."""
+    def __init__(self, pipeline: Pipeline, num_batches: int, description: str, *, once: bool) -> None:
+        """For the two constructors. `once`: it can be iterated over once."""
         self._pipeline = pipeline
+        self._num_batches = num_batches
+        self._description = description
+        self._once = once
+        self._begun = False
 
     @classmethod
     def training(
@@ -35,7 +44,7 @@ class Loader:
         epoch: int = 0,
         num_epochs: int = 1,
         first_step: int = 0,
-        samples: NDArray[np.int64] | None = None,
+        samples: NDArray[np.int64] | Weighted | None = None,
         crop: int = 224,
         crops: bool = True,
         seed: int = 0,
@@ -46,36 +55,25 @@ class Loader:
         world_size: int = 1,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        threads: int = 2,
+        threads: int | None = None,
     ) -> Loader:
         """`num_epochs` epochs from number `epoch` on, the first of them from `first_step` on: a pure function of
-        (seed, epoch).
+        (seed, epoch). It can be iterated over once: the next epochs are another loader's.
 
         `batch`: the most images of a step over all `world_size` ranks. `samples`: those that an epoch consists of, any
-        of them as often as it is there; None: each of the split once. `crop`: side of the images, pixels; with
-        `crops=False` all of them are central and none is mirrored. `colour_std`: that of the PCA colour in the epochs
-        before number `colour_epochs`, 0.1 in the paper. `window`: tars open at a time, for disks that want sequential
-        reads; None: a global shuffle. `dtype`: of the images; uint8 leaves out the mean and the colour. `threads`: that
-        decode on the CPU. Raises InputError when the crop is larger than the stored images.
+        of them as often as it is there, or `Weighted`; None: each of the split once. `crop`: side of the images,
+        pixels; with `crops=False` all of them are central and none is mirrored. `colour_std`: that of the PCA colour in
+        the epochs before number `colour_epochs`, 0.1 in the paper. `window`: tars open at a time, for disks that want
+        sequential reads; None: a global shuffle. `dtype`: of the images; uint8 leaves out the mean and the colour.
+        `threads`: that decode on the CPU; None: as many as the cores this process may use.
         """
-        tars = split.index["shard"]
-        rows = training_rows(
-            len(split) if samples is None else len(samples),
-            batch,
-            seed,
-            margin=split.size - crop,
-            colour_std=colour_std,
-            colour_epochs=colour_epochs,
-            crops=crops,
-            window=ShuffleWindow(tars if samples is None else tars[samples], window) if window else None,
-            rank=rank,
-            world_size=world_size,
-            epochs=range(epoch, epoch + num_epochs),
-            first_step=first_step,
-        )
+        given = locals()
+        plan = Epochs(**{field.name: given[field.name] for field in fields(Epochs)})
+        threads = cores() if threads is None else threads
+        check_output(dtype, device, threads)
         pipeline = Pipeline(
             split,
-            _chosen(rows, samples),
+            plan,
             max_batch=-(-batch // world_size),
             crop=crop,
             device=device,
@@ -83,7 +81,7 @@ class Loader:
             threads=threads,
             whole_tars=bool(window),
         )
-        return cls(pipeline)
+        return cls(pipeline, len(plan), f"{plan}, {_images(crop, dtype, device)}", once=True)
 
     @classmethod
     def evaluation(
@@ -98,18 +96,20 @@ class Loader:
         world_size: int = 1,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        threads: int = 2,
+        threads: int | None = None,
     ) -> Loader:
-        """Every image once in stored order, or those of `samples` in their order: its central crop.
+        """Every image once in stored order, or those of `samples` in their order: its central crop. It can be iterated
+        over again, and gives the same.
 
         `batch`: the most images of one rank's step. `mean`: RGB, 0-255, which is subtracted; None: that of the split's
         own set. A corrupt image has the label UNLABELLED. The other arguments and errors are those of `training`.
         """
-        count = len(split) if samples is None else len(samples)
-        rows = evaluation_rows(count, batch, margin=split.size - crop, rank=rank, world_size=world_size)
+        plan = Evaluation(split, batch, samples, crop, rank, world_size)
+        threads = cores() if threads is None else threads
+        check_output(dtype, device, threads)
         pipeline = Pipeline(
             split,
-            _chosen(rows, samples),
+            plan,
             max_batch=batch,
             crop=crop,
             device=device,
@@ -118,7 +118,7 @@ class Loader:
             mean=mean,
             strict=True,
         )
-        return cls(pipeline)
+        return cls(pipeline, len(plan), f"{plan}, {_images(crop, dtype, device)}", once=False)
 
     @property
     def corrupt(self) -> dict[int, str]:
@@ -134,10 +134,22 @@ class Loader:
         """Why no batch comes, in words, for another thread: the stage, and the file or URL that cannot be read."""
         return self._pipeline.waits_for()
 
+    def __len__(self) -> int:
+        """The number of batches of all its epochs, from the first step on."""
+        return self._num_batches
+
+    def __repr__(self) -> str:
+        return f"<Loader of {self._description}>"
+
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self._pipeline)
+        if self._once and self._begun:
+            raise InputError(
+                "this loader's epochs were given already; again they would be the same images, crops and colours. Make "
+                "a loader for the next ones: Loader.training(..., epoch=...), or one of all with num_epochs."
+            )
+        self._begun = True
+        yield from self._pipeline
 
 
-def _chosen(rows: Iterator[Rows], samples: NDArray[np.int64] | None) -> Iterator[Rows]:
-    """The rows, whose numbers are places in `samples` where that is given."""
-    return rows if samples is None else (replace(row, samples=samples[row.samples]) for row in rows)
+def _images(crop: int, dtype: torch.dtype, device: str | torch.device) -> str:
+    return f"images (3, {crop}, {crop}) {str(dtype).removeprefix('torch.')} on {device}"

@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -37,11 +37,20 @@ PREFETCH = 2
 @dataclass(frozen=True)
 class Batch:
     """`images` (n, 3, crop, crop) in channels-last memory, RGB 0-255 minus the mean; `labels` (n,) int64. The order
-    inside a batch is the loader's: `rows` says which sample each image is."""
+    inside a batch is the loader's: `rows` says which sample each image is. Unpacks as `images, labels = batch`."""
 
     images: torch.Tensor
     labels: torch.Tensor
     rows: Rows
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        yield self.images
+        yield self.labels
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The batch with its tensors on that device, as `Tensor.to`."""
+        images, labels = (tensor.to(device, non_blocking=non_blocking) for tensor in self)
+        return replace(self, images=images, labels=labels)
 
 
 class Pipeline:

@@ -111,14 +111,14 @@ def training_rows(
         order, crop, mirror = _draw_epoch(seed, epoch, samples, margin, crops, window)
         colours = random.epoch_colours(seed, epoch)
         for step in range(steps):
-            start, stop = _part(0, samples, step, steps)
+            start, stop = part_of(0, samples, step, steps)
             # A step at a time: of ImageNet it is half of the plan's memory and a third of its time. Skipped steps are
             # drawn too, since a normal number takes one draw or more.
             shape = stop - start, 3
             colour = colours.standard_normal(shape, np.float32) * std if std else np.zeros(shape, np.float32)
             if step < first_step:
                 continue
-            first, last = _part(start, stop, rank, world_size)
+            first, last = part_of(start, stop, rank, world_size)
             part = slice(first, last)
             chosen = order[part].astype(np.int64)
             yield Rows(epoch, step, chosen, crop[part], mirror[part], colour[first - start : last - start])
@@ -127,13 +127,13 @@ def training_rows(
 
 def evaluation_rows(samples: int, batch: int, *, margin: int, rank: int = 0, world_size: int = 1) -> Iterator[Rows]:
     """Every sample once over all ranks, in stored order, central crop; `batch` is one rank's."""
-    start, stop = _part(0, samples, rank, world_size)
+    start, stop = part_of(0, samples, rank, world_size)
     for step, first in enumerate(range(start, stop, batch)):
         part = np.arange(first, min(first + batch, stop))
         yield Rows(0, step, part, *_central(len(part), margin), np.zeros((len(part), 3), np.float32))
 
 
-def _part(start: int, stop: int, number: int, parts: int) -> tuple[int, int]:
+def part_of(start: int, stop: int, number: int, parts: int) -> tuple[int, int]:
     """Start and stop of the `number`-th of `parts` near-equal parts of a range."""
     length = stop - start
     return start + length * number // parts, start + length * (number + 1) // parts

@@ -97,6 +97,11 @@ class Manifest:
         """0 where there is no such split."""
         return sum(tar.samples for tar in self.splits.get(split, []))
 
+    @property
+    def class_names(self) -> list[str]:
+        """By label."""
+        return [entry["name"] for entry in self.classes]
+
     def to_json(self) -> str:
         body = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}
         for name in ("raw_share", "not_kept"):

@@ -42,6 +42,8 @@ class Split:
         self.encoding = manifest.encoding
         self.size = manifest.size
         self.pixels = manifest.pixels
+        self.manifest = manifest
+        self._opened = folder, name, manifest, tars
         listed = manifest.splits[name]
         allow_open_files(len(listed) + 1)
         self.index = load_index(folder / index_name(name))
@@ -64,6 +66,15 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def __reduce__(self) -> tuple[type[Split], tuple[object, ...]]:
+        """Pickled, it is opened again in the other process, which maps the tars or fetches them itself."""
+        return Split, self._opened
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, by label; the manifest has their ids too."""
+        return self.manifest.class_names
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -173,6 +184,11 @@ class ShardSet:
         except OSError as error:
             raise InputError(f"{path} cannot be read as a manifest ({error}). Make the shard set again.") from error
         self.manifest = parse_manifest(data, str(path))
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, by label; the manifest has their ids too."""
+        return self.manifest.class_names
 
     @classmethod
     def of(cls, config: TrainConfig) -> ShardSet:
