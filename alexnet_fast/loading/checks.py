@@ -5,10 +5,12 @@ from __future__ import annotations
 import platform
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 
 from alexnet_fast import native
 from alexnet_fast.errors import InputError
+from alexnet_fast.loading.boxes import Boxes
 
 
 def needs_dali(device: torch.device) -> bool:
@@ -32,4 +34,20 @@ def check_crop(crop: int, size: int) -> None:
         raise InputError(
             f"crop {crop} is larger than the stored images ({size} px). "
             f"Shard with --size {-(-crop * 8 // 7)} or more, or take a smaller crop."
+        )
+
+
+def check_boxes(boxes: Boxes, *, central: bool) -> None:
+    """Raises InputError when such boxes cannot be drawn, or with `central` be in the middle of the images."""
+    crop, scale, ratio, resize = boxes.crop, boxes.scale, boxes.ratio, boxes.resize
+    if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
+        raise InputError(f"scale {scale} is no range of an image's share. Give two numbers, such as (0.08, 1.0).")
+    if not 0 < ratio[0] <= ratio[1]:
+        raise InputError(f"ratio {ratio} is no range of width to height. Give two numbers, such as (3/4, 4/3).")
+    if (resize if central else scale) is None:
+        check_crop(crop, int(np.min(boxes.sizes)))
+    if resize is not None and resize < crop:
+        raise InputError(
+            f"resize {resize} is smaller than the crop ({crop}), which is cut out of the resized image. "
+            "Give the crop's side or more."
         )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet_fast.loading.boxes import RATIO, Boxes
+from alexnet_fast.loading.checks import check_boxes
 from alexnet_fast.loading.pipeline import Batch, Pipeline
 from alexnet_fast.loading.plan import Rows, ShuffleWindow, evaluation_rows, training_rows
 from alexnet_fast.shards.reader import Split
@@ -37,6 +40,8 @@ class Loader:
         first_step: int = 0,
         samples: NDArray[np.int64] | None = None,
         crop: int = 224,
+        scale: tuple[float, float] | None = None,
+        ratio: tuple[float, float] = RATIO,
         crops: bool = True,
         seed: int = 0,
         colour_std: float = 0.1,
@@ -52,30 +57,31 @@ class Loader:
         (seed, epoch).
 
         `batch`: the most images of a step over all `world_size` ranks. `samples`: those that an epoch consists of, any
-        of them as often as it is there; None: each of the split once. `crop`: side of the images, pixels; with
-        `crops=False` all of them are central and none is mirrored. `colour_std`: that of the PCA colour in the epochs
-        before number `colour_epochs`, 0.1 in the paper. `window`: tars open at a time, for disks that want sequential
-        reads; None: a global shuffle. `dtype`: of the images; uint8 leaves out the mean and the colour. `threads`: that
-        decode on the CPU. Raises InputError when the crop is larger than the stored images.
+        of them as often as it is there; None: each of the split once. `crop`: side of the images, pixels.
+        `scale`: the part that is resized to the crop has a share of the stored image's area in this range, and
+        `ratio` is that of its width to its height: torchvision's RandomResizedCrop; None: nothing is resized. With
+        `crops=False` all crops are central, as `evaluation` has them, and none is mirrored. `colour_std`: that of the
+        PCA colour in the epochs before number `colour_epochs`, 0.1 in the paper. `window`: tars open at a time, for
+        disks that want sequential reads; None: a global shuffle. `dtype`: of the images; uint8 leaves out the mean and
+        the colour. `threads`: that decode on the CPU. Raises InputError when the crop is larger than the stored images
+        and is not resized.
         """
-        tars = split.index["shard"]
+        boxes = _boxes(split, samples, crop, central=not crops, scale=scale, ratio=ratio)
+        tars = split.index["shard"] if samples is None else split.index["shard"][samples]
         rows = training_rows(
-            len(split) if samples is None else len(samples),
-            batch,
-            seed,
-            margin=split.size - crop,
+            *(len(tars), batch, seed),
+            boxes=boxes,
             colour_std=colour_std,
             colour_epochs=colour_epochs,
             crops=crops,
-            window=ShuffleWindow(tars if samples is None else tars[samples], window) if window else None,
+            window=ShuffleWindow(tars, window) if window else None,
             rank=rank,
             world_size=world_size,
             epochs=range(epoch, epoch + num_epochs),
             first_step=first_step,
         )
         pipeline = Pipeline(
-            split,
-            _chosen(rows, samples),
+            *(split, _chosen(rows, samples)),
             max_batch=-(-batch // world_size),
             crop=crop,
             device=device,
@@ -93,6 +99,7 @@ class Loader:
         batch: int = 256,
         samples: NDArray[np.int64] | None = None,
         crop: int = 224,
+        resize: int | None = None,
         mean: list[float] | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -102,11 +109,14 @@ class Loader:
     ) -> Loader:
         """Every image once in stored order, or those of `samples` in their order: its central crop.
 
-        `batch`: the most images of one rank's step. `mean`: RGB, 0-255, which is subtracted; None: that of the split's
-        own set. A corrupt image has the label UNLABELLED. The other arguments and errors are those of `training`.
+        `batch`: the most images of one rank's step. `resize`: to what the shorter side is resized before, pixels; None:
+        images that keep their shape to crop * 8/7, stored squares not at all. `mean`: RGB, 0-255, which is subtracted;
+        None: that of the split's own set. A corrupt image has the label UNLABELLED. The other arguments and errors are
+        those of `training`.
         """
         count = len(split) if samples is None else len(samples)
-        rows = evaluation_rows(count, batch, margin=split.size - crop, rank=rank, world_size=world_size)
+        boxes = _boxes(split, samples, crop, central=True, resize=resize)
+        rows = evaluation_rows(count, batch, boxes=boxes, rank=rank, world_size=world_size)
         pipeline = Pipeline(
             split,
             _chosen(rows, samples),
@@ -141,3 +151,22 @@ class Loader:
 def _chosen(rows: Iterator[Rows], samples: NDArray[np.int64] | None) -> Iterator[Rows]:
     """The rows, whose numbers are places in `samples` where that is given."""
     return rows if samples is None else (replace(row, samples=samples[row.samples]) for row in rows)
+
+
+def _boxes(
+    split: Split,
+    samples: NDArray[np.int64] | None,
+    crop: int,
+    *,
+    central: bool,
+    resize: int | None = None,
+    **more: Any,
+) -> Boxes:
+    """Of the images that an epoch consists of, checked; `resize`: that of `Loader.evaluation`."""
+    sizes: int | NDArray[np.int64] = split.size
+    if (split.sizes != split.size).any():
+        sizes = split.sizes if samples is None else split.sizes[samples]
+        resize = round(crop * 8 / 7) if resize is None else resize
+    boxes = Boxes(sizes, crop, resize=resize, **more)
+    check_boxes(boxes, central=central)
+    return boxes
