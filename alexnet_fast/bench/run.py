@@ -22,6 +22,7 @@ from alexnet_fast.demo.samples import draw_samples
 from alexnet_fast.distributed.devices import check_gpus, choose_gpus, usable_gpus
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
+from alexnet_fast.loading.boxes import Boxes
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.pipeline import PREFETCH, Batch
 from alexnet_fast.loading.plan import training_rows
@@ -165,7 +166,8 @@ def _read(split: Split, samples: NDArray[np.int64], config: TrainConfig) -> Iter
         for image in split.read(samples):
             image.copy()
 
-    rows = training_rows(len(samples), config.batch, 0, margin=0, colour_std=0, crops=False, epochs=range(EPOCHS))
+    whole = Boxes(split.sizes[samples], 0)
+    rows = training_rows(len(samples), config.batch, 0, boxes=whole, colour_std=0, crops=False, epochs=range(EPOCHS))
     with ThreadPoolExecutor(config.threads) as pool:
         for row in rows:
             list(pool.map(copy, np.array_split(samples[row.samples], config.threads)))

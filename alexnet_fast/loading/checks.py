@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import platform
 from importlib.util import find_spec
-from numbers import Integral, Real
 
+import numpy as np
 import torch
 
 from alexnet_fast import native
 from alexnet_fast.errors import InputError
+from alexnet_fast.loading.boxes import Boxes
 
 DTYPES = torch.uint8, torch.float32, torch.bfloat16, torch.float16
 """Of a batch's images."""
@@ -39,23 +40,39 @@ def check_crop(crop: int, size: int) -> None:
         )
 
 
+def check_boxes(boxes: Boxes, *, central: bool) -> None:
+    """Raises InputError when such boxes cannot be drawn, or with `central` be in the middle of the images."""
+    crop, scale, ratio, resize = boxes.crop, boxes.scale, boxes.ratio, boxes.resize
+    if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
+        raise InputError(f"scale {scale} is no range of an image's share. Give two numbers, such as (0.08, 1.0).")
+    if not 0 < ratio[0] <= ratio[1]:
+        raise InputError(f"ratio {ratio} is no range of width to height. Give two numbers, such as (3/4, 4/3).")
+    if (resize if central else scale) is None:
+        check_crop(crop, int(np.min(boxes.sizes)))
+    if resize is not None and resize < crop:
+        raise InputError(
+            f"resize {resize} is smaller than the crop ({crop}), which is cut out of the resized image. "
+            "Give the crop's side or more."
+        )
+
+
 def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
     """Raises InputError when the argument `name` is not a whole number from `least` to `most`."""
-    if not isinstance(value, Integral) or value < least or (most is not None and value > most):
+    if not isinstance(value, (int, np.integer)) or value < least or (most is not None and value > most):
         allowed = f"{least} or more" if most is None else f"from {least} to {most}"
         raise InputError(f"{name} is {value!r}; it must be a whole number, {allowed}.")
 
 
 def check_number(name: str, value: object, least: float) -> None:
     """Raises InputError when the argument `name` is not a number of at least `least`."""
-    if not isinstance(value, Real) or not value >= least:
+    if not isinstance(value, (int, float, np.number)) or not value >= least:
         raise InputError(f"{name} is {value!r}; it must be a number, {least:g} or more.")
 
 
 def check_ranks(rank: int, world_size: int, smallest_step: int | None = None) -> None:
     """Raises InputError where there is no such rank, or a training's steps have fewer images than there are ranks."""
     check_whole("world_size", world_size, 1)
-    if not isinstance(rank, Integral) or not 0 <= rank < world_size:
+    if not isinstance(rank, (int, np.integer)) or not 0 <= rank < world_size:
         raise InputError(f"rank is {rank!r}; of a world_size of {world_size} the ranks are 0 to {world_size - 1}.")
     if smallest_step is not None and smallest_step < world_size:
         raise InputError(

@@ -133,5 +133,5 @@ class _Images:
         samples, labels = self._filter.replaced(samples)
         for sample, label in zip(samples, labels.tolist(), strict=True):
             (stored,) = self._split.read(np.array([sample]))
-            image = Image.open(io.BytesIO(stored)) if stored.ndim == 1 else Image.fromarray(stored)
+            image = Image.open(io.BytesIO(stored.data)) if stored.ndim == 1 else Image.fromarray(stored)
             yield image.convert("RGB"), label

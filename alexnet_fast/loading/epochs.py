@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast.errors import InputError
-from alexnet_fast.loading.checks import check_crop, check_number, check_ranks, check_whole
+from alexnet_fast.loading.boxes import RATIO, Boxes
+from alexnet_fast.loading.checks import check_boxes, check_number, check_ranks, check_whole
 from alexnet_fast.loading.plan import Rows, ShuffleWindow, evaluation_rows, part_of, steps_per_epoch, training_rows
 from alexnet_fast.loading.sampling import Weighted, checked
 from alexnet_fast.shards.reader import Split
@@ -31,6 +33,8 @@ class Epochs:
     first_step: int = 0
     samples: NDArray[np.int64] | Weighted | None = None
     crop: int
+    scale: tuple[float, float] | None = None
+    ratio: tuple[float, float] = RATIO
     crops: bool = True
     seed: int = 0
     colour_std: float = 0.0
@@ -53,7 +57,7 @@ class Epochs:
         check_whole("num_epochs", self.num_epochs, 0)
         check_whole("seed", self.seed, 0, MOST)
         check_whole("crop", self.crop, 1)
-        check_crop(self.crop, self.split.size)
+        check_boxes(self._boxes(None if isinstance(self.samples, Weighted) else self.samples), central=not self.crops)
         if self.first_step != self.steps:  # at the epoch's end: resumed there, it begins with the next
             check_whole("first_step", self.first_step, 0, self.steps - 1)
         if self.window is not None:
@@ -79,7 +83,8 @@ class Epochs:
     def __str__(self) -> str:
         last = self.epoch + self.num_epochs - 1
         epochs = f"epoch {last}" if self.num_epochs == 1 else f"epochs {self.epoch} to {last}"
-        looks = f"random crops and mirror images, PCA colour {self.colour_std:g}" if self.crops else "central crops"
+        crops = "random crops" if self.scale is None else "random resized crops"
+        looks = f"{crops} and mirror images, PCA colour {self.colour_std:g}" if self.crops else "central crops"
         return (
             f"{self.split.name}: {self.num_samples:,} samples an epoch, {epochs} from step {self.first_step} of "
             f"{self.steps:,}, batch {self.batch}, rank {self.rank} of {self.world_size}, {looks}"
@@ -92,22 +97,23 @@ class Epochs:
     def _epoch(self, epoch: int, first_step: int) -> Iterator[Rows]:
         drawn = self.samples
         samples = drawn.draw(self.seed, epoch) if isinstance(drawn, Weighted) else drawn
-        tars = self.split.index["shard"]
+        tars = self.split.index["shard"] if samples is None else self.split.index["shard"][samples]
         rows = training_rows(
-            self.num_samples,
-            self.batch,
-            self.seed,
-            margin=self.split.size - self.crop,
+            *(len(tars), self.batch, self.seed),
+            boxes=self._boxes(samples),
             colour_std=self.colour_std,
             colour_epochs=self.colour_epochs,
             crops=self.crops,
-            window=ShuffleWindow(tars if samples is None else tars[samples], self.window) if self.window else None,
+            window=ShuffleWindow(tars, self.window) if self.window else None,
             rank=self.rank,
             world_size=self.world_size,
             epochs=range(epoch, epoch + 1),
             first_step=first_step,
         )
         return rows if samples is None else (replace(row, samples=samples[row.samples]) for row in rows)
+
+    def _boxes(self, samples: NDArray[np.int64] | None) -> Boxes:
+        return _boxes(self.split, samples, self.crop, scale=self.scale, ratio=self.ratio)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +125,7 @@ class Evaluation:
     batch: int
     samples: NDArray[np.int64] | None
     crop: int
+    resize: int | None
     rank: int
     world_size: int
 
@@ -127,7 +134,7 @@ class Evaluation:
             object.__setattr__(self, "samples", checked(self.samples, self.split))
         check_whole("batch", self.batch, 1)
         check_whole("crop", self.crop, 1)
-        check_crop(self.crop, self.split.size)
+        check_boxes(self._boxes(), central=True)
         check_ranks(self.rank, self.world_size)
 
     @property
@@ -146,7 +153,21 @@ class Evaluation:
         )
 
     def __iter__(self) -> Iterator[Rows]:
-        margin = self.split.size - self.crop
-        rows = evaluation_rows(self.num_samples, self.batch, margin=margin, rank=self.rank, world_size=self.world_size)
+        count, boxes = self.num_samples, self._boxes()
+        rows = evaluation_rows(count, self.batch, boxes=boxes, rank=self.rank, world_size=self.world_size)
         samples = self.samples
         return rows if samples is None else (replace(row, samples=samples[row.samples]) for row in rows)
+
+    def _boxes(self) -> Boxes:
+        return _boxes(self.split, self.samples, self.crop, resize=self.resize)
+
+
+def _boxes(
+    split: Split, samples: NDArray[np.int64] | None, crop: int, *, resize: int | None = None, **more: Any
+) -> Boxes:
+    """Of `samples`, None: of all; `resize`: that of `Loader.evaluation`."""
+    sizes: int | NDArray[np.int64] = split.size
+    if (split.sizes != split.size).any():
+        sizes = split.sizes if samples is None else split.sizes[samples]
+        resize = round(crop * 8 / 7) if resize is None else resize
+    return Boxes(sizes, crop, resize=resize, **more)

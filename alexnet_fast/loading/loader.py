@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
+from alexnet_fast.loading.boxes import RATIO
 from alexnet_fast.loading.checks import check_output
 from alexnet_fast.loading.epochs import Epochs, Evaluation
 from alexnet_fast.loading.pipeline import Batch, Pipeline
@@ -27,12 +29,22 @@ class Loader:
     InputError where there are JPEGs and nothing to decode them, or a training's epochs were given already.
     """
 
-    def __init__(self, pipeline: Pipeline, num_batches: int, description: str, *, once: bool) -> None:
-        """For the two constructors. `once`: it can be iterated over once."""
-        self._pipeline = pipeline
-        self._num_batches = num_batches
-        self._description = description
-        self._once = once
+    def __init__(
+        self,
+        plan: Epochs | Evaluation,
+        *,
+        device: str | torch.device,
+        dtype: torch.dtype,
+        threads: int | None,
+        **more: Any,
+    ) -> None:
+        """For the two constructors; `more`: arguments of `Pipeline`."""
+        threads = cores() if threads is None else threads
+        check_output(dtype, device, threads)
+        output: dict[str, Any] = {"crop": plan.crop, "device": device, "dtype": dtype, "threads": threads}
+        self._pipeline = Pipeline(plan.split, plan, **output, **more)
+        self._plan = plan
+        self._images = f"images (3, {plan.crop}, {plan.crop}) {str(dtype).removeprefix('torch.')} on {device}"
         self._begun = False
 
     @classmethod
@@ -46,6 +58,8 @@ class Loader:
         first_step: int = 0,
         samples: NDArray[np.int64] | Weighted | None = None,
         crop: int = 224,
+        scale: tuple[float, float] | None = None,
+        ratio: tuple[float, float] = RATIO,
         crops: bool = True,
         seed: int = 0,
         colour_std: float = 0.1,
@@ -62,26 +76,17 @@ class Loader:
 
         `batch`: the most images of a step over all `world_size` ranks. `samples`: those that an epoch consists of, any
         of them as often as it is there, or `Weighted`; None: each of the split once. `crop`: side of the images,
-        pixels; with `crops=False` all of them are central and none is mirrored. `colour_std`: that of the PCA colour in
-        the epochs before number `colour_epochs`, 0.1 in the paper. `window`: tars open at a time, for disks that want
-        sequential reads; None: a global shuffle. `dtype`: of the images; uint8 leaves out the mean and the colour.
-        `threads`: that decode on the CPU; None: as many as the cores this process may use.
+        pixels. `scale`: the part that is resized to the crop has a share of the stored image's area in this range, and
+        `ratio` is that of its width to its height: torchvision's RandomResizedCrop; None: nothing is resized. With
+        `crops=False` all crops are central, as `evaluation` has them, and none is mirrored. `colour_std`: that of the
+        PCA colour in the epochs before number `colour_epochs`, 0.1 in the paper. `window`: tars open at a time, for
+        disks that want sequential reads; None: a global shuffle. `dtype`: of the images; uint8 leaves out the mean and
+        the colour. `threads`: that decode on the CPU; None: as many as the cores this process may use.
         """
         given = locals()
         plan = Epochs(**{field.name: given[field.name] for field in fields(Epochs)})
-        threads = cores() if threads is None else threads
-        check_output(dtype, device, threads)
-        pipeline = Pipeline(
-            split,
-            plan,
-            max_batch=-(-batch // world_size),
-            crop=crop,
-            device=device,
-            dtype=dtype,
-            threads=threads,
-            whole_tars=bool(window),
-        )
-        return cls(pipeline, len(plan), f"{plan}, {_images(crop, dtype, device)}", once=True)
+        output: dict[str, Any] = {"device": device, "dtype": dtype, "threads": threads}
+        return cls(plan, **output, max_batch=-(-batch // world_size), whole_tars=bool(window))
 
     @classmethod
     def evaluation(
@@ -91,6 +96,7 @@ class Loader:
         batch: int = 256,
         samples: NDArray[np.int64] | None = None,
         crop: int = 224,
+        resize: int | None = None,
         mean: list[float] | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -101,24 +107,13 @@ class Loader:
         """Every image once in stored order, or those of `samples` in their order: its central crop. It can be iterated
         over again, and gives the same.
 
-        `batch`: the most images of one rank's step. `mean`: RGB, 0-255, which is subtracted; None: that of the split's
-        own set. A corrupt image has the label UNLABELLED. The other arguments and errors are those of `training`.
+        `batch`: the most images of one rank's step. `resize`: to what the shorter side is resized before, pixels; None:
+        images that keep their shape to crop * 8/7, stored squares not at all. `mean`: RGB, 0-255, which is subtracted;
+        None: that of the split's own set. A corrupt image has the label UNLABELLED. The other arguments and errors are
+        those of `training`.
         """
-        plan = Evaluation(split, batch, samples, crop, rank, world_size)
-        threads = cores() if threads is None else threads
-        check_output(dtype, device, threads)
-        pipeline = Pipeline(
-            split,
-            plan,
-            max_batch=batch,
-            crop=crop,
-            device=device,
-            dtype=dtype,
-            threads=threads,
-            mean=mean,
-            strict=True,
-        )
-        return cls(pipeline, len(plan), f"{plan}, {_images(crop, dtype, device)}", once=False)
+        plan = Evaluation(split, batch, samples, crop, resize, rank, world_size)
+        return cls(plan, device=device, dtype=dtype, threads=threads, max_batch=batch, mean=mean, strict=True)
 
     @property
     def corrupt(self) -> dict[int, str]:
@@ -136,20 +131,16 @@ class Loader:
 
     def __len__(self) -> int:
         """The number of batches of all its epochs, from the first step on."""
-        return self._num_batches
+        return len(self._plan)
 
     def __repr__(self) -> str:
-        return f"<Loader of {self._description}>"
+        return f"<Loader of {self._plan}, {self._images}>"
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._once and self._begun:
+        if self._begun and isinstance(self._plan, Epochs):
             raise InputError(
                 "this loader's epochs were given already; again they would be the same images, crops and colours. Make "
                 "a loader for the next ones: Loader.training(..., epoch=...), or one of all with num_epochs."
             )
         self._begun = True
         yield from self._pipeline
-
-
-def _images(crop: int, dtype: torch.dtype, device: str | torch.device) -> str:
-    return f"images (3, {crop}, {crop}) {str(dtype).removeprefix('torch.')} on {device}"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from alexnet_fast import native
 from alexnet_fast.errors import TrainingError
-from alexnet_fast.loading.checks import check_crop, check_dali, needs_dali
+from alexnet_fast.loading.checks import check_dali, needs_dali
 from alexnet_fast.loading.corruption import CorruptionFilter
 from alexnet_fast.loading.cpu import KINDS, CropReader, Cut
 from alexnet_fast.loading.handover import arranged, copied, joined
@@ -79,7 +79,6 @@ class Pipeline:
         strict: bool = False,
         whole_tars: bool = False,
     ) -> None:
-        check_crop(crop, split.size)
         self.wait_seconds = 0.0
         self.host_share = 0.0
         self._split = split
@@ -182,13 +181,13 @@ class Pipeline:
         offset = torch.from_numpy(self._mean - rows.colour @ self._colour_axes)
         if jpegs and decoder:
             self._check(rows.samples[:jpegs], stored[:jpegs])
-            margin = np.float32(max(self._split.size - self._crop, 1))
-            decoder.submit(stored[:jpegs], rows.crop[:jpegs].astype(np.float32) / margin)
+            margin = np.maximum(self._split.sizes[rows.samples[:jpegs]] - rows.crop[:jpegs, 2:], 1)
+            decoder.submit(stored[:jpegs], (rows.crop[:jpegs, :2] / margin).astype(np.float32))
         cut = None
         if jpegs < len(stored):
             dtype = self._dtype if self._device.type == "cpu" and self._dtype in KINDS else torch.uint8
             upright = int((~rows.mirror[jpegs:]).sum())
-            cut = reader.submit(stored[jpegs:], rows.crop[jpegs:], upright, offset[jpegs:], dtype)
+            cut = reader.submit(stored[jpegs:], rows.crop[jpegs:, :2], upright, offset[jpegs:], dtype)
         return _UnderWay(rows, torch.from_numpy(labels[order]), jpegs, offset, cut)
 
     def _check(self, samples: NDArray[np.int64], stored: list[NDArray[np.uint8]]) -> None:

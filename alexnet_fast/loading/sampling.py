@@ -42,7 +42,8 @@ class Weighted:
         """(len(self),) the epoch's sample numbers, in the order in which they were drawn."""
         upto = np.cumsum(self.weights)
         places = random.epoch_draws(seed, epoch).random(len(self)) * upto[-1]
-        return np.searchsorted(upto, np.minimum(places, np.nextafter(upto[-1], 0)), side="right").astype(np.int64)
+        places = np.minimum(places, np.nextafter(upto[-1], 0))  # a product may be rounded up
+        return np.asarray(np.searchsorted(upto, places, side="right"), np.int64)
 
 
 def class_balanced(split: Split, count: int | None = None) -> Weighted:
@@ -78,8 +79,8 @@ def checked(samples: ArrayLike, split: Split) -> NDArray[np.int64]:
     numbers = np.asarray(samples)
     if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu":
         raise InputError(
-            f"samples is an array of {numbers.dtype} and shape {numbers.shape}; it must be a list of sample numbers, at "
-            "least one. Of a mask take np.flatnonzero(mask)."
+            f"samples is an array of {numbers.dtype} and shape {numbers.shape}; it must be a list of sample numbers, "
+            "at least one. Of a mask take np.flatnonzero(mask)."
         )
     if int(numbers.min()) < 0 or int(numbers.max()) >= len(split):
         raise InputError(

@@ -77,6 +77,11 @@ class Split:
         return self.manifest.class_names
 
     @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(n, 2) heights and widths of the stored images, pixels. Not to be written to."""
+        return np.broadcast_to(np.int64(self.size), (len(self), 2))
+
+    @property
     def labels(self) -> NDArray[np.int64]:
         """(n,) class indices of all samples, or UNLABELLED."""
         return self.index["label"].astype(np.int64)

@@ -24,7 +24,7 @@ def main(shards: str, epochs: int, batch: int, crop: int, lr: float, device: str
     shard_set = ShardSet(shards)
     train, val = shard_set.split("train"), shard_set.split("val")
     net = timm.create_model("resnet18", num_classes=len(shard_set.classes))
-    net = net.to(device, memory_format=torch.channels_last)
+    net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(net.parameters(), lr, momentum=0.9, weight_decay=1e-4, nesterov=True)
     # pixels come as 0-255 minus the mean: 64 is about their standard deviation
     training = Loader.training(train, batch=batch, num_epochs=epochs, crop=crop, device=device)
