@@ -16,18 +16,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from alexnet_fast.loading.augment import ColourJitter, CutMix, Erasing, MixUp
+    from alexnet_fast.loading.batch import Batch
     from alexnet_fast.loading.datasets import IterableDataset, MapDataset
     from alexnet_fast.loading.loader import Loader
-    from alexnet_fast.loading.pipeline import Batch
     from alexnet_fast.loading.sampling import Weighted, class_balanced, of_classes
     from alexnet_fast.shards.reader import ShardSet
 
-__all__ = ["Batch", "IterableDataset", "Loader", "MapDataset", "ShardSet", "Weighted", "class_balanced", "of_classes"]
+__all__ = [
+    "Batch",
+    "ColourJitter",
+    "CutMix",
+    "Erasing",
+    "IterableDataset",
+    "Loader",
+    "MapDataset",
+    "MixUp",
+    "ShardSet",
+    "Weighted",
+    "class_balanced",
+    "of_classes",
+]
 __version__ = "0.1.0"
 _MODULES = {
+    "loading.augment": ("ColourJitter", "CutMix", "Erasing", "MixUp"),
     "loading.datasets": ("IterableDataset", "MapDataset"),
     "loading.loader": ("Loader",),
-    "loading.pipeline": ("Batch",),
+    "loading.batch": ("Batch",),
     "loading.sampling": ("Weighted", "class_balanced", "of_classes"),
     "shards.reader": ("ShardSet",),
 }

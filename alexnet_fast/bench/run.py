@@ -22,9 +22,10 @@ from alexnet_fast.demo.samples import draw_samples
 from alexnet_fast.distributed.devices import check_gpus, choose_gpus, usable_gpus
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.boxes import Boxes
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.pipeline import PREFETCH, Batch
+from alexnet_fast.loading.pipeline import PREFETCH
 from alexnet_fast.loading.plan import training_rows
 from alexnet_fast.loading.synthetic import synthetic
 from alexnet_fast.memory import keep_freed_memory

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from alexnet_fast.distributed.stalls import watched
 from alexnet_fast.distributed.topology import Topology, sum_over_processes
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.checks import check_crop
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.pipeline import Batch
 from alexnet_fast.shards.reader import Split
 
 BATCH = 256

@@ -70,13 +70,15 @@ def check_number(name: str, value: object, least: float) -> None:
 
 
 def check_ranks(rank: int, world_size: int, smallest_step: int | None = None) -> None:
-    """Raises InputError where there is no such rank, or a training's steps have fewer images than there are ranks."""
+    """Raises InputError where there is no such rank, or a training's steps have fewer images than there are ranks; of
+    images that are mixed, `smallest_step` counts pairs."""
     check_whole("world_size", world_size, 1)
     if not isinstance(rank, (int, np.integer)) or not 0 <= rank < world_size:
         raise InputError(f"rank is {rank!r}; of a world_size of {world_size} the ranks are 0 to {world_size - 1}.")
     if smallest_step is not None and smallest_step < world_size:
         raise InputError(
-            f"a step has {smallest_step} images, too few for {world_size} ranks. Give a larger batch, or fewer ranks."
+            f"a step has {smallest_step} images, or pairs of mixed ones, too few for {world_size} ranks. Give a larger "
+            "batch, or fewer ranks."
         )
 
 

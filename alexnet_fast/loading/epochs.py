@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast.errors import InputError
+from alexnet_fast.loading.augment import Augmentation, check_augment, mixes
 from alexnet_fast.loading.boxes import RATIO, Boxes
 from alexnet_fast.loading.checks import check_boxes, check_number, check_ranks, check_whole
 from alexnet_fast.loading.plan import Rows, ShuffleWindow, evaluation_rows, part_of, steps_per_epoch, training_rows
@@ -36,6 +37,7 @@ class Epochs:
     scale: tuple[float, float] | None = None
     ratio: tuple[float, float] = RATIO
     crops: bool = True
+    augment: Sequence[Augmentation] = ()
     seed: int = 0
     colour_std: float = 0.0
     colour_epochs: float = math.inf
@@ -64,7 +66,18 @@ class Epochs:
             check_whole("window", self.window, 1)
         check_number("colour_std", self.colour_std, 0)
         check_number("colour_epochs", self.colour_epochs, 0)
-        check_ranks(self.rank, self.world_size, self.num_samples // self.steps)
+        check_augment(self.augment)
+        check_ranks(self.rank, self.world_size, self.num_samples // self.steps // self._together)
+
+    @property
+    def _together(self) -> int:
+        """Rows of a step that are one rank's."""
+        return 2 if mixes(self.augment) else 1
+
+    @property
+    def max_batch(self) -> int:
+        """The most rows of a step that are this rank's."""
+        return -(-self.batch // self.world_size) + 2 * (self._together - 1)
 
     @property
     def num_samples(self) -> int:
@@ -85,6 +98,7 @@ class Epochs:
         epochs = f"epoch {last}" if self.num_epochs == 1 else f"epochs {self.epoch} to {last}"
         crops = "random crops" if self.scale is None else "random resized crops"
         looks = f"{crops} and mirror images, PCA colour {self.colour_std:g}" if self.crops else "central crops"
+        looks = ", ".join([looks, *map(str, self.augment)])
         return (
             f"{self.split.name}: {self.num_samples:,} samples an epoch, {epochs} from step {self.first_step} of "
             f"{self.steps:,}, batch {self.batch}, rank {self.rank} of {self.world_size}, {looks}"
@@ -104,6 +118,7 @@ class Epochs:
             colour_std=self.colour_std,
             colour_epochs=self.colour_epochs,
             crops=self.crops,
+            augment=self.augment,
             window=ShuffleWindow(tars, self.window) if self.window else None,
             rank=self.rank,
             world_size=self.world_size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
+from alexnet_fast.loading.augment import Augmentation
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.boxes import RATIO
 from alexnet_fast.loading.checks import check_output
 from alexnet_fast.loading.epochs import Epochs, Evaluation
-from alexnet_fast.loading.pipeline import Batch, Pipeline
+from alexnet_fast.loading.pipeline import Pipeline
 from alexnet_fast.loading.sampling import Weighted
 from alexnet_fast.shards.reader import Split
 
@@ -61,6 +63,7 @@ class Loader:
         scale: tuple[float, float] | None = None,
         ratio: tuple[float, float] = RATIO,
         crops: bool = True,
+        augment: Sequence[Augmentation] = (),
         seed: int = 0,
         colour_std: float = 0.1,
         colour_epochs: float = math.inf,
@@ -78,15 +81,16 @@ class Loader:
         of them as often as it is there, or `Weighted`; None: each of the split once. `crop`: side of the images,
         pixels. `scale`: the part that is resized to the crop has a share of the stored image's area in this range, and
         `ratio` is that of its width to its height: torchvision's RandomResizedCrop; None: nothing is resized. With
-        `crops=False` all crops are central, as `evaluation` has them, and none is mirrored. `colour_std`: that of the
-        PCA colour in the epochs before number `colour_epochs`, 0.1 in the paper. `window`: tars open at a time, for
-        disks that want sequential reads; None: a global shuffle. `dtype`: of the images; uint8 leaves out the mean and
-        the colour. `threads`: that decode on the CPU; None: as many as the cores this process may use.
+        `crops=False` all crops are central, as `evaluation` has them, and none is mirrored. `augment`: a list of
+        what else is done, of ColourJitter, Erasing, MixUp and CutMix. `colour_std`: that of the PCA colour in the
+        epochs before number `colour_epochs`, 0.1 in the paper. `window`: tars open at a time, for disks that want
+        sequential reads; None: a global shuffle. `dtype`: of the images; uint8 leaves out the mean and the PCA colour.
+        `threads`: that decode on the CPU; None: as many as the cores this process may use.
         """
         given = locals()
         plan = Epochs(**{field.name: given[field.name] for field in fields(Epochs)})
         output: dict[str, Any] = {"device": device, "dtype": dtype, "threads": threads}
-        return cls(plan, **output, max_batch=-(-batch // world_size), whole_tars=bool(window))
+        return cls(plan, **output, max_batch=plan.max_batch, whole_tars=bool(window))
 
     @classmethod
     def evaluation(

@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from alexnet_fast import native
 from alexnet_fast.errors import TrainingError
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.checks import check_dali, needs_dali
 from alexnet_fast.loading.corruption import CorruptionFilter
 from alexnet_fast.loading.cpu import KINDS, CropReader, Cut
+from alexnet_fast.loading.effects import augmented
 from alexnet_fast.loading.handover import arranged, copied, joined
 from alexnet_fast.loading.plan import Rows
 from alexnet_fast.loading.prefetch import Prefetcher
@@ -32,25 +34,6 @@ if TYPE_CHECKING:
 
 PREFETCH = 2
 """Batches under way besides the one in use."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """`images` (n, 3, crop, crop) in channels-last memory, RGB 0-255 minus the mean; `labels` (n,) int64. The order
-    inside a batch is the loader's: `rows` says which sample each image is. Unpacks as `images, labels = batch`."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    rows: Rows
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        yield self.images
-        yield self.labels
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The batch with its tensors on that device, as `Tensor.to`."""
-        images, labels = (tensor.to(device, non_blocking=non_blocking) for tensor in self)
-        return replace(self, images=images, labels=labels)
 
 
 class Pipeline:
@@ -153,8 +136,11 @@ class Pipeline:
                 if (rows := next(coming, None)) is not None:  # the threads work during the pass over the pixels
                     under_way.append(self._submit(rows, decoder, reader))
                 self._at = "copying", work.rows.samples
-                images = joined(work.rows, work.offset, jpegs, cut, dtype=self._dtype, device=self._device)
+                dtype = self._dtype if work.rows.effects is None else torch.uint8
+                images = joined(work.rows, work.offset, jpegs, cut, dtype=dtype, device=self._device)
                 batch = Batch(images, copied(work.labels, self._device), work.rows)
+                if work.rows.effects is not None:
+                    batch = augmented(batch, work.offset, self._mean, self._dtype, len(self._split.classes))
                 self.wait_seconds += perf_counter() - started
                 yield batch
         finally:
@@ -185,7 +171,8 @@ class Pipeline:
             decoder.submit(stored[:jpegs], (rows.crop[:jpegs, :2] / margin).astype(np.float32))
         cut = None
         if jpegs < len(stored):
-            dtype = self._dtype if self._device.type == "cpu" and self._dtype in KINDS else torch.uint8
+            is_final = self._device.type == "cpu" and self._dtype in KINDS and rows.effects is None
+            dtype = self._dtype if is_final else torch.uint8
             upright = int((~rows.mirror[jpegs:]).sum())
             cut = reader.submit(stored[jpegs:], rows.crop[jpegs:, :2], upright, offset[jpegs:], dtype)
         return _UnderWay(rows, torch.from_numpy(labels[order]), jpegs, offset, cut)

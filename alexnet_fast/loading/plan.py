@@ -11,13 +11,14 @@ The order is a global shuffle, or one of a window that slides over the tars, for
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast import random
+from alexnet_fast.loading.augment import Augmentation, Draws, Effects, mixes
 from alexnet_fast.loading.boxes import Boxes
 
 _TAR_SPACING = 2**32
@@ -70,11 +71,13 @@ class Rows:
     """(n,) flipped left to right."""
     colour: NDArray[np.float32]
     """(n, 3) multiples of the principal components' standard deviations added to every pixel."""
+    effects: Effects | None = None
+    """Of the other augmentations, where there are any."""
 
     def take(self, order: NDArray[np.int64]) -> Rows:
         """Those at the places `order`."""
         columns = {name: getattr(self, name)[order] for name in ("samples", "crop", "mirror", "colour")}
-        return replace(self, **columns)
+        return replace(self, **columns, effects=self.effects and self.effects.take(order))
 
 
 def steps_per_epoch(samples: int, batch: int) -> int:
@@ -91,6 +94,7 @@ def training_rows(
     colour_std: float,
     colour_epochs: float = math.inf,
     crops: bool = True,
+    augment: Sequence[Augmentation] = (),
     window: ShuffleWindow | None = None,
     rank: int = 0,
     world_size: int = 1,
@@ -103,6 +107,7 @@ def training_rows(
     `boxes`: of the crops. Where their size is fixed each offset is uniform in 0..margin, both included (33 values for
     224 of 256, as the original code has it; the paper's count of 2048 crops and flips uses 32).
     `colour_std`: standard deviation of `colour`, 0.1 in the paper (section 4.1), in epochs before `colour_epochs`.
+    `augment`: the other augmentations; where images are mixed in pairs, a rank gets both of a pair.
     `crops=False`: the order stays random, every crop is central, nothing is mirrored.
     `window`: of the same samples; None: a global shuffle.
     """
@@ -111,19 +116,22 @@ def training_rows(
         std = np.float32(colour_std if epoch < colour_epochs else 0)
         order, drawn, mirror = _draw_epoch(seed, epoch, samples, boxes, crops, window)
         colours = random.epoch_colours(seed, epoch)
+        draws = Draws(augment, seed, epoch, boxes.crop)
         for step in range(steps):
             start, stop = part_of(0, samples, step, steps)
             # A step at a time: of ImageNet it is half of the plan's memory and a third of its time. Skipped steps are
             # drawn too, since a normal number takes one draw or more.
             shape = stop - start, 3
             colour = colours.standard_normal(shape, np.float32) * std if std else np.zeros(shape, np.float32)
+            effects = draws.step(stop - start)
             if step < first_step:
                 continue
-            first, last = part_of(start, stop, rank, world_size)
+            first, last = part_of(start, stop, rank, world_size, 2 if mixes(augment) else 1)
             part = slice(first, last)
             chosen = order[part].astype(np.int64)
             crop = boxes.completed(boxes.central(chosen) if drawn is None else drawn[part])
-            yield Rows(epoch, step, chosen, crop, mirror[part], colour[first - start : last - start])
+            effects = effects and effects.take(np.arange(first - start, last - start))
+            yield Rows(epoch, step, chosen, crop, mirror[part], colour[first - start : last - start], effects)
         first_step = 0
 
 
@@ -137,10 +145,12 @@ def evaluation_rows(samples: int, batch: int, *, boxes: Boxes, rank: int = 0, wo
         yield Rows(0, step, part, crop, upright, np.zeros((len(part), 3), np.float32))
 
 
-def part_of(start: int, stop: int, number: int, parts: int) -> tuple[int, int]:
-    """Start and stop of the `number`-th of `parts` near-equal parts of a range."""
-    length = stop - start
-    return start + length * number // parts, start + length * (number + 1) // parts
+def part_of(start: int, stop: int, number: int, parts: int, together: int = 1) -> tuple[int, int]:
+    """Start and stop of the `number`-th of `parts` near-equal parts of a range, cut at multiples of `together` from its
+    start; what is left at its end is of the last part."""
+    groups = (stop - start) // together
+    first, last = (start + groups * i // parts * together for i in (number, number + 1))
+    return first, stop if number == parts - 1 else last
 
 
 def _draw_epoch(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from alexnet_fast.config import TrainConfig
-from alexnet_fast.loading.pipeline import Batch
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.plan import Rows
 
 

@@ -18,9 +18,9 @@ from alexnet_fast.distributed.stalls import watched
 from alexnet_fast.distributed.topology import Topology, any_stopped, barrier, share_buffers
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.scoring import Accuracy, Member, Stopped, corruption_note, evaluate
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.corruption import check_corruption
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.pipeline import Batch
 from alexnet_fast.loading.plan import steps_per_epoch
 from alexnet_fast.model.alexnet import AlexNet
 from alexnet_fast.shards.reader import ShardSet, Split

@@ -30,7 +30,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"world_size": 0}, "world_size is 0"),
     ({"rank": 2, "world_size": 2}, "rank is 2; of a world_size of 2 the ranks are 0 to 1"),
     ({"rank": -1}, "rank is -1"),
-    ({"world_size": 16}, "a step has 15 images, too few for 16 ranks"),
+    ({"world_size": 16}, "a step has 15 images, or pairs of mixed ones, too few for 16 ranks"),
     ({"dtype": torch.float64}, "dtype is torch.float64; it must be one of torch.uint8, torch.float32"),
     ({"threads": 0}, "threads is 0"),
     ({"device": "gpu"}, "device is 'gpu', which torch does not know"),

@@ -19,10 +19,11 @@ from PIL import Image
 
 from alexnet_fast import native
 from alexnet_fast.loading import cpu, pipeline
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.boxes import Boxes
 from alexnet_fast.loading.handover import arranged, centre
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.pipeline import Batch, Pipeline
+from alexnet_fast.loading.pipeline import Pipeline
 from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
 from alexnet_fast.loading.prefetch import PageRequests, Prefetcher
 from alexnet_fast.shards.format import Pixels

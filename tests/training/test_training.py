@@ -14,7 +14,7 @@ from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.inference.networks import open_networks
 from alexnet_fast.inference.predictions import predict_split
-from alexnet_fast.loading.pipeline import Batch
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.plan import Rows, ShuffleWindow
 from alexnet_fast.model.alexnet import build
 from alexnet_fast.recipes import batch_for, make_config

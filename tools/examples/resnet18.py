@@ -1,16 +1,18 @@
-"""ResNet-18 trained in plain torch from a shard set.
+"""ResNet-18 trained in plain torch from a shard set, with random resized crops and MixUp.
 
 python -m tools.examples.resnet18 shards/imagenet --epochs 90 --device cuda
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 import timm
 import torch
 from torch.nn.functional import cross_entropy
 
-from alexnet_fast import Loader, ShardSet
+from alexnet_fast import Loader, MixUp, ShardSet
 
 
 @click.command()
@@ -27,13 +29,14 @@ def main(shards: str, epochs: int, batch: int, crop: int, lr: float, device: str
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(net.parameters(), lr, momentum=0.9, weight_decay=1e-4, nesterov=True)
     # pixels come as 0-255 minus the mean: 64 is about their standard deviation
-    training = Loader.training(train, batch=batch, num_epochs=epochs, crop=crop, device=device)
+    settings: Any = {"batch": batch, "crop": crop, "device": device}
+    training = Loader.training(train, num_epochs=epochs, scale=(0.35, 1.0), augment=[MixUp(0.2)], **settings)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=len(training))
-    validation = Loader.evaluation(val, batch=batch, crop=crop, device=device)
+    validation = Loader.evaluation(val, **settings)
     seen, total = 0, torch.zeros((), device=device)
     net.train()
-    for images, labels in training:
-        loss = cross_entropy(net(images / 64), labels, label_smoothing=0.1)
+    for images, targets in training:
+        loss = cross_entropy(net(images / 64), targets, label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
