@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast.errors import TrainingError
+from alexnet_fast.loading.boxes import moved
 from alexnet_fast.loading.plan import Rows
 from alexnet_fast.shards.format import UNLABELLED
 from alexnet_fast.shards.reader import Split
@@ -45,9 +46,10 @@ class CorruptionFilter:
         if self.found:
             corrupt = [i for i, sample in enumerate(samples.tolist()) if sample in self._substitute]
         if corrupt:
-            samples = samples.copy()
+            samples, crop, sizes = samples.copy(), rows.crop.copy(), self._split.sizes
             samples[corrupt] = [self._substitute[sample] for sample in samples[corrupt].tolist()]
-            rows = replace(rows, samples=samples)
+            crop[corrupt] = moved(crop[corrupt], sizes[rows.samples[corrupt]], sizes[samples[corrupt]])
+            rows = replace(rows, samples=samples, crop=crop)
         labels = self._split.index["label"][samples].astype(np.int64)
         if self._strict:
             labels[corrupt] = UNLABELLED

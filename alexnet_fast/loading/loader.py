@@ -57,14 +57,13 @@ class Loader:
         (seed, epoch).
 
         `batch`: the most images of a step over all `world_size` ranks. `samples`: those that an epoch consists of, any
-        of them as often as it is there; None: each of the split once. `crop`: side of the images, pixels.
-        `scale`: the part that is resized to the crop has a share of the stored image's area in this range, and
-        `ratio` is that of its width to its height: torchvision's RandomResizedCrop; None: nothing is resized. With
-        `crops=False` all crops are central, as `evaluation` has them, and none is mirrored. `colour_std`: that of the
-        PCA colour in the epochs before number `colour_epochs`, 0.1 in the paper. `window`: tars open at a time, for
-        disks that want sequential reads; None: a global shuffle. `dtype`: of the images; uint8 leaves out the mean and
-        the colour. `threads`: that decode on the CPU. Raises InputError when the crop is larger than the stored images
-        and is not resized.
+        of them as often as it is there; None: each of the split once. `crop`: side of the images, pixels. `scale`:
+        range of the share of a stored image's area that is resized to the crop, `ratio`: of that part's width to its
+        height, as torchvision's RandomResizedCrop; None: nothing is resized. With `crops=False` the crops are those of
+        `evaluation`, and none is mirrored. `colour_std`: that of the PCA colour in the epochs before number
+        `colour_epochs`, 0.1 in the paper. `window`: tars open at a time, for disks that want sequential reads; None: a
+        global shuffle. `dtype`: of the images; uint8 leaves out the mean and the colour. `threads`: that decode on the
+        CPU. Raises InputError when the crop is larger than the stored images and not resized.
         """
         boxes = _boxes(split, samples, crop, central=not crops, scale=scale, ratio=ratio)
         tars = split.index["shard"] if samples is None else split.index["shard"][samples]
@@ -84,6 +83,7 @@ class Loader:
             *(split, _chosen(rows, samples)),
             max_batch=-(-batch // world_size),
             crop=crop,
+            resized=boxes.are_resized,
             device=device,
             dtype=dtype,
             threads=threads,
@@ -122,6 +122,7 @@ class Loader:
             _chosen(rows, samples),
             max_batch=batch,
             crop=crop,
+            resized=boxes.are_resized,
             device=device,
             dtype=dtype,
             threads=threads,
@@ -163,10 +164,10 @@ def _boxes(
     **more: Any,
 ) -> Boxes:
     """Of the images that an epoch consists of, checked; `resize`: that of `Loader.evaluation`."""
-    sizes: int | NDArray[np.int64] = split.size
+    sizes: int | NDArray[np.int32] = split.size
     if (split.sizes != split.size).any():
         sizes = split.sizes if samples is None else split.sizes[samples]
-        resize = round(crop * 8 / 7) if resize is None else resize
+        resize = round(crop * 8 / 7) if central and resize is None else resize
     boxes = Boxes(sizes, crop, resize=resize, **more)
     check_boxes(boxes, central=central)
     return boxes
