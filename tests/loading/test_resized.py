@@ -221,6 +221,72 @@ def test_pillow_agrees(raw_shards: Path) -> None:
             assert apart.mean() < 0.3
 
 
+@pytest.fixture(params=["jpeg", "raw", "mixed"])
+def shaped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Split:
+    """A split whose images keep their shape: of each stored square a corner, 60 to 96 pixels a side."""
+    split = ShardSet(request.getfixturevalue(f"{request.param}_shards")).split("train")
+    sizes = np.random.default_rng(0).integers(60, 97, (len(split), 2), np.int32)
+    read = Split.read
+
+    def corners(self: Split, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        images = [
+            (data.ndim, data if data.ndim == 3 else pixels_of(data), sizes[sample])
+            for data, sample in zip(read(self, samples), samples.tolist(), strict=True)
+        ]
+        cut = [(ndim, np.ascontiguousarray(pixels[:height, :width])) for ndim, pixels, (height, width) in images]
+        return [pixels if ndim == 3 else jpeg(Image.fromarray(pixels)) for ndim, pixels in cut]
+
+    monkeypatch.setattr(Split, "read", corners)
+    monkeypatch.setattr(Split, "sizes", property(lambda self: sizes))
+    return split
+
+
+def check_images(split: Split, batches: list[Batch], crop: int) -> set[tuple[int, int]]:
+    """That they are the plan's boxes of their images; returns the boxes' sizes. DALI's may differ by grey levels."""
+    sizes = set()
+    for batch in batches:
+        images = batch.images.permute(0, 2, 3, 1).numpy()
+        for image, sample, box, mirror in zip(
+            images, batch.rows.samples.tolist(), batch.rows.crop.tolist(), batch.rows.mirror, strict=True
+        ):
+            expected = by_torch(whole_image(split, sample), box, crop)
+            mean, _ = difference(image, expected[:, ::-1] if mirror else expected)
+            assert mean < 0.8
+            sizes.add((box[2], box[3]))
+    assert sum(len(batch.rows.samples) for batch in batches) == len(split)
+    return sizes
+
+
+def test_images_of_any_shape(shaped: Split, way: str) -> None:
+    """Random crops resized and not; of an evaluation, the shorter side to 64 and the centre."""
+    assert len(check_images(shaped, training(shaped), 56)) > 40
+    fixed = training(shaped, scale=None)
+    assert check_images(shaped, fixed, 56) == {(56, 56)}
+    assert max(batch.rows.crop[:, :2].max() for batch in fixed) > 32  # beyond the smallest images
+    evaluation = list(Loader.evaluation(shaped, crop=56, batch=16, dtype=torch.uint8))
+    check_images(shaped, evaluation, 56)
+    for batch in evaluation:
+        for (height, width), (top, left, *shape) in zip(
+            shaped.sizes[batch.rows.samples].tolist(), batch.rows.crop.tolist(), strict=True
+        ):
+            side = round(min(height, width) * 56 / 64)
+            assert shape == [side, side]
+            assert (top, left) == ((height - side) // 2, (width - side) // 2)
+    with pytest.raises(InputError, match="larger than the stored images"):
+        training(shaped, scale=None, crop=61)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("encoding", ["jpeg", "mixed"])
+def test_on_a_gpu(encoding: str, request: pytest.FixtureRequest) -> None:
+    """nvJPEG's pixels differ by a few grey levels, see test_gpu.py."""
+    split = ShardSet(request.getfixturevalue(f"{encoding}_shards")).split("train")
+    for cpu, gpu in zip(training(split), training(split, device="cuda"), strict=True):
+        ours, theirs = np.argsort(cpu.rows.samples), np.argsort(gpu.rows.samples)
+        assert np.array_equal(cpu.rows.crop[ours], gpu.rows.crop[theirs])
+        assert (cpu.images[ours].float() - gpu.images.cpu()[theirs].float()).abs().mean() < 3
+
+
 def images_by_sample(batches: list[Batch]) -> dict[int, bytes]:
     return {
         sample: image.numpy().tobytes()
