@@ -219,9 +219,9 @@ def fed_to_dali(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     fed: list[int] = []
     submit = JpegDecoder.submit
 
-    def counted(self: JpegDecoder, stored: list[NDArray[np.uint8]], position: NDArray[np.float32]) -> None:
+    def counted(self: JpegDecoder, stored: list[NDArray[np.uint8]], *more: Any) -> None:
         fed.append(len(stored))
-        submit(self, stored, position)
+        submit(self, stored, *more)
 
     monkeypatch.setattr(JpegDecoder, "submit", counted)
     return fed

@@ -37,6 +37,11 @@ class Boxes:
     resize: int | None = None
     """To what the shorter side is resized before a central crop, pixels; None: it is not resized."""
 
+    @property
+    def are_resized(self) -> bool:
+        """Whether any may have another size than the crop."""
+        return self.scale is not None or self.resize is not None
+
     def random(self, rng: Generator, samples: NDArray[np.integer]) -> NDArray[np.uint16]:
         """A box each of `samples`, of a size by `scale` and `ratio` or the crop's, anywhere in its image: (n, 4), or
         (n, 2) tops and lefts where all have the crop's size; `completed` adds that."""
@@ -92,6 +97,14 @@ class Boxes:
         shorter = sizes.min(axis=1, keepdims=True)
         side = np.rint(self.crop * shorter / self.resize).astype(np.int64).clip(1, shorter)
         return np.concatenate([(sizes - side) // 2, side, side], axis=1).astype(np.uint16)
+
+
+def moved(boxes: NDArray[np.uint16], sizes: NDArray[np.integer], others: NDArray[np.integer]) -> NDArray[np.uint16]:
+    """(n, 4) `boxes` of images of the heights and widths `sizes` (n, 2), in proportion on images of the sizes `others`,
+    as large as fits there."""
+    shapes = np.minimum(boxes[:, 2:], others)
+    corners = np.rint(boxes[:, :2] * (others - shapes) / np.maximum(sizes - boxes[:, 2:], 1))
+    return np.concatenate([corners, shapes], axis=1).astype(np.uint16)
 
 
 def _of(sizes: NDArray[np.integer], samples: NDArray[np.integer]) -> NDArray[np.integer]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast.errors import TrainingError
+from alexnet_fast.loading.boxes import moved
 from alexnet_fast.loading.plan import Rows
 from alexnet_fast.shards.format import UNLABELLED
 from alexnet_fast.shards.reader import Split
@@ -35,7 +36,10 @@ class CorruptionFilter:
         """`rows` with intact samples only, and their labels. Raises TrainingError when too many are corrupt, unless
         `strict`; in any case when none is intact."""
         samples, labels = self.replaced(rows.samples)
-        return rows if samples is rows.samples else replace(rows, samples=samples), labels
+        if samples is not rows.samples:
+            sizes = self._split.sizes
+            rows = replace(rows, samples=samples, crop=moved(rows.crop, sizes[rows.samples], sizes[samples]))
+        return rows, labels
 
     def replaced(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """`samples`, themselves where all are intact, and their labels; errors as those of `apply`."""

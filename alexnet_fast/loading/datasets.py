@@ -84,7 +84,7 @@ class IterableDataset(TorchIterableDataset[Any]):
             num_epochs=num_epochs,
             first_step=first_step,
             samples=samples,
-            crop=split.size,
+            crop=1,  # the images come whole
             crops=False,
             seed=seed,
             window=window,

@@ -127,8 +127,13 @@ class Epochs:
         )
         return rows if samples is None else (replace(row, samples=samples[row.samples]) for row in rows)
 
+    @property
+    def resized(self) -> bool:
+        """Whether some crops are resized."""
+        return self._boxes(None if isinstance(self.samples, Weighted) else self.samples).are_resized
+
     def _boxes(self, samples: NDArray[np.int64] | None) -> Boxes:
-        return _boxes(self.split, samples, self.crop, scale=self.scale, ratio=self.ratio)
+        return _boxes(self.split, samples, self.crop, central=not self.crops, scale=self.scale, ratio=self.ratio)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,16 +178,27 @@ class Evaluation:
         samples = self.samples
         return rows if samples is None else (replace(row, samples=samples[row.samples]) for row in rows)
 
+    @property
+    def resized(self) -> bool:
+        """Whether some crops are resized."""
+        return self._boxes().are_resized
+
     def _boxes(self) -> Boxes:
-        return _boxes(self.split, self.samples, self.crop, resize=self.resize)
+        return _boxes(self.split, self.samples, self.crop, central=True, resize=self.resize)
 
 
 def _boxes(
-    split: Split, samples: NDArray[np.int64] | None, crop: int, *, resize: int | None = None, **more: Any
+    split: Split,
+    samples: NDArray[np.int64] | None,
+    crop: int,
+    *,
+    central: bool,
+    resize: int | None = None,
+    **more: Any,
 ) -> Boxes:
     """Of `samples`, None: of all; `resize`: that of `Loader.evaluation`."""
-    sizes: int | NDArray[np.int64] = split.size
+    sizes: int | NDArray[np.int32] = split.size
     if (split.sizes != split.size).any():
         sizes = split.sizes if samples is None else split.sizes[samples]
-        resize = round(crop * 8 / 7) if resize is None else resize
+        resize = round(crop * 8 / 7) if central and resize is None else resize
     return Boxes(sizes, crop, resize=resize, **more)

@@ -44,7 +44,7 @@ class Loader:
         threads = cores() if threads is None else threads
         check_output(dtype, device, threads)
         output: dict[str, Any] = {"crop": plan.crop, "device": device, "dtype": dtype, "threads": threads}
-        self._pipeline = Pipeline(plan.split, plan, **output, **more)
+        self._pipeline = Pipeline(plan.split, plan, resized=plan.resized, **output, **more)
         self._plan = plan
         self._images = f"images (3, {plan.crop}, {plan.crop}) {str(dtype).removeprefix('torch.')} on {device}"
         self._begun = False

@@ -38,8 +38,9 @@ PREFETCH = 2
 
 class Pipeline:
     """Reads, decodes and hands over the batches of `rows`, each of at most `max_batch` samples. It can be iterated over
-    once. The other arguments are those of `Loader`'s constructors.
+    as often as `rows`. The other arguments are those of `Loader`'s constructors.
 
+    `resized`: whether any of the rows' boxes may have another size than the crop.
     `strict`: a corrupt sample keeps its place with the label UNLABELLED; otherwise a neighbour takes its place.
     `whole_tars`: the rows are in a shuffle window's order, so tars are prefetched from end to end.
     `host_share`: of the JPEGs that train on a GPU, the share that the host's threads decode beside it, measured when
@@ -55,6 +56,7 @@ class Pipeline:
         *,
         max_batch: int,
         crop: int,
+        resized: bool = False,
         device: str | torch.device,
         dtype: torch.dtype = torch.float32,
         threads: int = 2,
@@ -69,7 +71,7 @@ class Pipeline:
         self._strict = strict
         self._may_be_decoded = np.zeros(len(split), bool)
         self._coming = Prefetcher(split, rows, whole_tars=whole_tars)
-        self._crop = crop
+        self._crop, self._resized = crop, resized
         self._device = torch.device(device)
         if self._device.type == "cuda" and self._device.index is None:
             self._device = torch.device("cuda", torch.cuda.current_device())
@@ -104,14 +106,13 @@ class Pipeline:
 
             decoder = JpegDecoder(
                 crop=self._crop,
+                resized=self._resized,
                 max_batch=self._max_batch,
                 threads=self._threads,
                 gpu=self._device.index if self._device.type == "cuda" else None,
                 prefetch=PREFETCH,
             )
-        reader = CropReader(
-            side=self._split.size, crop=self._crop, threads=self._threads, pinned=self._device.type == "cuda"
-        )
+        reader = CropReader(crop=self._crop, threads=self._threads, pinned=self._device.type == "cuda")
         leased = iter(self._coming)
         coming: Iterator[Rows] = leased
         if decoder and native.decoder() != "none" and not self._strict and (first := next(coming, None)):
@@ -151,9 +152,10 @@ class Pipeline:
     def _measured_share(self, rows: Rows, decoder: JpegDecoder, reader: CropReader) -> float:
         self._at = "reading", rows.samples
         intact, _ = self._filter.apply(rows)
-        jpegs = [stored for stored in self._split.read(intact.samples) if stored.ndim == 1]
+        intact = intact.take(np.flatnonzero(~self._split.raw[intact.samples]))
+        jpegs, sizes = self._split.read(intact.samples), self._split.sizes[intact.samples]
         with self._decoding():
-            return decoder.host_share(jpegs, reader, self._device)
+            return decoder.host_share(jpegs, sizes, intact.crop, reader, self._device)
 
     def _submit(self, rows: Rows, decoder: JpegDecoder | None, reader: CropReader) -> _UnderWay:
         self._at = "reading", rows.samples
@@ -165,23 +167,25 @@ class Pipeline:
         jpegs = int(decoded.sum())
         stored = self._split.read(rows.samples)
         offset = torch.from_numpy(self._mean - rows.colour @ self._colour_axes)
+        sizes = self._split.sizes[rows.samples]
         if jpegs and decoder:
             self._check(rows.samples[:jpegs], stored[:jpegs])
-            margin = np.maximum(self._split.sizes[rows.samples[:jpegs]] - rows.crop[:jpegs, 2:], 1)
-            decoder.submit(stored[:jpegs], (rows.crop[:jpegs, :2] / margin).astype(np.float32))
+            decoder.submit(stored[:jpegs], sizes[:jpegs], rows.crop[:jpegs])
         cut = None
         if jpegs < len(stored):
             is_final = self._device.type == "cpu" and self._dtype in KINDS and rows.effects is None
             dtype = self._dtype if is_final else torch.uint8
             upright = int((~rows.mirror[jpegs:]).sum())
-            cut = reader.submit(stored[jpegs:], rows.crop[jpegs:, :2], upright, offset[jpegs:], dtype)
+            cut = reader.submit(stored[jpegs:], sizes[jpegs:], rows.crop[jpegs:], upright, offset[jpegs:], dtype)
         return _UnderWay(rows, torch.from_numpy(labels[order]), jpegs, offset, cut)
 
     def _check(self, samples: NDArray[np.int64], stored: list[NDArray[np.uint8]]) -> None:
         """Raises TrainingError where a JPEG cannot give the crop; once a sample, for DALI: crops.c does it itself."""
         for i in np.flatnonzero(~self._may_be_decoded[samples]).tolist():
             with self._decoding():
-                check_stored_jpeg(stored[i].tobytes(), crop=self._crop, side=self._split.size)
+                height, width = self._split.sizes[samples[i]].tolist()
+                crop = 1 if self._resized else self._crop
+                check_stored_jpeg(stored[i].tobytes(), crop=crop, size=(height, width))
         self._may_be_decoded[samples] = True
 
     @contextmanager
