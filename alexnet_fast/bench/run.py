@@ -35,7 +35,7 @@ from alexnet_fast.sharding.pool import Processes
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.write import write_shard_set
 from alexnet_fast.shards.reader import ShardSet, Split
-from alexnet_fast.training.settings import resolve
+from alexnet_fast.training.settings import augmentation, resolve
 from alexnet_fast.training.state import initial_state
 from alexnet_fast.training.step import DTYPES, train_step
 
@@ -135,7 +135,7 @@ def _stages(shards: ShardSet, split: Split, config: TrainConfig, device: torch.d
             num_epochs=EPOCHS,
             samples=samples,
             crop=config.crop,
-            crops=augment and config.crops,
+            **(augmentation(config) if augment else {"crops": False}),
             seed=seed,
             colour_std=config.colour_std,
             device=device,

@@ -133,7 +133,7 @@ class Draws:
     def _factors(self, jitter: ColourJitter, n: int) -> NDArray[np.float32]:
         values = np.array([jitter.brightness, jitter.contrast, jitter.saturation])
         low, high = np.maximum(1 - values, 0), 1 + values
-        return (low + (high - low) * self._jitter.random((n, 3))).astype(np.float32)
+        return np.asarray(low + (high - low) * self._jitter.random((n, 3)), np.float32)
 
     def _boxes(self, erasing: Erasing, n: int) -> NDArray[np.uint16]:
         """As torchvision's RandomErasing.get_params."""

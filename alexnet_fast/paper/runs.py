@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet_fast.config import RESUMABLE, TrainConfig
+from alexnet_fast.config import RESUMABLE, TrainConfig, config_from
 from alexnet_fast.distributed import devices, topology
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError, TrainingError
@@ -147,7 +147,7 @@ def check(experiment: Experiment, gpus: int) -> None:
     ShardSet.of(base).split(experiment.split)
     for name, network in NETWORKS.items():
         for run in experiment.runs(name) if experiment.big or not network.big else ():
-            old = checkpoint.load(run.last)["config"] if run.last.is_file() else {}
+            old = config_from(checkpoint.load(run.last)["config"], run.last).as_dict() if run.last.is_file() else {}
             for setting, value in run.config.as_dict().items():
                 filled_in = value == FILLED_IN.get(setting)
                 if setting not in SAME_RESULT and old.get(setting, value) != value and not filled_in:

@@ -33,7 +33,7 @@ from alexnet_fast.training.optim import set_learning_rates
 from alexnet_fast.training.placement import place
 from alexnet_fast.training.saver import Saver
 from alexnet_fast.training.scales import LayerScales
-from alexnet_fast.training.settings import resolve, uses_cuda_graphs
+from alexnet_fast.training.settings import augmentation, resolve, uses_cuda_graphs
 from alexnet_fast.training.state import Position, State, initial_state, restore
 from alexnet_fast.training.step import DTYPES, train_step
 
@@ -255,7 +255,8 @@ def _check_fit(config: TrainConfig, has_val: bool, smallest_step: int, num_parts
             f"{config.shards} has no val split, by which the schedule plateau sees that the top-1 stalls. "
             "Shard with --val-fraction 0.1, or give --set schedule=steps."
         )
-    if smallest_step < num_parts * config.accumulate:
+    together = 2 if config.mixup or config.cutmix else 1  # both images of a pair are one process'
+    if smallest_step // together < num_parts * config.accumulate:
         parts = f" of {config.accumulate} parts" * (config.accumulate > 1)
         raise InputError(
             f"batch {config.batch} is too small for {num_parts} process{'es' * (num_parts > 1)}{parts}. "
@@ -273,7 +274,7 @@ def _make_loader(split: Split, config: TrainConfig, position: Position, data: To
         num_epochs=config.epochs - position.epoch,
         first_step=position.step,
         crop=config.crop,
-        crops=config.crops,
+        **augmentation(config),
         seed=config.seed,
         colour_std=config.colour_std,
         colour_epochs=config.colour_off * config.epochs,

@@ -15,9 +15,9 @@ from PIL import Image
 from alexnet_fast import native
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading import pipeline
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.boxes import Boxes, moved
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.pipeline import Batch
 from alexnet_fast.shards.reader import ShardSet, Split
 from tests.conftest import turn_native_off
 from tests.loading.test_crops import FORMS, jpeg, picture, pixels_of

@@ -30,7 +30,7 @@ from alexnet_fast.training.trainer import Result, Trainer
 from tests.conftest import SIZE, epoch_rows, interrupted, write
 
 CPU = Topology(0, 1, torch.device("cpu"))
-ROWS = Rows(0, 0, *(np.zeros(0, kind) for kind in (np.int64, np.uint16, bool, np.float32)))
+ROWS = Rows(0, 0, np.zeros(0, np.int64), np.zeros(0, np.uint16), np.zeros(0, bool), np.zeros(0, np.float32))
 
 
 def settings(shards: Path, recipe: str = "fast", **overrides: Any) -> TrainConfig:
