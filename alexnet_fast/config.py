@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
+import re
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +21,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "init_layers": ("all", "conv"),
     "optimizer": ("sgd", "lars"),
     "schedule": ("plateau", "steps", "cosine", "poly"),
+    "crops": ("random", "resized", "central"),
     "order": ("random", "window"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
     "parallel": ("data", "towers", "hybrid"),
@@ -104,8 +107,25 @@ class TrainConfig:
     """Units of fc6 and fc7."""
     crop: int = 0
     """Side of the network's input, pixels; 0: 7/8 of the stored side, as 224 of 256."""
-    crops: bool = True
-    """Random crops and mirror images; False: the central crop."""
+    crops: str = "random"
+    """random: crops of the input's size, and mirror images; resized: parts of other sizes, by scale and ratio, resized
+    to it, and mirror images; central: neither. true and false, as in earlier versions: random and central."""
+    scale: str = "0.08,1"
+    """Of crops resized: the least and the largest share of an image's area."""
+    ratio: str = "3/4,4/3"
+    """Of crops resized: the least and the largest width divided by height."""
+    brightness: float = 0.0
+    """Pixels are multiplied by 1 minus this to 1 plus this."""
+    contrast: float = 0.0
+    """The same for their distance from the image's mean grey."""
+    saturation: float = 0.0
+    """The same for their distance from their own grey."""
+    erasing: float = 0.0
+    """Share of the images in which a box is filled with the mean colour."""
+    mixup: float = 0.0
+    """Pairs of images are blended, with weights of Beta(mixup, mixup); 0: not."""
+    cutmix: float = 0.0
+    """Pairs of images exchange a box, of an area of Beta(cutmix, cutmix); 0: not. With mixup each has half of them."""
     colour_std: float = 0.1
     """Standard deviation of the PCA colour jitter, in standard deviations of the pixels along each component."""
     colour_off: float = 1.0
@@ -145,6 +165,7 @@ class TrainConfig:
     """Also log each layer's norms of gradient and weights, and the size of its update relative to them."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "crops", crops_of(self.crops))
         for name, choices in CHOICES.items():
             self._check(name, getattr(self, name) in choices, _any_of(choices))
         for layer in self.without.split():
@@ -167,6 +188,14 @@ class TrainConfig:
             self._check("precision", self.precision != "fp16", f"bf16 or fp32 with parallel {self.parallel}")
         for name in ("epochs", "batch", "accumulate", "patience", "log_every", "hidden", "window"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
+        for name, most in (("scale", 1.0), ("ratio", math.inf)):
+            usual = type(self).__dataclass_fields__[name].default
+            self._check(
+                name, self.crops == "resized" or getattr(self, name) == usual, f"{usual} unless crops is resized"
+            )
+            low, high = span(getattr(self, name))
+            self._check(name, 0 < low <= high <= most, f"two numbers above 0 such as {usual}, the least first")
+        self._check("erasing", self.erasing <= 1, "from 0 to 1")
         for name in ("label_smoothing", "dropout"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         for name in ("colour_off", "conv1_slow", "conv1_freeze"):
@@ -192,6 +221,20 @@ def meanings() -> dict[str, str]:
         for field, text in pairwise(body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr)
     }
+
+
+def crops_of(value: Any) -> Any:
+    """Returns the setting `crops` by its name of now: true and false are of earlier versions."""
+    return {"true": "random", "false": "central"}.get(str(value).lower(), value)
+
+
+def span(text: str) -> tuple[float, float]:
+    """Returns the two numbers of a setting such as `0.08,1` or `3/4,4/3`; two NaN where it is none."""
+    number = r"(\d{1,9}(?:\.\d{1,9})?)(?:/(\d{1,9}))?"
+    found = re.fullmatch(f"{number}, *{number}", str(text), re.ASCII)
+    if found is None or not int(found[2] or 1) or not int(found[4] or 1):
+        return math.nan, math.nan
+    return float(found[1]) / float(found[2] or 1), float(found[3]) / float(found[4] or 1)
 
 
 def _any_of(choices: tuple[object, ...]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 Generator = np.random.Generator
 
-_ORDER, _CROP, _MIRROR, _COLOUR = range(4)
+_ORDER, _CROP, _MIRROR, _COLOUR, _DRAWS, _JITTER, _ERASING, _PAIRS, _MIXUP, _CUTMIX = range(10)
 _VAL_SPLIT, _BUDGET_SAMPLE = 1 << 32, 2 << 32
 """In the place of a split's number, which is small."""
 
@@ -34,6 +34,36 @@ def epoch_mirrors(seed: int, epoch: int) -> Generator:
 def epoch_colours(seed: int, epoch: int) -> Generator:
     """The colour jitter of an epoch's samples."""
     return _philox(seed, epoch, _COLOUR)
+
+
+def epoch_draws(seed: int, epoch: int) -> Generator:
+    """Which samples an epoch consists of, where they are drawn by weight."""
+    return _philox(seed, epoch, _DRAWS)
+
+
+def epoch_jitter(seed: int, epoch: int) -> Generator:
+    """Brightness, contrast and saturation of an epoch's samples."""
+    return _philox(seed, epoch, _JITTER)
+
+
+def epoch_erasing(seed: int, epoch: int) -> Generator:
+    """Which boxes of an epoch's samples are erased."""
+    return _philox(seed, epoch, _ERASING)
+
+
+def epoch_pairs(seed: int, epoch: int) -> Generator:
+    """Which pairs of an epoch's samples are mixed, how, and where a box is cut out."""
+    return _philox(seed, epoch, _PAIRS)
+
+
+def epoch_mixup(seed: int, epoch: int) -> Generator:
+    """With which weights pairs are blended."""
+    return _philox(seed, epoch, _MIXUP)
+
+
+def epoch_cutmix(seed: int, epoch: int) -> Generator:
+    """How large the boxes are that pairs exchange."""
+    return _philox(seed, epoch, _CUTMIX)
 
 
 def weights_seed(seed: int) -> int:

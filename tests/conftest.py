@@ -18,6 +18,7 @@ from PIL import Image
 
 from alexnet_fast import native
 from alexnet_fast.config import TrainConfig
+from alexnet_fast.loading.boxes import Boxes
 from alexnet_fast.loading.plan import Rows, training_rows
 from alexnet_fast.model.alexnet import build
 from alexnet_fast.recipes import make_config
@@ -234,9 +235,9 @@ def fed_to_dali(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     fed: list[int] = []
     submit = JpegDecoder.submit
 
-    def counted(self: JpegDecoder, stored: list[NDArray[np.uint8]], position: NDArray[np.float32]) -> None:
+    def counted(self: JpegDecoder, stored: list[NDArray[np.uint8]], *more: Any) -> None:
         fed.append(len(stored))
-        submit(self, stored, position)
+        submit(self, stored, *more)
 
     monkeypatch.setattr(JpegDecoder, "submit", counted)
     return fed
@@ -316,9 +317,9 @@ def save_network(path: Path, arch: str = "bn", *, crop: int = 84, seed: int = 0,
 
 
 def epoch_rows(seed: int, epoch: int, samples: int, *, margin: int, colour_std: float, **more: Any) -> Rows:
-    """All of an epoch's rows, as one step."""
-    epochs = range(epoch, epoch + 1)
-    (rows,) = training_rows(samples, samples, seed, margin=margin, colour_std=colour_std, epochs=epochs, **more)
+    """All of an epoch's rows, as one step. `margin`: side of the stored squares less that of the crops."""
+    epochs, boxes = range(epoch, epoch + 1), Boxes(margin + 64, 64)
+    (rows,) = training_rows(samples, samples, seed, boxes=boxes, colour_std=colour_std, epochs=epochs, **more)
     return rows
 
 

@@ -11,8 +11,8 @@ import torch
 
 from alexnet_fast import native
 from alexnet_fast.distributed import topology
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.pipeline import Batch
 from alexnet_fast.recipes import make_config
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import replay, start

@@ -66,10 +66,11 @@ def compiled_crops(data: bytes, corners: list[tuple[int, int]]) -> Pixels:
     assert kernels is not None
     n, stored = len(corners), np.frombuffer(data, np.uint8)
     places, sizes = np.full(n, stored.ctypes.data, np.uintp), np.full(n, len(stored), np.int64)
-    corner, offset = np.array(corners, np.int32), np.zeros((n, 3), np.float32)
+    frames, boxes = np.full((n, 2), SIDE, np.int32), np.array([(*corner, CROP, CROP) for corner in corners], np.int32)
+    offset = np.zeros((n, 3), np.float32)
     pixels, message = np.zeros((n, CROP, CROP, 3), np.uint8), ctypes.create_string_buffer(200)
     failed = kernels.crops(
-        *(n, places.ctypes.data, sizes.ctypes.data, SIDE, corner.ctypes.data, n // 2, offset.ctypes.data),
+        *(n, places.ctypes.data, sizes.ctypes.data, frames.ctypes.data, boxes.ctypes.data, n // 2, offset.ctypes.data),
         *(CROP, 0, pixels.ctypes.data, message),
     )
     if failed >= 0:

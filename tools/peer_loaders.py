@@ -350,6 +350,7 @@ def imports() -> dict[str, Any]:
 def open_set(job: Job) -> dict[str, Any]:
     """From ShardSet() to the first batch, DALI's import included, torch's not."""
     from alexnet_fast.loading import loader as _  # noqa: F401
+    from alexnet_fast.loading.boxes import Boxes
     from alexnet_fast.loading.plan import training_rows
 
     imported_mb, started = memory_mb(), perf_counter()
@@ -359,7 +360,7 @@ def open_set(job: Job) -> dict[str, Any]:
     of_files = memory_mb("RssFile")
     samples = len(index_of(job))
     started = perf_counter()
-    next(training_rows(samples, samples, 0, margin=32, colour_std=0.1))
+    next(training_rows(samples, samples, 0, boxes=Boxes(256, 224), colour_std=0.1))
     return {
         "samples": samples,
         "tars": len(job.tars),

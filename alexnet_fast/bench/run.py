@@ -25,10 +25,10 @@ from alexnet_fast.demo.samples import draw_samples
 from alexnet_fast.distributed.devices import check_gpus, choose_gpus, usable_gpus
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
-from alexnet_fast.loading.checks import check_square
+from alexnet_fast.loading.batch import Batch
+from alexnet_fast.loading.boxes import Boxes
 from alexnet_fast.loading.decoders import PREFETCH
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.pipeline import Batch
 from alexnet_fast.loading.plan import training_rows
 from alexnet_fast.loading.share import ShareTrials
 from alexnet_fast.loading.synthetic import synthetic
@@ -40,7 +40,7 @@ from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.write import write_shard_set
 from alexnet_fast.shards.reader import ShardSet, Split
 from alexnet_fast.training.replay import Replay, Results
-from alexnet_fast.training.settings import replays_steps, resolve
+from alexnet_fast.training.settings import augmentation, replays_steps, resolve
 from alexnet_fast.training.state import initial_state
 from alexnet_fast.training.step import DTYPES, train_step
 
@@ -73,7 +73,6 @@ def bench(config: TrainConfig, gpus: int | None, turns: int) -> BenchReport:
     device = torch.device("cuda", 0) if gpus else torch.device("cpu")
     shards = ShardSet.of(config)
     split = shards.split("train")
-    check_square(split.shape)
     config = resolve(config, split.size, Topology(0, 1, device))
     taken = {name: getattr(config, name) for name in ("arch", "batch", "crop", "precision", "threads")}
     setup = BenchSetup(
@@ -152,7 +151,7 @@ def _stages(shards: ShardSet, split: Split, config: TrainConfig, device: torch.d
             num_epochs=EPOCHS,
             samples=samples,
             crop=config.crop,
-            crops=augment and config.crops,
+            **(augmentation(config) if augment else {"crops": False}),
             seed=seed,
             colour_std=config.colour_std,
             device=device,
@@ -195,7 +194,8 @@ def _read(split: Split, samples: NDArray[np.int64], config: TrainConfig) -> Iter
         for image in split.read(samples):
             image.copy()
 
-    rows = training_rows(len(samples), config.batch, 0, margin=0, colour_std=0, crops=False, epochs=range(EPOCHS))
+    whole = Boxes(split.sizes[samples], 0)
+    rows = training_rows(len(samples), config.batch, 0, boxes=whole, colour_std=0, crops=False, epochs=range(EPOCHS))
     with ThreadPoolExecutor(config.threads) as pool:
         for row in rows:
             list(pool.map(copy, np.array_split(samples[row.samples], config.threads)))

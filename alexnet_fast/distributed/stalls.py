@@ -8,8 +8,8 @@ from threading import Event, Thread
 from time import monotonic
 
 from alexnet_fast.distributed.topology import Topology
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.pipeline import Batch
 
 STALL = 30.0
 """Seconds without a batch that are called a stall."""

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from alexnet_fast.distributed.stalls import watched
 from alexnet_fast.distributed.topology import Topology, sum_over_processes
-from alexnet_fast.loading.checks import check_crop, check_square
+from alexnet_fast.loading.batch import Batch
+from alexnet_fast.loading.checks import check_crop
+from alexnet_fast.loading.epochs import evaluated_side
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.pipeline import Batch
+from alexnet_fast.shards.format import SQUARE
 from alexnet_fast.shards.reader import Split
 
 BATCH = 256
@@ -94,14 +96,15 @@ class ScoringPass:
         threads: int = 2,
     ) -> None:
         crops = {member.crop for member in members}
-        check_square(split.shape)
-        check_crop(max(crops), split.size)
+        side = evaluated_side(split, max(crops))
+        check_crop(max(crops), side)
         self._members, self._views, self._dtype, self._topology = members, views, dtype, topology
         self._loader = Loader.evaluation(
             split,
             batch=BATCH if views == 1 else BATCH // 8,
             samples=samples,
-            crop=crops.pop() if views == 1 and len(crops) == 1 else split.size,
+            crop=crops.pop() if views == 1 and len(crops) == 1 else side,
+            resize=None if split.shape == SQUARE else side,
             mean=members[0].mean,
             rank=topology.rank,
             world_size=topology.world_size,

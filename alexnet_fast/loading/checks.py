@@ -8,14 +8,17 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from alexnet_fast import native
 from alexnet_fast.errors import InputError
-from alexnet_fast.shards.format import SQUARE
+from alexnet_fast.loading.boxes import Boxes
 
 DALI_BUILDS = "nvidia-dali-cuda110", "nvidia-dali-cuda120", "nvidia-dali-cuda130"
 """For a major version of CUDA each, with the same files in the same folder. That for 12 runs on drivers for 13 too."""
+DTYPES = torch.uint8, torch.float32, torch.bfloat16, torch.float16
+"""Of a batch's images."""
 
 
 def needs_dali(device: torch.device) -> bool:
@@ -38,15 +41,6 @@ def check_dali() -> None:
             "DALI, which decodes the JPEGs of training on GPUs and where nothing was compiled, is not installed. "
             f"There are wheels for glibc's Linux on x86_64 and aarch64 (this is {platform.machine()}): pip install "
             "nvidia-dali-cuda120. Elsewhere use the Docker image, or shard with --encoding raw, which needs no decoder."
-        )
-
-
-def check_square(shape: str) -> None:
-    """Raises InputError when the stored images keep their shapes: crops are cut from squares."""
-    if shape != SQUARE:
-        raise InputError(
-            f"the images of this shard set are of shape {shape}, and crops are cut from squares alone. "
-            f"Shard again with --shape {SQUARE}."
         )
 
 
@@ -76,3 +70,60 @@ def check_crop(crop: int, size: int) -> None:
             f"crop {crop} is larger than the stored images ({size} px). "
             f"Shard with --size {-(-crop * 8 // 7)} or more, or take a smaller crop."
         )
+
+
+def check_boxes(boxes: Boxes, *, central: bool) -> None:
+    """Raises InputError when such boxes cannot be drawn, or with `central` be in the middle of the images."""
+    crop, scale, ratio, resize = boxes.crop, boxes.scale, boxes.ratio, boxes.resize
+    if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
+        raise InputError(f"scale {scale} is no range of an image's share. Give two numbers, such as (0.08, 1.0).")
+    if not 0 < ratio[0] <= ratio[1]:
+        raise InputError(f"ratio {ratio} is no range of width to height. Give two numbers, such as (3/4, 4/3).")
+    if (resize if central else scale) is None:
+        check_crop(crop, int(np.min(boxes.sizes)))
+    if resize is not None and resize < crop:
+        raise InputError(
+            f"resize {resize} is smaller than the crop ({crop}), which is cut out of the resized image. "
+            "Give the crop's side or more."
+        )
+
+
+def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Raises InputError when the argument `name` is not a whole number from `least` to `most`."""
+    if not isinstance(value, (int, np.integer)) or value < least or (most is not None and value > most):
+        allowed = f"{least} or more" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name} is {value!r}; it must be a whole number, {allowed}.")
+
+
+def check_number(name: str, value: object, least: float) -> None:
+    """Raises InputError when the argument `name` is not a number of at least `least`."""
+    if not isinstance(value, (int, float, np.number)) or not value >= least:
+        raise InputError(f"{name} is {value!r}; it must be a number, {least:g} or more.")
+
+
+def check_ranks(rank: int, world_size: int, smallest_step: int | None = None) -> None:
+    """Raises InputError where there is no such rank, or a training's steps have fewer images than there are ranks; of
+    images that are mixed, `smallest_step` counts pairs."""
+    check_whole("world_size", world_size, 1)
+    if not isinstance(rank, (int, np.integer)) or not 0 <= rank < world_size:
+        raise InputError(f"rank is {rank!r}; of a world_size of {world_size} the ranks are 0 to {world_size - 1}.")
+    if smallest_step is not None and smallest_step < world_size:
+        raise InputError(
+            f"a step has {smallest_step} images, or pairs of mixed ones, too few for {world_size} ranks. Give a larger "
+            "batch, or fewer ranks."
+        )
+
+
+def check_output(dtype: torch.dtype, device: str | torch.device, threads: int) -> None:
+    """Raises InputError when no loader gives that kind of images, or not there."""
+    if dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}; it must be one of {', '.join(map(str, DTYPES))}.")
+    check_whole("threads", threads, 1)
+    try:
+        kind = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device is {device!r}, which torch does not know. Give cpu, cuda or cuda:N.") from error
+    if kind.type not in ("cpu", "cuda"):
+        raise InputError(f"device is {device!r}; it must be cpu, cuda or cuda:N.")
+    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device is {device!r}, but torch finds {torch.cuda.device_count()} GPUs. Take device cpu.")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_fast.errors import TrainingError
+from alexnet_fast.loading.boxes import moved
 from alexnet_fast.loading.plan import Rows
 from alexnet_fast.shards.format import UNLABELLED
 from alexnet_fast.shards.reader import Split
@@ -34,24 +35,31 @@ class CorruptionFilter:
     def apply(self, rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
         """`rows` with intact samples only, and their labels. Raises TrainingError when too many are corrupt, unless
         `strict`; in any case when none is intact."""
-        fresh = rows.samples[~self._checked[rows.samples]]
+        samples, labels = self.replaced(rows.samples)
+        if samples is not rows.samples:
+            sizes = self._split.sizes
+            rows = replace(rows, samples=samples, crop=moved(rows.crop, sizes[rows.samples], sizes[samples]))
+        return rows, labels
+
+    def replaced(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """`samples`, themselves where all are intact, and their labels; errors as those of `apply`."""
+        fresh = samples[~self._checked[samples]]
         for sample in fresh[~self._split.intact(fresh)].tolist():
             self.found[sample] = self._split.name_of(sample)
             self._substitute[sample] = self._next_intact(sample)
         self._checked[fresh] = True
         if not self._strict:
             check_corruption(self.found, len(self._split))
-        samples, corrupt = rows.samples, []
+        corrupt = []
         if self.found:
             corrupt = [i for i, sample in enumerate(samples.tolist()) if sample in self._substitute]
         if corrupt:
             samples = samples.copy()
             samples[corrupt] = [self._substitute[sample] for sample in samples[corrupt].tolist()]
-            rows = replace(rows, samples=samples)
         labels = self._split.index["label"][samples].astype(np.int64)
         if self._strict:
             labels[corrupt] = UNLABELLED
-        return rows, labels
+        return samples, labels
 
     def _next_intact(self, sample: int) -> int:
         for step in range(1, len(self._split)):

@@ -1,9 +1,9 @@
 """Stored samples to crops in the batch, by a few threads of the CPU and native/crops.c.
 
 JPEGs are decoded by the libjpeg-turbo that Pillow brings, their coefficients by a decoder of ours (native/huffman.c),
-no row below the crop, and each row is mirrored, centred and written to the batch while it is in the cache; stored
-pixels are read where the tar is mapped. Without the compiled code only stored pixels are read here, by NumPy, and DALI
-decodes JPEGs.
+no row below the crop, and each row is resized where it is to be, mirrored, centred and written to the batch while it is
+in the cache; stored pixels are read where the tar is mapped. Without the compiled code only stored pixels are read
+here, by NumPy and torch, and DALI decodes JPEGs.
 """
 
 from __future__ import annotations
@@ -46,18 +46,19 @@ class _Batch:
     """What the tasks of a batch share: the arguments of `CropReader.submit`, and `images`, which they fill."""
 
     stored: list[NDArray[np.uint8]]
-    corners: NDArray[np.uint16]
+    sizes: NDArray[np.integer]
+    boxes: NDArray[np.uint16]
     upright: int
     offset: torch.Tensor
     images: torch.Tensor
 
 
 class CropReader:
-    """Cuts batches of crops out of stored images. `side`: of the stored images; `crop`: of the crops, pixels.
-    `pinned`: the batch is page-locked, for a copy to a GPU that nothing waits for."""
+    """Makes batches of crops of stored images. `crop`: their side, pixels. `pinned`: the batch is page-locked, for a
+    copy to a GPU that nothing waits for."""
 
-    def __init__(self, *, side: int, crop: int, threads: int, pinned: bool) -> None:
-        self._side, self._crop = side, crop
+    def __init__(self, *, crop: int, threads: int, pinned: bool) -> None:
+        self._crop = crop
         self._pinned = pinned
         self._buffers = Buffers()
         self._pool = ThreadPoolExecutor(threads, initializer=None if native.kernels() else _calculate_alone)
@@ -65,16 +66,18 @@ class CropReader:
     def submit(
         self,
         stored: list[NDArray[np.uint8]],
-        corners: NDArray[np.uint16],
+        sizes: NDArray[np.integer],
+        boxes: NDArray[np.uint16],
         upright: int,
         offset: torch.Tensor,
         dtype: torch.dtype,
     ) -> Cut:
-        """Begins a batch. `stored`: n images (side, side, 3), or JPEGs where there is a native decoder; `corners`
-        (n, 2): top and left of the crops, pixels; of a JPEG that is smaller than `side` in proportion. `dtype`: one of
-        KINDS.
+        """Begins a batch. `stored`: n images (height, width, 3), or JPEGs where there is a native decoder; `sizes`
+        (n, 2): their heights and widths; `boxes` (n, 4): what of these each crop is made of, as in `Rows.crop`; a JPEG
+        that is smaller has its box in proportion. `dtype`: one of KINDS.
 
-        The result is `centre`'s, in memory (n, crop, crop, 3).
+        The result is `centre`'s, in memory (n, crop, crop, 3). Boxes of another size than the crop are resized as by
+        torch's antialiased interpolation.
         """
         shape = (len(stored), self._crop, self._crop, 3)
         with torch.inference_mode(False):  # the threads may then write to it, whatever the caller's mode
@@ -82,15 +85,15 @@ class CropReader:
                 torch.empty(shape, dtype=dtype, pin_memory=True) if self._pinned else self._buffers.take(shape, dtype)
             )
         cut = self._compiled if native.kernels() else self._copied
-        task = cut(_Batch(stored, corners, upright, offset, images))
+        task = cut(_Batch(stored, sizes, boxes, upright, offset, images))
         return Cut(images, [self._pool.submit(task, first) for first in range(0, len(stored), TASK)])
 
     def _compiled(self, batch: _Batch) -> Callable[[int], None]:
         compiled = native.kernels()
         assert compiled is not None
         places = np.array([item.ctypes.data for item in batch.stored], np.uintp)
-        sizes = np.array([len(item) if item.ndim == 1 else -1 for item in batch.stored], np.int64)
-        corner = np.ascontiguousarray(batch.corners, np.int32)
+        lengths = np.array([len(item) if item.ndim == 1 else -1 for item in batch.stored], np.int64)
+        sizes, boxes = np.ascontiguousarray(batch.sizes, np.int32), np.ascontiguousarray(batch.boxes, np.int32)
         offsets = np.ascontiguousarray(batch.offset.numpy(), np.float32)
         out, one = batch.images.data_ptr(), batch.images[:1].nbytes
 
@@ -98,8 +101,8 @@ class CropReader:
             count = min(TASK, len(batch.stored) - first)
             message = ctypes.create_string_buffer(200)
             failed = compiled.crops(
-                *(count, places[first:].ctypes.data, sizes[first:].ctypes.data, self._side),
-                *(corner[first:].ctypes.data, batch.upright - first, offsets[first:].ctypes.data),
+                *(count, places[first:].ctypes.data, lengths[first:].ctypes.data, sizes[first:].ctypes.data),
+                *(boxes[first:].ctypes.data, batch.upright - first, offsets[first:].ctypes.data),
                 *(self._crop, KINDS[batch.images.dtype], out + first * one, message),
             )
             if failed >= 0:
@@ -108,7 +111,7 @@ class CropReader:
         return cut
 
     def _copied(self, batch: _Batch) -> Callable[[int], None]:
-        places = batch.corners.tolist()
+        boxes = batch.boxes.tolist()
 
         @torch.inference_mode()
         def copy(first: int) -> None:
@@ -117,14 +120,23 @@ class CropReader:
                 whole = batch.images[part]
                 block = whole if batch.images.dtype == torch.uint8 else torch.empty(whole.shape, dtype=torch.uint8)
                 rows = block.numpy()
-                for i, (view, (top, left)) in enumerate(zip(batch.stored[part], places[part], strict=True)):
-                    rows[i] = view[top : top + self._crop, left : left + self._crop]
+                for i, (top, left, height, width) in enumerate(boxes[part]):
+                    rows[i] = resized(batch.stored[start + i][top : top + height, left : left + width], self._crop)
                 centre(block, max(batch.upright - start, 0), batch.offset[part], whole)
 
         return copy
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+
+def resized(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """(side, side, 3) of RGB `pixels` (height, width, 3), by torch's antialiased interpolation."""
+    if pixels.shape[:2] == (side, side):
+        return pixels
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+    out = torch.nn.functional.interpolate(image, (side, side), mode="bilinear", antialias=True)
+    return np.asarray(out[0].permute(1, 2, 0))
 
 
 def _calculate_alone() -> None:

@@ -20,25 +20,40 @@ PIXEL_BYTES = 16
 class JpegDecoder:
     """Decodes JPEGs on `threads` of the CPU, or with `gpu` given on that GPU; no more of each than its crop needs.
 
-    `side`: of the stored images, pixels. `max_batch`: the most images one `submit` takes. Up to `prefetch` batches may
-    be submitted before the first is taken by `result`; they come in order.
+    `side`: of the stored squares, pixels; None where images keep their shapes. `resized`: whether any box may have
+    another size than the crop. `max_batch`: the most images one `submit` takes. Up to `prefetch` batches may be
+    submitted before the first is taken by `result`; they come in order.
     """
 
-    def __init__(self, *, side: int, crop: int, max_batch: int, threads: int, gpu: int | None, prefetch: int) -> None:
+    def __init__(
+        self,
+        *,
+        side: int | None,
+        crop: int,
+        resized: bool,
+        max_batch: int,
+        threads: int,
+        gpu: int | None,
+        prefetch: int,
+    ) -> None:
         # nvJPEG's memory a thread, and the hardware decoder's: by default both are for images of any size.
-        padding = PIXEL_BYTES * side**2
-        memory = {"device_memory_padding": padding, "host_memory_padding": padding}
-        memory |= {"preallocate_width_hint": side, "preallocate_height_hint": side}
+        memory: dict[str, int] = {}
+        if side is not None:
+            memory |= dict.fromkeys(("device_memory_padding", "host_memory_padding"), PIXEL_BYTES * side**2)
+            memory |= dict.fromkeys(("preallocate_width_hint", "preallocate_height_hint"), side)
 
         @pipeline_def(batch_size=max_batch, num_threads=threads, device_id=gpu, prefetch_queue_depth=prefetch)
         def graph() -> Any:
             stored = fn.external_source(name="stored", dtype=types.UINT8, ndim=1, no_copy=True)
             y, x = (fn.external_source(name=name, dtype=types.FLOAT, ndim=0, no_copy=True) for name in "yx")
             device = "cpu" if gpu is None else "mixed"
+            if resized:
+                return _resized(stored, device, crop, memory)
             return fn.decoders.image_crop(
                 stored, device=device, adjust_orientation=False, crop=(crop, crop), crop_pos_y=y, crop_pos_x=x, **memory
             )
 
+        self._crop, self._resized = crop, resized
         self._gpu = None if gpu is None else torch.device("cuda", gpu)
         self._pipeline = graph()
         self._pipeline.build()
@@ -51,13 +66,20 @@ class JpegDecoder:
         """Batches that are copied from DALI's memory, and the event of each copy's end. DALI uses the memory again
         when they are dropped, without waiting for our streams."""
 
-    def submit(self, stored: list[NDArray[np.uint8]], position: NDArray[np.float32]) -> None:
-        """Begins a batch. `stored`: n JPEGs; `position` (n, 2): vertical and horizontal place of the crop, 0 to 1."""
-        y, x = np.ascontiguousarray(position.T)
-        self._alive.append((stored, y, x))
+    def submit(self, stored: list[NDArray[np.uint8]], sizes: NDArray[np.integer], boxes: NDArray[np.uint16]) -> None:
+        """Begins a batch. `stored`: n JPEGs; `sizes` (n, 2): their heights and widths; `boxes` (n, 4): of these, what
+        each crop is made of, as in `Rows.crop`; a JPEG that is smaller has its box in proportion."""
+        inputs: dict[str, Any] = {"stored": stored}
+        if self._resized:
+            inputs |= {"corner": (boxes[:, :2] / sizes).astype(np.float32)}
+            inputs |= {"shape": (boxes[:, 2:] / sizes).astype(np.float32)}
+        else:
+            place = boxes[:, :2] / np.maximum(sizes - self._crop, 1)
+            inputs |= dict(zip("yx", np.ascontiguousarray(place.T, np.float32), strict=True))
+        self._alive.append(inputs)
         self._under_way += 1
         for _ in range(1 + self._surplus):
-            for name, values in (("stored", stored), ("y", y), ("x", x)):
+            for name, values in inputs.items():
                 self._pipeline.feed_input(name, values)
         self._pipeline.schedule_run()
         for _ in range(self._surplus):
@@ -94,3 +116,15 @@ class JpegDecoder:
         self._copies.clear()
         if not self._under_way:
             self._alive.clear()
+
+
+def _resized(stored: Any, device: str, crop: int, memory: dict[str, int]) -> Any:
+    """Boxes of the JPEGs `stored`, as shares of their heights and widths, resized to the crop. `memory`: arguments of
+    the decoder."""
+    corner, shape = (
+        fn.external_source(name=name, dtype=types.FLOAT, ndim=1, no_copy=True) for name in ("corner", "shape")
+    )
+    images = fn.decoders.image_slice(
+        stored, corner, shape, device=device, axes=(0, 1), adjust_orientation=False, **memory
+    )
+    return fn.resize(images, size=(crop, crop), interp_type=types.INTERP_LINEAR, antialias=True)

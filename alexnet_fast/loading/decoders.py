@@ -12,6 +12,7 @@ from alexnet_fast import native
 from alexnet_fast.loading.checks import check_dali, needs_dali
 from alexnet_fast.loading.cpu import CropReader
 from alexnet_fast.loading.share import ShareTrials, host_threads
+from alexnet_fast.shards.format import SQUARE
 from alexnet_fast.shards.reader import Split
 
 if TYPE_CHECKING:
@@ -46,7 +47,15 @@ class Decoders:
     """
 
     def __init__(
-        self, split: Split, *, crop: int, max_batch: int, device: torch.device, threads: int, strict: bool
+        self,
+        split: Split,
+        *,
+        crop: int,
+        resized: bool,
+        max_batch: int,
+        device: torch.device,
+        threads: int,
+        strict: bool,
     ) -> None:
         self.trials: ShareTrials | None = None
         self._split, self._crop, self._threads, self._strict = split, crop, threads, strict
@@ -57,7 +66,8 @@ class Decoders:
             check_dali()
             if native.decoder() != "none" and not strict:
                 self.trials = ShareTrials()
-        self._arguments: dict[str, Any] = {"side": split.size, "crop": crop, "max_batch": max_batch}
+        side = split.size if split.shape == SQUARE else None
+        self._arguments: dict[str, Any] = {"side": side, "crop": crop, "resized": resized, "max_batch": max_batch}
         self._arguments |= {"gpu": self._gpu, "prefetch": PREFETCH}
         """Of DALI's decoder; `threads` are added."""
         self._open: list[Decoder] = []
@@ -98,7 +108,7 @@ class Decoders:
     def _made(self, share: float) -> Decoder:
         ours = host_threads(self._threads, share, self._raw) if self._has_dali else self._threads
         on_gpu = self._gpu is not None
-        reader = CropReader(side=self._split.size, crop=self._crop, threads=max(ours, 1), pinned=on_gpu)
+        reader = CropReader(crop=self._crop, threads=max(ours, 1), pinned=on_gpu)
         return Decoder(share, reader, self._made_dali(max(self._threads - ours, 1)) if share < 1 else None)
 
     def _made_dali(self, threads: int) -> JpegDecoder:

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet_fast.errors import TrainingError
-from alexnet_fast.loading.checks import check_crop, check_square
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.corruption import CorruptionFilter
 from alexnet_fast.loading.cpu import KINDS, Cut
 from alexnet_fast.loading.decoders import PREFETCH, Decoder, Decoders
+from alexnet_fast.loading.effects import augmented
 from alexnet_fast.loading.handover import arranged, copied, joined
 from alexnet_fast.loading.idle import IdleTime, moments
 from alexnet_fast.loading.plan import Rows
@@ -27,20 +28,11 @@ from alexnet_fast.sharding.jpeg_header import check_stored_jpeg
 from alexnet_fast.shards.reader import Split
 
 
-@dataclass(frozen=True)
-class Batch:
-    """`images` (n, 3, crop, crop) in channels-last memory, RGB 0-255 minus the mean; `labels` (n,) int64. The order
-    inside a batch is the loader's: `rows` says which sample each image is."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    rows: Rows
-
-
 class Pipeline:
     """Reads, decodes and hands over the batches of `rows`, each of at most `max_batch` samples. It can be iterated over
-    once. The other arguments are those of `Loader`'s constructors.
+    as often as `rows`. The other arguments are those of `Loader`'s constructors.
 
+    `resized`: whether any of the rows' boxes may have another size than the crop.
     `strict`: a corrupt sample keeps its place with the label UNLABELLED; otherwise a neighbour takes its place.
     `whole_tars`: the rows are in a shuffle window's order, so tars are prefetched from end to end.
     """
@@ -52,6 +44,7 @@ class Pipeline:
         *,
         max_batch: int,
         crop: int,
+        resized: bool = False,
         device: str | torch.device,
         dtype: torch.dtype = torch.float32,
         threads: int = 2,
@@ -59,21 +52,25 @@ class Pipeline:
         strict: bool = False,
         whole_tars: bool = False,
     ) -> None:
-        check_square(split.shape)
-        check_crop(crop, split.size)
         self._split = split
         self._filter = CorruptionFilter(split, strict)
         self._strict = strict
         self._may_be_decoded = np.zeros(len(split), bool)
         self._coming = Prefetcher(split, rows, whole_tars=whole_tars)
-        self._crop = crop
+        self._crop, self._resized = crop, resized
         self._idle = IdleTime()
         self._device = torch.device(device)
         if self._device.type == "cuda" and self._device.index is None:
             self._device = torch.device("cuda", torch.cuda.current_device())
         self._dtype = dtype
         self._decoders = Decoders(
-            split, crop=crop, max_batch=max_batch, device=self._device, threads=threads, strict=strict
+            split,
+            crop=crop,
+            resized=resized,
+            max_batch=max_batch,
+            device=self._device,
+            threads=threads,
+            strict=strict,
         )
         self._mean = np.array(split.pixels.mean if mean is None else mean, np.float32)
         std = np.array(split.pixels.deviations)
@@ -135,11 +132,15 @@ class Pipeline:
                 self._at = "copying", work.rows.samples
                 labels, offset = copied(work.labels, self._device), copied(work.offset, self._device)
                 ready = now()
-                images = joined(work.rows, offset, jpegs, cut, dtype=self._dtype, device=self._device)
+                dtype = self._dtype if work.rows.effects is None else torch.uint8
+                images = joined(work.rows, offset, jpegs, cut, dtype=dtype, device=self._device)
+                batch = Batch(images, labels, work.rows)
+                if work.rows.effects is not None:
+                    batch = augmented(batch, offset, self._mean, self._dtype, len(self._split.classes))
                 if used:  # the pass over the pixels is the device's work, but on a CPU keeps it from the step
                     self._idle.add(asked, now() if self._device.type == "cpu" else ready)
                 used = work
-                yield Batch(images, labels, work.rows)
+                yield batch
         finally:
             if not process_ends():  # else the threads have ended, and what would end them is gone
                 leased.close()
@@ -164,22 +165,26 @@ class Pipeline:
         jpegs = int(decoded.sum())
         stored = self._split.read(rows.samples)
         offset = torch.from_numpy(self._mean - rows.colour @ self._colour_axes)
+        sizes = self._split.sizes[rows.samples]
         if jpegs and decoder.dali:
             self._check(rows.samples[:jpegs], stored[:jpegs])
-            margin = np.float32(max(self._split.size - self._crop, 1))
-            decoder.dali.submit(stored[:jpegs], rows.crop[:jpegs].astype(np.float32) / margin)
+            decoder.dali.submit(stored[:jpegs], sizes[:jpegs], rows.crop[:jpegs])
         cut = None
         if jpegs < len(stored):
-            dtype = self._dtype if self._device.type == "cpu" and self._dtype in KINDS else torch.uint8
+            is_final = self._device.type == "cpu" and self._dtype in KINDS and rows.effects is None
+            dtype = self._dtype if is_final else torch.uint8
             upright = int((~rows.mirror[jpegs:]).sum())
-            cut = decoder.reader.submit(stored[jpegs:], rows.crop[jpegs:], upright, offset[jpegs:], dtype)
+            boxes, shift = rows.crop[jpegs:], offset[jpegs:]
+            cut = decoder.reader.submit(stored[jpegs:], sizes[jpegs:], boxes, upright, shift, dtype)
         return _UnderWay(rows, torch.from_numpy(labels[order]), jpegs, offset, cut, decoder)
 
     def _check(self, samples: NDArray[np.int64], stored: list[NDArray[np.uint8]]) -> None:
         """Raises TrainingError where a JPEG cannot give the crop; once a sample, for DALI: crops.c does it itself."""
         for i in np.flatnonzero(~self._may_be_decoded[samples]).tolist():
             with self._decoding():
-                check_stored_jpeg(stored[i].tobytes(), crop=self._crop, side=self._split.size)
+                height, width = self._split.sizes[samples[i]].tolist()
+                crop = 1 if self._resized else self._crop
+                check_stored_jpeg(stored[i].tobytes(), crop=crop, size=(height, width))
         self._may_be_decoded[samples] = True
 
     @contextmanager

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from alexnet_fast.config import TrainConfig
-from alexnet_fast.loading.pipeline import Batch
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.plan import Rows
 
 
@@ -18,6 +18,6 @@ def synthetic(config: TrainConfig, classes: int, dtype: torch.dtype, device: tor
     images = torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last).normal_(0, 60)
     labels = torch.randint(classes, (config.batch,), device=device)
     n = config.batch
-    rows = Rows(0, 0, np.arange(n), np.zeros((n, 2), np.uint16), np.zeros(n, bool), np.zeros((n, 3), np.float32))
+    rows = Rows(0, 0, np.arange(n), np.zeros((n, 4), np.uint16), np.zeros(n, bool), np.zeros((n, 3), np.float32))
     while True:
         yield Batch(images, labels, rows)

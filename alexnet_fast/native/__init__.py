@@ -60,7 +60,7 @@ class Kernels:
     backward_bf16: Callable[..., None]
 
     ARGUMENTS = {  # noqa: RUF012
-        "crops": (_number, _pointer, _pointer, _number, _pointer, _number, _pointer, _number, _number, *[_pointer] * 2),
+        "crops": (_number, *[_pointer] * 4, _number, _pointer, _number, _number, *[_pointer] * 2),
         "middle": (_pointer, *[_number] * 4, _pointer, *_axes),
         "jpeg_middle": (ctypes.c_char_p, ctypes.c_long, *[_number] * 5, _pointer, *_axes),
         "pixel_sums": (_pointer, _number, _number, _number, _pointer, _pointer),
@@ -158,8 +158,9 @@ def _test_pixels(kernels: Kernels, image: bytes) -> NDArray[np.uint8] | None:
     """The central 48 x 48 of TEST_IMAGE, or None where it does not decode."""
     data = np.frombuffer(image, np.uint8)
     places, sizes = np.array([data.ctypes.data], np.uintp), np.array([len(data)], np.int64)
-    corner, offset, pixels = np.array([0, 16], np.int32), np.zeros(3, np.float32), np.zeros((48, 48, 3), np.uint8)
-    arrays = (places.ctypes.data, sizes.ctypes.data, 80, corner.ctypes.data, 1, offset.ctypes.data, 48, 0)
+    frame, box = np.array([80, 80], np.int32), np.array([0, 16, 48, 48], np.int32)
+    offset, pixels = np.zeros(3, np.float32), np.zeros((48, 48, 3), np.uint8)
+    arrays = (*(array.ctypes.data for array in (places, sizes, frame, box)), 1, offset.ctypes.data, 48, 0)
     failed = kernels.crops(1, *arrays, pixels.ctypes.data, ctypes.create_string_buffer(200))
     return pixels if failed < 0 else None
 

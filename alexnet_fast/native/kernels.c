@@ -6,7 +6,8 @@
 #endif
 
 #include "huffman.c"
-#include "crops.c"
+#include "axis.c"
 #include "resize.c"
+#include "crops.c"
 #include "statistics.c"
 #include "lrn.c"

@@ -9,6 +9,7 @@
 #endif
 
 #define HAS_AVX2
+#define HAS_AVX512
 #define VARIANT v4
 #include "kernels.c"
 

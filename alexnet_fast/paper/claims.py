@@ -36,7 +36,7 @@ class Variant:
 NETWORKS = {
     BASE: Variant("the published net"),
     "no-dropout": Variant("no dropout", {"dropout": 0.0}),
-    "no-crops": Variant("no random crops and mirror images", {"crops": False}),
+    "no-crops": Variant("no random crops and mirror images", {"crops": "central"}),
     **{f"no-{name}": Variant(f"{name} left out", {"without": name}) for name in REMOVABLE if name.startswith("conv")},
     "no-fc7": Variant("fc6 or fc7 left out, which is the same network", {"without": "fc7"}),
     "half": Variant("one GPU's half net", {"arch": "half"}),

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet_fast.config import RESUMABLE, TrainConfig
+from alexnet_fast.config import RESUMABLE, TrainConfig, config_from
 from alexnet_fast.distributed import devices, topology
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.files import Taken, locked, save_npz
 from alexnet_fast.inference.networks import open_network
 from alexnet_fast.inference.predictions import predict_split
-from alexnet_fast.loading.checks import check_square
 from alexnet_fast.loading.plan import steps_per_epoch
 from alexnet_fast.loading.synthetic import synthetic
 from alexnet_fast.paper.claims import NETWORKS, Claim, configure, plan
@@ -148,7 +147,7 @@ def check(experiment: Experiment, gpus: int) -> None:
     ShardSet.of(base).split(experiment.split)
     for name, network in NETWORKS.items():
         for run in experiment.runs(name) if experiment.big or not network.big else ():
-            old = checkpoint.load(run.last)["config"] if run.last.is_file() else {}
+            old = config_from(checkpoint.load(run.last)["config"], run.last).as_dict() if run.last.is_file() else {}
             for setting, value in run.config.as_dict().items():
                 filled_in = value == FILLED_IN.get(setting)
                 if setting not in SAME_RESULT and old.get(setting, value) != value and not filled_in:
@@ -288,7 +287,6 @@ def step_seconds(config: TrainConfig, gpus: int) -> float:
     """Time of a training step of one process on synthetic images: the shortest of a few."""
     device = torch.device("cuda", 0) if gpus else torch.device("cpu")
     manifest = ShardSet.of(config).manifest
-    check_square(manifest.shape)
     config = resolve(config, manifest.size, Topology(0, max(gpus, 1), device))
     config = replace(config, batch=max(config.batch // max(gpus, 1), 1), init="")
     state = initial_state(config, len(manifest.classes), device)

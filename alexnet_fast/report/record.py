@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_fast.config import crops_of
 from alexnet_fast.errors import InputError
 from alexnet_fast.training import checkpoint
 
@@ -100,6 +101,8 @@ def read_run(folder: Path) -> RunRecord:
     environment = _read_json(folder / "environment.json") or {}
     if not isinstance(environment.setdefault("packages", {}), dict):
         raise InputError(f"{folder / 'environment.json'} is corrupt: its packages are no JSON object.")
+    if "crops" in config:
+        config["crops"] = crops_of(config["crops"])
     return RunRecord(folder, config, environment, *_read_log(folder / "log.jsonl"))
 
 

@@ -124,13 +124,15 @@ def check_jpeg(data: bytes) -> Frame:
     return frame
 
 
-def check_stored_jpeg(data: bytes, *, crop: int, side: int) -> None:
-    """Raises ValueError, as the crops of native/crops.c do, where a JPEG of a shard set cannot give such a crop."""
+def check_stored_jpeg(data: bytes, *, crop: int, size: tuple[int, int]) -> None:
+    """Raises ValueError, as the crops of native/crops.c do, where a JPEG of a shard set cannot give such a crop.
+
+    `size`: height and width that the set says it has, at most; `crop`: 1 where it is resized."""
     frame = check_jpeg(data)
+    if frame.height > size[0] or frame.width > size[1]:
+        raise ValueError("it is larger than the set's images")
     if min(frame.height, frame.width) < crop:
         raise ValueError("it is smaller than the crop")
-    if max(frame.height, frame.width) > side:
-        raise ValueError("it is larger than the set's images")
 
 
 def check_pixels(pixels: int) -> None:

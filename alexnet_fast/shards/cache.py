@@ -43,6 +43,7 @@ class TarCache:
 
     def __init__(self, remote: Remote, cache: str | Path | None, limit: int | None) -> None:
         """Fetches the manifest. Raises InputError when it cannot be had or the folder cannot be written."""
+        self._opened = remote, cache, limit
         data = b"".join(remote.blocks(MANIFEST))
         self.manifest: Manifest = parse_manifest(data, f"{remote.url}/{MANIFEST}")
         name = hashlib.sha256(remote.url.encode() + b"\0" + hashlib.sha256(data).digest()).hexdigest()[:16]
@@ -64,6 +65,10 @@ class TarCache:
         self._touched: dict[str, float] = {}
         self._workers = 0
         self._full = False
+
+    def __reduce__(self) -> tuple[type[TarCache], tuple[object, ...]]:
+        """Pickled, it is opened again in the other process: locks and threads stay here."""
+        return TarCache, self._opened
 
     def index(self, split: str) -> Path:
         """The split's sample index, fetched where it is not there yet."""

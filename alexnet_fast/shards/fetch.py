@@ -55,6 +55,10 @@ class Remote:
         self._noticed = -np.inf
         self._answered = False
 
+    def __reduce__(self) -> tuple[type[Remote], tuple[str]]:
+        """Pickled, it connects anew in the other process."""
+        return Remote, (self.url,)
+
     def blocks(self, name: str, total: int | None = None, most: int = MOST_MANIFEST_BYTES) -> Bytes:
         """The bytes of a file, in order, continued after each failure.
 

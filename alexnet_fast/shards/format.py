@@ -108,6 +108,11 @@ class Manifest:
         """0 where there is no such split."""
         return sum(tar.samples for tar in self.splits.get(split, []))
 
+    @property
+    def class_names(self) -> list[str]:
+        """By label."""
+        return [entry["name"] for entry in self.classes]
+
     def to_json(self) -> str:
         version = VERSIONS[self.shape]
         body = {"format": FORMAT, "version": version, **asdict(self)}

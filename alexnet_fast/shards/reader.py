@@ -44,6 +44,8 @@ class Split:
         self.encoding = manifest.encoding
         self.shape, self.size = manifest.shape, manifest.size
         self.pixels = manifest.pixels
+        self.manifest = manifest
+        self._opened = folder, name, manifest, tars
         listed = manifest.splits[name]
         allow_open_files(len(listed) + 1)
         self.index = load_index(folder / index_name(name), self.shape)
@@ -66,6 +68,15 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def __reduce__(self) -> tuple[type[Split], tuple[object, ...]]:
+        """Pickled, it is opened again in the other process, which maps the tars or fetches them itself."""
+        return Split, self._opened
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, by label; the manifest has their ids too."""
+        return self.manifest.class_names
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -186,6 +197,11 @@ class ShardSet:
     def path(self) -> str:
         """Its URL or absolute path."""
         return self.location if "://" in self.location else str(self.folder.absolute())
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, by label; the manifest has their ids too."""
+        return self.manifest.class_names
 
     @classmethod
     def of(cls, config: TrainConfig) -> ShardSet:

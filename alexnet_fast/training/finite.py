@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import TrainingError
-from alexnet_fast.loading.pipeline import Batch
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.model.alexnet import AlexNet
 
 ADVICE = (

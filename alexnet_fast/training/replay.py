@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from alexnet_fast.errors import TrainingError
-from alexnet_fast.loading.pipeline import Batch
+from alexnet_fast.loading.batch import Batch
 
 Results = tuple[Tensor, Tensor, Tensor | None]
 
@@ -108,7 +107,7 @@ class _Graph:
     ) -> None:
         """Records `work` on copies of the batch, which it does not do then: the step is still to be taken."""
         self._groups = optimizer.param_groups
-        self._batch = replace(batch, images=batch.images.clone(), labels=batch.labels.clone())
+        self._batch = batch.map(torch.clone)
         self._rates = [torch.zeros((), device=batch.images.device) for _ in self._groups]
         self._filled = [0.0] * len(self._groups)
         before = [group["lr"] for group in self._groups]
@@ -121,8 +120,8 @@ class _Graph:
                 group["lr"] = value
 
     def replay(self, batch: Batch) -> Results:
-        self._batch.images.copy_(batch.images)
-        self._batch.labels.copy_(batch.labels)
+        for name, column in batch.tensors.items():
+            self._batch.tensors[name].copy_(column)
         for i, group in enumerate(self._groups):
             if group["lr"] != self._filled[i]:
                 self._rates[i].fill_(group["lr"])

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from alexnet_fast.config import RESUMABLE, TrainConfig, config_from
+from alexnet_fast.config import RESUMABLE, TrainConfig, config_from, crops_of
 from alexnet_fast.distributed.topology import Topology, from_first
 from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
@@ -43,7 +43,8 @@ def settings(folder: Path, given: dict[str, Any], resume: bool) -> tuple[TrainCo
     except ValueError:
         values = None
     config = config_from(values, path)
-    changed = {name: value for name, value in given.items() if getattr(config, name) != value}
+    named = {name: crops_of(value) if name == "crops" else value for name, value in given.items()}
+    changed = {name: value for name, value in named.items() if getattr(config, name) != value}
     if fixed := sorted(changed.keys() - set(RESUMABLE)):
         own = ", ".join(f"{name} {getattr(config, name)}" for name in fixed)
         raise InputError(

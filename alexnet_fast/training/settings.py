@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from alexnet_fast.config import LEAST_CROP, RESUMABLE, TrainConfig, default_crop
+from alexnet_fast.config import LEAST_CROP, RESUMABLE, TrainConfig, default_crop, span
 from alexnet_fast.distributed.devices import processes_here
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
+from alexnet_fast.loading.augment import Augmentation, ColourJitter, CutMix, Erasing, MixUp
 from alexnet_fast.loading.checks import check_crop
 from alexnet_fast.training.replay import MOST_IMAGES
 
@@ -21,9 +23,12 @@ FILLED_IN = {"crop": 0, "precision": "auto"}
 
 def resolve(config: TrainConfig, stored_side: int, topology: Topology) -> TrainConfig:
     """Returns `config` with crop, precision and threads filled in. Raises InputError for a crop that does not fit.
-    `stored_side`: of the shard set's images, pixels."""
+    `stored_side`: of the shard set's images, their shorter side where they keep their shapes, pixels; 0: any."""
     crop = config.crop or default_crop(stored_side)
-    check_crop(crop, stored_side)
+    if not crop:
+        raise InputError("the stored images have sides of their own. Give the network's: --set crop=224.")
+    if stored_side and config.crops != "resized":
+        check_crop(crop, stored_side)
     if crop < LEAST_CROP:
         raise InputError(
             f"crop {crop} is too small for AlexNet, which needs {LEAST_CROP} px. Shard with --size 74 or more."
@@ -53,6 +58,21 @@ def best_precision(device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     has = torch.cpu.get_capabilities()
     return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "fp32"
+
+
+def augmentation(config: TrainConfig) -> dict[str, Any]:
+    """Returns the arguments of `Loader.training` by which crops, mirror images and all but PCA colour are drawn."""
+    augment: list[Augmentation] = []
+    if config.brightness or config.contrast or config.saturation:
+        augment.append(ColourJitter(config.brightness, config.contrast, config.saturation))
+    if config.erasing:
+        augment.append(Erasing(config.erasing))
+    if config.mixup:
+        augment.append(MixUp(config.mixup))
+    if config.cutmix:
+        augment.append(CutMix(config.cutmix))
+    scale = span(config.scale) if config.crops == "resized" else None
+    return {"crops": config.crops != "central", "scale": scale, "ratio": span(config.ratio), "augment": augment}
 
 
 def replays_steps(config: TrainConfig, topology: Topology, largest_step: int) -> bool:

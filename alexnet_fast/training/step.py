@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed.topology import without_sync
-from alexnet_fast.loading.pipeline import Batch
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.training.state import State
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -27,13 +27,14 @@ def train_step(
     model.train()
     device, dtype = batch.images.device.type, DTYPES[config.precision]
     total, correct = torch.zeros(2, device=batch.images.device).unbind()
-    parts = list(zip(*(t.tensor_split(config.accumulate) for t in (batch.images, batch.labels)), strict=True))
-    for i, (images, labels) in enumerate(parts, 1):
+    columns = batch.images, batch.targets, batch.labels
+    parts = list(zip(*(t.tensor_split(config.accumulate) for t in columns), strict=True))
+    for i, (images, targets, labels) in enumerate(parts, 1):
         with without_sync(model) if i < len(parts) else nullcontext():
             with torch.autocast(device, dtype, enabled=dtype != torch.float32):
                 logits = model(images)
             loss = nn.functional.cross_entropy(
-                logits.float(), labels, label_smoothing=config.label_smoothing, reduction="sum"
+                logits.float(), targets, label_smoothing=config.label_smoothing, reduction="sum"
             )
             state.scaler.scale(loss * (share / len(batch.labels))).backward()
         total = total + loss.detach()

@@ -18,10 +18,10 @@ from alexnet_fast.distributed.stalls import watched
 from alexnet_fast.distributed.topology import Topology, any_stopped, barrier, share_buffers
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.scoring import Accuracy, Member, Stopped, evaluate
-from alexnet_fast.loading.checks import check_square
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.corruption import check_corruption
+from alexnet_fast.loading.epochs import evaluated_side
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.pipeline import Batch
 from alexnet_fast.loading.plan import steps_per_epoch
 from alexnet_fast.model.alexnet import AlexNet
 from alexnet_fast.shards.reader import ShardSet, Split
@@ -36,7 +36,7 @@ from alexnet_fast.training.placement import place
 from alexnet_fast.training.replay import Replay, Results
 from alexnet_fast.training.saver import Saver
 from alexnet_fast.training.scales import LayerScales
-from alexnet_fast.training.settings import replays_steps, resolve
+from alexnet_fast.training.settings import augmentation, replays_steps, resolve
 from alexnet_fast.training.state import Position, State, initial_state, restore
 from alexnet_fast.training.step import DTYPES, train_step
 
@@ -76,7 +76,6 @@ class Trainer:
         """Prepares to begin, or to resume from `newest`: a checkpoint's path and content. Raises InputError where
         settings, shard set and checkpoint do not fit each other."""
         self.topology, self.folder = topology, folder
-        check_square(shards.manifest.shape)
         self.config = config = resolve(config, shards.manifest.size, topology)
         split, self.val = shards.split("train"), shards.split("val") if "val" in shards else None
         self.num_images, self.num_classes = len(split), len(shards.manifest.classes)
@@ -103,7 +102,7 @@ class Trainer:
             folder=folder,
             keep=config.keep,
             first=topology.first,
-            about={"config": config.as_dict(), **_about(shards)},
+            about={"config": config.as_dict(), **_about(shards, config.crop)},
             print_line=self.progress.print,
             previous=done if newest and newest[0].name == "last.pt" else None,
             best_top1=max(state.top1s, default=-1.0),
@@ -246,7 +245,7 @@ def _load(state: State, config: TrainConfig, shards: ShardSet, newest: tuple[Pat
     classes = shards.manifest.classes
     if newest:
         path, saved = newest
-        if saved.get("tars") != _about(shards)["tars"]:
+        if saved.get("tars") != _about(shards, config.crop)["tars"]:
             raise InputError(f"{config.shards} is not the shard set that {path} was trained on. Give that as --shards.")
         restore(state, saved, path)
         epoch, done = state.position.epoch, state.position.steps_done
@@ -269,7 +268,8 @@ def _check_fit(config: TrainConfig, has_val: bool, smallest_step: int, num_parts
             f"{config.shards} has no val split, by which the schedule plateau sees that the top-1 stalls. "
             "Shard with --val-fraction 0.1, or give --set schedule=steps."
         )
-    if smallest_step < num_parts * config.accumulate:
+    together = 2 if config.mixup or config.cutmix else 1  # both images of a pair are one process'
+    if smallest_step // together < num_parts * config.accumulate:
         parts = f" of {config.accumulate} parts" * (config.accumulate > 1)
         raise InputError(
             f"batch {config.batch} is too small for {num_parts} process{'es' * (num_parts > 1)}{parts}. "
@@ -287,7 +287,7 @@ def _make_loader(split: Split, config: TrainConfig, position: Position, data: To
         num_epochs=config.epochs - position.epoch,
         first_step=position.step,
         crop=config.crop,
-        crops=config.crops,
+        **augmentation(config),
         seed=config.seed,
         colour_std=config.colour_std,
         colour_epochs=config.colour_off * config.epochs,
@@ -300,14 +300,15 @@ def _make_loader(split: Split, config: TrainConfig, position: Position, data: To
     )
 
 
-def _about(shards: ShardSet) -> dict[str, Any]:
-    """Returns what each checkpoint holds of its shard set; `tars`: the sums by which it is known wherever it lies."""
+def _about(shards: ShardSet, crop: int) -> dict[str, Any]:
+    """Returns what each checkpoint holds of its shard set; `tars`: the sums by which it is known wherever it lies;
+    `size`: side to which an image is resized before the crop."""
     manifest = shards.manifest
     sums = [tar.sha256 for tar in manifest.splits["train"]]
     return {
         "classes": manifest.classes,
         "pixels": vars(manifest.pixels),
-        "size": manifest.size,
+        "size": evaluated_side(manifest, crop),
         "shards_path": shards.path,
         "rule": {"orient": manifest.orient, "background": manifest.background},
         "tars": sums,

@@ -226,7 +226,13 @@ def test_train_refuses_wrong_settings() -> None:
     assert run(*start, "--set", "epochs")[0] == 2
     assert_refused("--set epochs=many: epochs takes a whole number.", *start, "--set", "epochs=many")
     assert_refused("--set dropout=half: dropout takes a number.", *start, "--set", "dropout=half")
-    assert_refused("--set crops=maybe: crops takes true or false.", *start, "--set", "crops=maybe")
+    assert_refused("crops is maybe; it must be random, resized or central.", *start, "--set", "crops=maybe")
+    assert_refused("--set compile=maybe: compile takes true or false.", *start, "--set", "compile=maybe")
+    for wrong in ("0.5", "1,0.5", "0,1", "0.5,1.5", "a,b", "1/0,1"):
+        message = f"scale is {wrong}; it must be two numbers above 0 such as 0.08,1, the least first."
+        assert_refused(message, *start, "--set", "crops=resized", "--set", f"scale={wrong}")
+    assert_refused("scale is 0.3,1; it must be 0.08,1 unless crops is resized.", *start, "--set", "scale=0.3,1")
+    assert_refused("erasing is 1.5; it must be from 0 to 1.", *start, "--set", "erasing=1.5")
     assert_refused("dropout is 1.5; it must be at least 0 and below 1.", *start, "--set", "dropout=1.5")
     assert_refused("lr is -1.0; it must be 0 or more.", *start, "--lr", "-1")
     assert_refused("lr is nan; it must be 0 or more.", *start, "--lr", "nan")
@@ -237,7 +243,7 @@ def test_train_refuses_wrong_settings() -> None:
 def test_set_help_lists_every_setting() -> None:
     code, output = run("train", "--gpus", "0", "--recipe", "fast", "--set", "help")
     assert code == 0
-    assert {"epochs=30", "schedule=cosine", "crops=True"} < set(output.splitlines())
+    assert {"epochs=30", "schedule=cosine", "crops=random"} < set(output.splitlines())
     pairs = re.findall(r"^(\w+)=.*\n    (\S.*)", output, re.M)
     assert [name for name, _ in pairs] == [field.name for field in fields(TrainConfig) if field.name != "recipe"]
     assert dict(pairs)["warmup_epochs"] == "The learning rate rises linearly from 0 over these."

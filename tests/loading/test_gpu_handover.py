@@ -10,8 +10,10 @@ import torch
 from nvidia.dali import fn
 
 from alexnet_fast.loading import dali, decoders, handover
+from alexnet_fast.loading.batch import Batch
+from alexnet_fast.loading.boxes import Boxes
 from alexnet_fast.loading.handover import copied
-from alexnet_fast.loading.pipeline import Batch, Pipeline
+from alexnet_fast.loading.pipeline import Pipeline
 from alexnet_fast.loading.plan import training_rows
 from alexnet_fast.shards.reader import ShardSet
 from tests.conftest import set_host_share
@@ -31,7 +33,7 @@ def own_copy_stream() -> Iterator[None]:
 
 def pipeline(shards: Path, device: torch.device, dtype: torch.dtype) -> Pipeline:
     split = ShardSet(shards).split("train")
-    rows = training_rows(len(split), 16, 0, margin=split.size - CROP, colour_std=0.1, epochs=range(2))
+    rows = training_rows(len(split), 16, 0, boxes=Boxes(split.size, CROP), colour_std=0.1, epochs=range(2))
     return Pipeline(split, rows, max_batch=16, crop=CROP, device=device, dtype=dtype, threads=2)
 
 
@@ -86,16 +88,17 @@ def test_what_the_stand_ins_notice(gpu: Gpu) -> None:
 def test_dali_s_memory_is_kept_until_it_is_copied(jpeg_shards: Path, gpu: Gpu) -> None:
     """However far the host is ahead of the device."""
     split = ShardSet(jpeg_shards).split("train")
-    decoder = dali.JpegDecoder(side=split.size, crop=CROP, max_batch=4, threads=1, gpu=0, prefetch=2)
-    stored, centre = split.read(np.arange(4)), np.full((4, 2), 0.5, np.float32)
-    decoder.submit(stored, centre)
+    decoder = dali.JpegDecoder(side=split.size, crop=CROP, resized=False, max_batch=4, threads=1, gpu=0, prefetch=2)
+    boxes = Boxes(split.size, CROP)
+    given = split.read(np.arange(4)), split.sizes[:4], boxes.completed(boxes.central(np.arange(4)))
+    decoder.submit(*given)
     gpu.freed.clear()
     for _ in range(5):
-        decoder.submit(stored, centre)
+        decoder.submit(*given)
         decoder.result()
     assert gpu.freed == []
     gpu.now = 1.0
-    decoder.submit(stored, centre)
+    decoder.submit(*given)
     decoder.result()
     assert gpu.freed == [True] * 5
     assert gpu.waits == 0
@@ -107,17 +110,19 @@ def test_dali_s_memory_is_kept_until_it_is_copied(jpeg_shards: Path, gpu: Gpu) -
     assert not decoder._alive
 
 
-def test_nvjpeg_has_memory_for_the_set_s_images_not_for_any(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("resized", [False, True])
+def test_nvjpeg_has_memory_for_the_set_s_images_not_for_any(resized: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """16 MiB of the GPU's and twice 8 MiB of the host's memory a thread otherwise. DALI itself checks the names."""
     given: dict[str, Any] = {}
-    image_crop = fn.decoders.image_crop
+    name = "image_slice" if resized else "image_crop"
+    decode_box = getattr(fn.decoders, name)
 
     def decode(*stored: Any, **about: Any) -> Any:
         given.update(about)
-        return image_crop(*stored, **about)
+        return decode_box(*stored, **about)
 
-    monkeypatch.setattr(fn.decoders, "image_crop", decode)
+    monkeypatch.setattr(fn.decoders, name, decode)
     monkeypatch.setattr("nvidia.dali.Pipeline.build", lambda self: None)  # it needs a GPU
-    dali.JpegDecoder(side=256, crop=224, max_batch=4, threads=2, gpu=0, prefetch=2)
+    dali.JpegDecoder(side=256, crop=224, resized=resized, max_batch=4, threads=2, gpu=0, prefetch=2)
     assert (given["device"], given["device_memory_padding"], given["host_memory_padding"]) == ("mixed", 2**20, 2**20)
     assert (given["preallocate_width_hint"], given["preallocate_height_hint"]) == (256, 256)

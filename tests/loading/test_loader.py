@@ -24,9 +24,11 @@ from PIL import Image
 from alexnet_fast import native
 from alexnet_fast.errors import TrainingError
 from alexnet_fast.loading import cpu, decoders
+from alexnet_fast.loading.batch import Batch
+from alexnet_fast.loading.boxes import Boxes
 from alexnet_fast.loading.handover import arranged, centre
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.pipeline import Batch, Pipeline
+from alexnet_fast.loading.pipeline import Pipeline
 from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
 from alexnet_fast.loading.prefetch import PageRequests, Prefetcher
 from alexnet_fast.shards.format import Pixels
@@ -62,9 +64,9 @@ def load(
 
 
 def some_rows(split: Split, batch: int = 16, epochs: int = 1, rank: int = 0, world_size: int = 1) -> list[Rows]:
-    margin = split.size - CROP
+    boxes = Boxes(split.size, CROP)
     rows = training_rows(
-        len(split), batch, 0, margin=margin, colour_std=0.1, epochs=range(epochs), rank=rank, world_size=world_size
+        len(split), batch, 0, boxes=boxes, colour_std=0.1, epochs=range(epochs), rank=rank, world_size=world_size
     )
     return list(rows)
 
@@ -78,7 +80,7 @@ def stored_image(split: Split, sample: int) -> NDArray[np.float64]:
 
 def expected_image(split: Split, pixels: Pixels, rows: Rows, i: int) -> NDArray[np.float64]:
     """Crop, flip, colour and mean of row i, (3, CROP, CROP), by the paper's formulas."""
-    top, left = rows.crop[i].tolist()
+    top, left, *_ = rows.crop[i].tolist()
     image = stored_image(split, int(rows.samples[i]))[top : top + CROP, left : left + CROP]
     if rows.mirror[i]:
         image = image[:, ::-1]
@@ -233,7 +235,7 @@ def test_stream_runs_on_over_epochs(jpeg_shards: Path) -> None:
 def test_evaluation_order_and_centre_crop(raw_shards: Path) -> None:
     shard_set = ShardSet(raw_shards)
     split, mean = shard_set.split("train"), np.array(shard_set.manifest.pixels.mean)
-    batches = load(raw_shards, list(evaluation_rows(len(split), 7, margin=split.size - CROP)))
+    batches = load(raw_shards, list(evaluation_rows(len(split), 7, boxes=Boxes(split.size, CROP))))
     assert np.array_equal(np.concatenate([b.rows.samples for b in batches]), np.arange(len(split)))
     edge = (split.size - CROP) // 2
     centre_crop = stored_image(split, 0)[edge : edge + CROP, edge : edge + CROP]
@@ -242,7 +244,9 @@ def test_evaluation_order_and_centre_crop(raw_shards: Path) -> None:
 
 def test_whole_stored_image(raw_shards: Path) -> None:
     split = ShardSet(raw_shards).split("train")
-    (batch, *_) = load(raw_shards, list(evaluation_rows(len(split), 4, margin=0)), crop=split.size)
+    (batch, *_) = load(
+        raw_shards, list(evaluation_rows(len(split), 4, boxes=Boxes(split.size, split.size))), crop=split.size
+    )
     assert batch.images.shape == (4, 3, split.size, split.size)
 
 
@@ -251,14 +255,14 @@ def test_mirroring_whole_stored_images_leaves_the_tar_alone(raw_shards: Path) ->
     """Mirroring is in place: it must not reach the mapped file, even where nothing is cropped."""
     split = ShardSet(raw_shards).split("train")
     before = stored_image(split, 0)
-    rows = list(training_rows(len(split), 16, 0, margin=0, colour_std=0.1))
+    rows = list(training_rows(len(split), 16, 0, boxes=Boxes(split.size, split.size), colour_std=0.1))
     assert any(r.mirror.any() for r in rows)
     load(raw_shards, rows, crop=split.size)
     assert np.array_equal(stored_image(split, 0), before)
 
 
 def test_jpegs_come_first_and_of_each_kind_the_mirrored_last() -> None:
-    (rows,) = training_rows(40, 40, 0, margin=32, colour_std=0.1)
+    (rows,) = training_rows(40, 40, 0, boxes=Boxes(96, 64), colour_std=0.1)
     decoded = np.arange(40) % 3 != 0
     order = arranged(rows, decoded)
     assert np.array_equal(np.sort(order), np.arange(40))

@@ -55,10 +55,12 @@ def test_who_keeps_every_batch_has_them_all() -> None:
 
 def test_gradients_may_flow_into_it() -> None:
     """A tensor made under inference mode could not be used in training."""
-    reader = CropReader(side=8, crop=8, threads=1, pinned=False)
+    reader = CropReader(crop=8, threads=1, pinned=False)
     stored = [np.full((8, 8, 3), 1, np.uint8)] * 4
     with torch.inference_mode():
-        cut = reader.submit(stored, np.zeros((4, 2), np.uint16), 4, torch.zeros(4, 3), torch.float32)
+        cut = reader.submit(
+            stored, np.full((4, 2), 8), np.full((4, 4), (0, 0, 8, 8), np.uint16), 4, torch.zeros(4, 3), torch.float32
+        )
     images = cut.result().requires_grad_()
     reader.close()
     (2 * images).sum().backward()

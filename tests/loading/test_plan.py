@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from alexnet_fast.loading.boxes import Boxes
 from alexnet_fast.loading.plan import Rows, ShuffleWindow, evaluation_rows, steps_per_epoch, training_rows
 from tests.conftest import epoch_rows
 
 
 def rows_of(samples: int, batch: int, world: int = 1, **options: object) -> list[list[Rows]]:
-    settings: dict[str, object] = {"margin": 32, "colour_std": 0.1, **options}
+    settings: dict[str, object] = {"boxes": Boxes(256, 224), "colour_std": 0.1, **options}
     return [
         list(training_rows(samples, batch, 5, rank=rank, world_size=world, **settings))  # type: ignore[arg-type]
         for rank in range(world)
@@ -47,7 +48,7 @@ def test_another_seed_or_epoch_is_another_plan() -> None:
 def test_plan_never_changes_between_versions() -> None:
     """A resumed run must meet the same samples even when NumPy was upgraded in between."""
     plan = epoch_rows(1, 2, 1000, margin=32, colour_std=0.1)
-    data = plan.samples.tobytes() + plan.crop.tobytes() + plan.mirror.tobytes()
+    data = plan.samples.tobytes() + plan.crop[:, :2].tobytes() + plan.mirror.tobytes()
     assert hashlib.sha256(data).hexdigest()[:16] == "d4e2f37a968e4628"
     assert plan.colour[:2].ravel() == pytest.approx(
         [-0.17939296, -0.01474562, 0.2251195, 0.05132566, 0.13179892, 0.02762164], abs=1e-7
@@ -77,7 +78,7 @@ def test_the_rows_of_an_epoch_are_numpy_s_draws() -> None:
     draws = [np.random.Generator(np.random.Philox(key=[5, 2], counter=[0, 0, 0, column])) for column in range(4)]
     expected = {
         "samples": draws[0].permutation(np.arange(500, dtype=np.int32)),
-        "crop": draws[1].integers(0, 33, (500, 2), np.uint16),
+        "crop": np.hstack([draws[1].integers(0, 33, (500, 2), np.uint16), np.full((500, 2), 224)]),
         "mirror": draws[2].integers(0, 2, 500, np.uint8),
         "colour": draws[3].standard_normal((500, 3), np.float32) * np.float32(0.1),
     }
@@ -129,7 +130,7 @@ def test_crops_flips_and_colours_are_distributed_as_the_paper_says() -> None:
 
 
 def test_colour_ends_where_it_should() -> None:
-    rows = list(training_rows(20, 10, 0, margin=32, colour_std=0.1, colour_epochs=1.5, epochs=range(4)))
+    rows = list(training_rows(20, 10, 0, boxes=Boxes(256, 224), colour_std=0.1, colour_epochs=1.5, epochs=range(4)))
     assert [bool(row.colour.any()) for row in rows] == [True] * 4 + [False] * 4
     assert all(row.crop.any() for row in rows)
 
@@ -138,7 +139,7 @@ def test_augmentation_off_keeps_the_order() -> None:
     on = epoch_rows(0, 0, 100, margin=32, colour_std=0.1)
     off = epoch_rows(0, 0, 100, margin=32, colour_std=0.1, crops=False)
     assert np.array_equal(on.samples, off.samples)
-    assert (off.crop == 16).all()
+    assert (off.crop == (16, 16, 64, 64)).all()
     assert not off.mirror.any()
     assert np.array_equal(on.colour, off.colour)
     assert not epoch_rows(0, 0, 100, margin=32, colour_std=0).colour.any()
@@ -244,7 +245,7 @@ def test_evaluation_sees_every_sample_once(world: int) -> None:
     seen = [
         row.samples
         for rank in range(world)
-        for row in evaluation_rows(1003, 100, margin=32, rank=rank, world_size=world)
+        for row in evaluation_rows(1003, 100, boxes=Boxes(256, 224), rank=rank, world_size=world)
     ]
     assert np.array_equal(np.concatenate(seen), np.arange(1003))
     assert max(len(s) for s in seen) <= 100

@@ -11,6 +11,7 @@ import torch
 
 from alexnet_fast import native
 from alexnet_fast.loading import decoders, pipeline, share
+from alexnet_fast.loading.boxes import Boxes
 from alexnet_fast.loading.cpu import CropReader
 from alexnet_fast.loading.idle import HostMoment
 from alexnet_fast.loading.pipeline import Pipeline
@@ -140,7 +141,7 @@ def test_trials_in_the_loader(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch
 
         monkeypatch.setattr(kind, "__init__", made)
     split = ShardSet(jpeg_shards).split("train")
-    rows = list(training_rows(len(split), 12, 0, margin=split.size - CROP, colour_std=0.1, epochs=range(6)))
+    rows = list(training_rows(len(split), 12, 0, boxes=Boxes(split.size, CROP), colour_std=0.1, epochs=range(6)))
     loader = Pipeline(split, rows, max_batch=12, crop=CROP, device=torch.device("cpu"), threads=8)
     trials = loader.trials
     assert trials

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,13 +23,34 @@ def cut(
     offset: torch.Tensor | None = None,
     threads: int = 2,
 ) -> torch.Tensor:
-    reader = CropReader(side=side, crop=crop, threads=threads, pinned=False)
-    offset = torch.zeros(len(stored), 3) if offset is None else offset
-    upright = len(stored) if upright is None else upright
-    try:
-        return reader.submit(stored, np.array(corners, np.uint16), upright, offset, dtype).result()
-    finally:
-        reader.close()
+    """Of the set's squares of `side`, cut out at these tops and lefts."""
+    boxes = [(top, left, crop, crop) for top, left in corners]
+    how = Crops(crop, upright, dtype, offset, threads)
+    return how.of(stored, boxes, [(side, side)] * len(stored))
+
+
+@dataclass(frozen=True)
+class Crops:
+    """How a batch is made: `CropReader`'s arguments; None: none is mirrored, nothing is subtracted."""
+
+    crop: int
+    upright: int | None = None
+    dtype: torch.dtype = torch.uint8
+    offset: torch.Tensor | None = None
+    threads: int = 2
+
+    def of(
+        self, stored: list[NDArray[np.uint8]], boxes: list[tuple[int, int, int, int]], sizes: list[tuple[int, int]]
+    ) -> torch.Tensor:
+        """(n, crop, crop, 3) of `boxes` of images of these heights and widths."""
+        reader = CropReader(crop=self.crop, threads=self.threads, pinned=False)
+        offset = torch.zeros(len(stored), 3) if self.offset is None else self.offset
+        upright = len(stored) if self.upright is None else self.upright
+        arrays = np.array(sizes, np.int64), np.array(boxes, np.uint16)
+        try:
+            return reader.submit(stored, *arrays, upright, offset, self.dtype).result()
+        finally:
+            reader.close()
 
 
 def crop_or_reason(

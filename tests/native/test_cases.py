@@ -234,7 +234,7 @@ def test_the_loader_refuses_them_too(
 def test_what_lies_behind_a_progressive_image_is_not_looked_at() -> None:
     plain, more = jpegs.progressive(), jpegs.progressive_with_more_behind()
     assert len(more) > 16 << 20
-    check_stored_jpeg(more, crop=56, side=64)
+    check_stored_jpeg(more, crop=56, size=(64, 64))
     for find in WAYS.values():
         assert isinstance(find(plain), bytes)
         assert find(more) == find(plain)

@@ -154,7 +154,7 @@ def test_corrupt_files() -> None:
 def reason_of(data: bytes) -> str:
     """Why check_stored_jpeg refuses it, or empty."""
     try:
-        check_stored_jpeg(data, crop=CROP, side=SIDE)
+        check_stored_jpeg(data, crop=CROP, size=(SIDE, SIDE))
     except ValueError as error:
         return str(error)
     return ""

@@ -94,14 +94,14 @@ def test_batches(seed: int, samples: list[bytes], alone: list[tuple[bytes | str,
     rng = np.random.default_rng(seed)
     failed = 0
     with using(fresh(tmp_path)):
-        reader = CropReader(side=SIDE, crop=CROP, threads=1 + seed % 3, pinned=False)
+        reader = CropReader(crop=CROP, threads=1 + seed % 3, pinned=False)
         for number in range(60):
             share = 0.0 if number % 3 else 0.1
             numbers = [drawn(samples, rng, share) for _ in range(rng.integers(1, 50))]
             stored, count = [as_array(samples[one]) for one in numbers], len(numbers)
-            places = np.array([(5, 3)] * count, np.uint16)
+            sizes, boxes = np.full((count, 2), SIDE), np.array([(5, 3, CROP, CROP)] * count, np.uint16)
             expected = [alone[one][0] for one in numbers]
-            cut = reader.submit(stored, places, count, torch.zeros(count, 3), torch.uint8)
+            cut = reader.submit(stored, sizes, boxes, count, torch.zeros(count, 3), torch.uint8)
             reasons = [reason for reason in expected if isinstance(reason, str)]
             assert images_or_reason(cut) == (reasons[0] if reasons else expected), numbers
             failed += bool(reasons)
@@ -135,12 +135,13 @@ def test_crops_and_squares_in_turns(
 
 def in_this_thread(data: bytes) -> bytes | str:
     """The crop, without a reader's threads."""
-    reader = CropReader(side=SIDE, crop=CROP, threads=1, pinned=False)
+    reader = CropReader(crop=CROP, threads=1, pinned=False)
     stored = [as_array(data)]
     try:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(reader._pool, "submit", Now)
-            cut = reader.submit(stored, np.array([(5, 3)], np.uint16), 1, torch.zeros(1, 3), torch.uint8)
+            boxes = np.array([(5, 3, CROP, CROP)], np.uint16)
+            cut = reader.submit(stored, np.full((1, 2), SIDE), boxes, 1, torch.zeros(1, 3), torch.uint8)
         return cut.result()[0].numpy().tobytes()
     except ValueError as error:
         return str(error)

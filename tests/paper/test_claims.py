@@ -174,7 +174,7 @@ def test_networks_differ_from_the_recipe_as_the_original_s_notes_say() -> None:
     assert changed == {
         "base": {},
         "no-dropout": {"dropout": 0.0},
-        "no-crops": {"crops": False},
+        "no-crops": {"crops": "central"},
         **{f"no-{layer}": {"without": layer} for layer in ("conv2", "conv3", "conv4", "conv5", "fc7")},
         "half": {"arch": "half"},
         "no-lrn": {"lrn": "none"},

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from alexnet_fast import Loader, native
+from alexnet_fast import native
 from alexnet_fast.cli.main import main
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.decode import MAX_SIDE, convert
@@ -296,14 +296,9 @@ def test_what_does_not_go_together_is_refused(options: list[str], message: str, 
     assert not (tmp_path / "out").exists()
 
 
-def test_crops_are_refused_for_now(full_shards: Path, full_raw_shards: Path, tmp_path: Path) -> None:
+def test_commands_refuse_it_for_now(full_shards: Path, full_raw_shards: Path, tmp_path: Path) -> None:
     message = "the images of this shard set are of shape full, and crops are cut from squares alone."
     for folder in (full_shards, full_raw_shards):
-        split = ShardSet(folder).split("train")
-        with pytest.raises(InputError, match=message):
-            Loader.training(split, batch=8, crop=64)
-        with pytest.raises(InputError, match=message):
-            Loader.evaluation(split, batch=8, crop=64)
         for command in (["train", "--gpus", "0", "--run", str(tmp_path / "run")], ["bench", "--gpus", "0"]):
             result = CliRunner().invoke(main, [*command, "--shards", str(folder)])
             assert result.exit_code == 2

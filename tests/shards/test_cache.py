@@ -1,6 +1,7 @@
 """Tars of a set behind a URL kept on disk: what fits, what is cleared, and in which folder."""
 
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
+from alexnet_fast import MapDataset
 from alexnet_fast.shards import cache_folder
+from alexnet_fast.shards.cache import RemoteTars
 from alexnet_fast.shards.reader import ShardSet
 from tests.shards.servers import Server, refusal, samples, sizes, tar_by_tar, tars
 
@@ -50,6 +54,22 @@ def test_a_small_cache_makes_room_and_touches_nothing_else(
     needs = f"the split train needs {-(-sum(sizes(jpeg_shards)) // 10**4) / 100:.2f} MB with the random order"
     for call in (split.check_room, lambda: samples(split)):
         assert refusal(call).startswith(needs)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_processes_forked_while_tars_are_fetched_open_the_set_again(
+    serve: Callable[[Path], Server], jpeg_shards: Path, tmp_path: Path
+) -> None:
+    """torch's workers inherit locks, of threads that they do not have."""
+    split = ShardSet(serve(jpeg_shards).url, cache=tmp_path).split("train")
+    local = MapDataset(ShardSet(jpeg_shards).split("train"))
+    remote = MapDataset(split)
+    assert np.array_equal(pickle.loads(pickle.dumps(remote))[7][0], local[7][0])
+    assert isinstance(split._tars, RemoteTars)
+    with split._tars._cache._changed, split.lease(np.arange(60)):
+        workers = DataLoader(remote, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60)
+        seen = list(workers)
+    assert all(np.array_equal(a, b) and x == y for (a, x), (b, y) in zip(seen, local, strict=True))  # type: ignore[call-overload]
 
 
 def test_a_corrupt_tar_of_the_cache_is_named(

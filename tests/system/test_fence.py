@@ -38,8 +38,8 @@ USE = """if True:
     def crop(data):
         data, pixels, message = jpegs.as_array(data), np.zeros((64, 64, 3), np.uint8), ctypes.create_string_buffer(200)
         place, size = np.array([data.ctypes.data], np.uintp), np.array([len(data)], np.int64)
-        corner, offset = np.zeros(2, np.int32), np.zeros(3, np.float32)
-        arrays = (place.ctypes.data, size.ctypes.data, 64, corner.ctypes.data, 1, offset.ctypes.data, 64, 0)
+        frame, box, offset = np.full(2, 64, np.int32), np.array([0, 0, 64, 64], np.int32), np.zeros(3, np.float32)
+        arrays = (*(one.ctypes.data for one in (place, size, frame, box)), 1, offset.ctypes.data, 64, 0)
         failed = found.kernels.crops(1, *arrays, pixels.ctypes.data, message)
         return message.value.decode() if failed >= 0 else pixels
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from alexnet_fast.loading.boxes import Boxes
 from alexnet_fast.loading.pipeline import Pipeline
 from alexnet_fast.loading.plan import Rows, evaluation_rows, training_rows
 from alexnet_fast.sharding.plan import Options
@@ -58,7 +59,7 @@ def test_an_epoch_sees_every_key_exactly_once(world: int, imagenette: Path, shar
     assert Counter(names) == Counter(f"{path.parent.name}/{path.stem}" for path in files)
     seen: list[str] = []
     for rank in range(world):
-        rows = training_rows(9_469, 256, 0, margin=SIZE - CROP, colour_std=0.1, rank=rank, world_size=world)
+        rows = training_rows(9_469, 256, 0, boxes=Boxes(SIZE, CROP), colour_std=0.1, rank=rank, world_size=world)
         seen += [names[sample] for sample in loaded(shards, "train", list(rows))]
     assert Counter(seen) == Counter(names)
     assert seen != names  # shuffled
@@ -70,7 +71,7 @@ def test_evaluation_sees_every_image_exactly_once(world: int, shards: Path) -> N
         sample
         for rank in range(world)
         for sample in loaded(
-            shards, "val", list(evaluation_rows(3_925, 256, margin=SIZE - CROP, rank=rank, world_size=world))
+            shards, "val", list(evaluation_rows(3_925, 256, boxes=Boxes(SIZE, CROP), rank=rank, world_size=world))
         )
     ]
     assert np.array_equal(seen, np.arange(3_925))

@@ -125,7 +125,7 @@ SPENT = """if True:
 
     def stored(data):
         try:
-            check_stored_jpeg(data, crop=56, side=64)
+            check_stored_jpeg(data, crop=56, size=(64, 64))
         except ValueError as error:
             return str(error)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import TrainingError
-from alexnet_fast.loading.pipeline import Batch
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.recipes import make_config
 from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import optim, replay, trainer

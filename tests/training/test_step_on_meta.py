@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alexnet_fast.config import CHOICES
-from alexnet_fast.loading.pipeline import Batch
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.recipes import make_config
 from alexnet_fast.training.finite import FiniteCheck
 from alexnet_fast.training.optim import set_learning_rates

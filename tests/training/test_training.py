@@ -14,7 +14,7 @@ from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.inference.networks import open_networks
 from alexnet_fast.inference.predictions import predict_split
-from alexnet_fast.loading.pipeline import Batch
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.plan import Rows, ShuffleWindow
 from alexnet_fast.model.alexnet import build
 from alexnet_fast.recipes import batch_for, make_config
@@ -30,7 +30,7 @@ from alexnet_fast.training.trainer import Result, Trainer
 from tests.conftest import SIZE, epoch_rows, interrupted, write
 
 CPU = Topology(0, 1, torch.device("cpu"))
-ROWS = Rows(0, 0, *(np.zeros(0, kind) for kind in (np.int64, np.uint16, bool, np.float32)))
+ROWS = Rows(0, 0, np.zeros(0, np.int64), np.zeros(0, np.uint16), np.zeros(0, bool), np.zeros(0, np.float32))
 
 
 def settings(shards: Path, recipe: str = "fast", **overrides: Any) -> TrainConfig:

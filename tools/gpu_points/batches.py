@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.pipeline import Batch
 from alexnet_fast.shards.reader import ShardSet
 from tools.gpu_points.setup import Setup
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from alexnet_fast.config import TrainConfig
+from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.loading.pipeline import Batch
 from alexnet_fast.loading.synthetic import synthetic
 from alexnet_fast.recipes import make_config
 from alexnet_fast.training.state import State, initial_state

@@ -14,7 +14,7 @@ from tests.system.fuzzing.native_seeds import seeds, table_inputs
 
 AT_ONCE = 2000
 """JPEGs of random codes, of one pack."""
-DECODING = ("crops.c", "header.c", "huffman.c", "libjpeg.c", "resize.c")
+DECODING = ("axis.c", "crops.c", "header.c", "huffman.c", "libjpeg.c", "resize.c")
 """The C files that the fuzzers are for; of the others they reach little."""
 PARTS = {"libfuzzer": "changed by libFuzzer", "tables": "of random codes"}
 

@@ -246,9 +246,11 @@ def square_or_reason(data: bytes) -> bytes | str:
 def cut(path: Path) -> None:
     """As the loader does."""
     stored = np.frombuffer(path.read_bytes(), np.uint8)
-    reader = CropReader(side=40, crop=24, threads=1, pinned=False)
+    reader = CropReader(crop=24, threads=1, pinned=False)
     try:
-        reader.submit([stored], np.array([[9, 3]], np.uint16), 0, torch.zeros(1, 3), torch.float32).result()
+        for box in ((9, 3, 24, 24), (3, 9, 30, 11)):
+            boxes, sizes = np.array([box], np.uint16), np.full((1, 2), 40)
+            reader.submit([stored], sizes, boxes, 0, torch.zeros(1, 3), torch.float32).result()
     finally:
         reader.close()
 

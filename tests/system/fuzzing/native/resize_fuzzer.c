@@ -104,13 +104,13 @@ static void judge(const Input *input, const Shrinking *how, int accepted, const 
 
 /* A crop of another image, which leaves its codes' tables behind; its pixels are crop_fuzzer.c's to check. */
 static int decode_between(const Input *input) {
-    static const int32_t corner[2];
+    static const int32_t frame[2] = {MAX_SIDE, MAX_SIDE}, box[4] = {0, 0, 1, 1};
     uint8_t out[3];
     char message[200];
     if (!input->has_other) return 0;
     const uint8_t *stored = input->other.data;
     int64_t bytes = input->other.bytes;
-    input->kernels->crops(1, &stored, &bytes, MAX_SIDE, corner, 1, NULL, 1, 0, out, message);
+    input->kernels->crops(1, &stored, &bytes, frame, box, 1, NULL, 1, 0, out, message);
     counts.between++;
     return 1;
 }

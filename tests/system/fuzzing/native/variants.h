@@ -5,8 +5,8 @@
 
 #include <stdint.h>
 
-typedef int Crops(int n, const uint8_t *const *stored, const int64_t *bytes, int side, const int32_t *corners, int upright,
-                  const float *offset, int crop, int kind, uint8_t *out, char *message);
+typedef int Crops(int n, const uint8_t *const *stored, const int64_t *bytes, const int32_t *frames, const int32_t *boxes,
+                  int upright, const float *offset, int crop, int kind, uint8_t *out, char *message);
 typedef int MiddleOfPixels(const uint8_t *image, int width, int height, int wide, int high, uint8_t *out,
                            const int32_t *x_first, const int16_t *x_weights, int x_taps, int x_shift,
                            const int32_t *y_first, const int16_t *y_weights, int y_taps, int y_shift);
