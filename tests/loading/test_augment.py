@@ -241,7 +241,7 @@ def test_what_cannot_be_is_refused(raw_shards: Path) -> None:
         with pytest.raises(InputError, match=message):
             make()
     split = ShardSet(raw_shards).split("train")
-    for wrong in ([MixUp(), MixUp()], ["mixup"]):
+    for wrong in ([MixUp(), MixUp()], ["mixup"], MixUp()):
         with pytest.raises(InputError, match="a list of ColourJitter, Erasing, MixUp, CutMix, each at most once"):
             Loader.training(split, batch=20, crop=CROP, augment=wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="too few for 4 ranks"):
