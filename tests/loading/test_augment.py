@@ -187,6 +187,9 @@ def test_targets_are_the_shares_of_both_labels(raw_shards: Path) -> None:
             expected[i, labels[i]] += weight
             expected[i, others[i]] += 1 - weight
         torch.testing.assert_close(targets.double(), torch.from_numpy(expected))
+        moved = batch.to("cpu", non_blocking=True)
+        assert moved.tensors.keys() == {"images", "labels", "other_labels", "weights"}
+        assert torch.equal(moved.targets, targets)
 
 
 def test_pairs_are_neighbours_and_weights_of_a_beta_distribution() -> None:
