@@ -10,7 +10,7 @@ import torch
 
 from alexnet_fast import native
 from alexnet_fast.distributed import topology
-from alexnet_fast.loading.augment import ColourJitter, CutMix, Erasing, MixUp
+from alexnet_fast.loading.augment import Augmentation, ColourJitter, CutMix, Erasing, MixUp
 from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.recipes import make_config
@@ -64,7 +64,7 @@ def test_gpu_images_equal_the_cpu_s(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 def test_gpu_augmentations_equal_the_cpu_s(dtype: torch.dtype, raw_shards: Path) -> None:
-    augment = [ColourJitter(0.4, 0.4, 0.4), Erasing(0.5), MixUp(0.8), CutMix(1.0)]
+    augment: list[Augmentation] = [ColourJitter(0.4, 0.4, 0.4), Erasing(0.5), MixUp(0.8), CutMix(1.0)]
     split = ShardSet(raw_shards).split("train")
     loaders = [
         Loader.training(split, batch=22, crop=84, augment=augment, dtype=dtype, device=device)
