@@ -11,6 +11,7 @@ import torch
 
 from alexnet_fast import native
 from alexnet_fast.distributed import topology
+from alexnet_fast.loading.augment import Augmentation, ColourJitter, CutMix, Erasing, MixUp
 from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.recipes import make_config
@@ -87,6 +88,25 @@ def test_batches_are_whole_however_far_the_gpu_is_behind(
         return torch.stack(found).cpu()
 
     assert torch.equal(sums(0), sums(20))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_gpu_augmentations_equal_the_cpu_s(dtype: torch.dtype, raw_shards: Path) -> None:
+    augment: list[Augmentation] = [ColourJitter(0.4, 0.4, 0.4), Erasing(0.5), MixUp(0.8), CutMix(1.0)]
+    split = ShardSet(raw_shards).split("train")
+    loaders = [
+        Loader.training(split, batch=22, crop=84, augment=augment, dtype=dtype, device=device)
+        for device in ("cpu", "cuda")
+    ]
+    for cpu, gpu in zip(*loaders, strict=True):
+        ours, theirs = np.argsort(cpu.rows.samples), np.argsort(gpu.rows.samples)
+        assert gpu.images.dtype == dtype
+        assert gpu.images.is_contiguous(memory_format=torch.channels_last)
+        tolerance = 1 if dtype == torch.uint8 else 0.01  # a GPU's products and sums are fused
+        torch.testing.assert_close(
+            gpu.images.cpu()[theirs].float(), cpu.images[ours].float(), atol=tolerance, rtol=1e-5
+        )
+        torch.testing.assert_close(gpu.targets.cpu()[theirs], cpu.targets[ours])
 
 
 def steps_without_waiting(topology: topology.Topology, shards: str, folder: str, settings: dict[str, Any]) -> bool:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.nn.functional import one_hot
 
 from alexnet_fast.loading.plan import Rows
 
@@ -33,19 +32,19 @@ class Batch:
         """What `cross_entropy` takes: the labels, or of mixed images the shares (n, num_classes) of the classes."""
         if self.other_labels is None or self.weights is None:
             return self.labels
-        share = self.weights[:, None]
-        first, second = (one_hot(labels, self.num_classes) for labels in (self.labels, self.other_labels))
+        share, classes = self.weights[:, None], torch.arange(self.num_classes, device=self.labels.device)
+        first, second = (labels[:, None] == classes for labels in (self.labels, self.other_labels))
         return first * share + second * (1 - share)
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Those that are there, by name: what is copied where a batch is."""
+        columns = {name: getattr(self, name) for name in ("images", "labels", "other_labels", "weights")}
+        return {name: column for name, column in columns.items() if column is not None}
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         yield self.images
         yield self.targets
-
-    @property
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Its tensors by name: those that it has."""
-        columns = {name: getattr(self, name) for name in ("images", "labels", "other_labels", "weights")}
-        return {name: column for name, column in columns.items() if column is not None}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch with its tensors on that device, as `Tensor.to`."""

@@ -48,7 +48,7 @@ def applied(
     offset = copied(offset, device)[:, None, None]
     jitter = None if effects.jitter is None else _column(effects.jitter, device)
     erased = None if effects.erased is None else _inside(effects.erased, height, width, device)
-    fill = torch.from_numpy(np.rint(mean)).to(device) if dtype == torch.uint8 else torch.zeros(3, device=device)
+    fill = _column(np.rint(mean), device) if dtype == torch.uint8 else torch.zeros(3, device=device)
     for part in parts:
         block = pixels[part].float()
         if effects.jitter is not None and jitter is not None:

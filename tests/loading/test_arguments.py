@@ -79,6 +79,7 @@ def test_a_batch_goes_to_a_device(jpeg_shards: Path) -> None:
     assert moved.images.device.type == moved.labels.device.type == "meta"
     assert moved.images.shape == batch.images.shape
     assert moved.rows is batch.rows
+    assert moved.tensors.keys() == batch.tensors.keys() == {"images", "labels"}
 
 
 def test_a_training_is_given_once_and_an_evaluation_again(jpeg_shards: Path) -> None:

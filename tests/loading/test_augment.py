@@ -15,6 +15,7 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.loading import effects as module
 from alexnet_fast.loading.augment import Augmentation, Draws, Effects
 from alexnet_fast.loading.effects import applied
+from tests.conftest import turn_native_off
 from tests.torchvision_here import transforms
 
 CROP = 84
@@ -70,6 +71,16 @@ def test_one_stream_for_any_ranks_and_threads_and_resumed_anywhere(
     for epoch, step in ((0, 2), (1, 1)):
         rest = loaded(mixed_shards, augment, dtype=dtype, epoch=epoch, num_epochs=2 - epoch, first_step=step)
         assert rest == {key: value for key, value in whole.items() if key[:2] >= (epoch, step)}
+
+
+def test_without_native_code_too(raw_shards: Path, mixed_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DALI's images come first in a batch then: partners are found all the same."""
+    compiled = loaded(raw_shards, ALL)
+    turn_native_off(monkeypatch)
+    assert loaded(raw_shards, ALL) == compiled
+    whole = loaded(mixed_shards, ALL, num_epochs=1)
+    parts = [loaded(mixed_shards, ALL, num_epochs=1, rank=rank, world_size=2) for rank in range(2)]
+    assert parts[0] | parts[1] == whole
 
 
 def test_the_number_of_torch_s_threads_changes_no_bit(raw_shards: Path) -> None:
@@ -187,6 +198,9 @@ def test_targets_are_the_shares_of_both_labels(raw_shards: Path) -> None:
             expected[i, labels[i]] += weight
             expected[i, others[i]] += 1 - weight
         torch.testing.assert_close(targets.double(), torch.from_numpy(expected))
+        moved = batch.to("cpu", non_blocking=True)
+        assert moved.tensors.keys() == {"images", "labels", "other_labels", "weights"}
+        assert torch.equal(moved.targets, targets)
 
 
 def test_pairs_are_neighbours_and_weights_of_a_beta_distribution() -> None:
@@ -241,7 +255,7 @@ def test_what_cannot_be_is_refused(raw_shards: Path) -> None:
         with pytest.raises(InputError, match=message):
             make()
     split = ShardSet(raw_shards).split("train")
-    for wrong in ([MixUp(), MixUp()], ["mixup"]):
+    for wrong in ([MixUp(), MixUp()], ["mixup"], MixUp()):
         with pytest.raises(InputError, match="a list of ColourJitter, Erasing, MixUp, CutMix, each at most once"):
             Loader.training(split, batch=20, crop=CROP, augment=wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="too few for 4 ranks"):
