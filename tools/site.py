@@ -1,0 +1,83 @@
+"""Builds the manual as a site: README.md, docs/, the records they link to, and a page a module.
+
+python -m tools.site           writes the generated pages of docs/, then build/site (tools/docs does this)
+python -m tools.site pages     only writes the generated pages
+
+The pages are copied to a temporary folder in which links lead to the same places as in the repository, then built by
+mkdocs. A link or anchor that leads nowhere is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from functools import partial
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+from mkdocs.commands.build import build as mkdocs_build
+from mkdocs.config import load_config
+
+from tools import api_docs, generated_pages
+
+ROOT = Path(__file__).resolve().parents[1]
+LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)\s#]+)")
+FIRST = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in (ROOT / "docs").iterdir())]
+
+
+def build(out: Path) -> None:
+    """Writes the site into the folder `out`. Raises mkdocs' Abort where a link or anchor leads nowhere."""
+    with TemporaryDirectory() as name:
+        stage = Path(name)
+        api_docs.write(stage / "api")
+        _copy_pages(stage)
+        config = load_config(str(ROOT / "tools" / "mkdocs.yml"), docs_dir=name, site_dir=str(out), strict=True)
+        config.plugins.on_startup(command="build", dirty=False)
+        mkdocs_build(config)
+
+
+def _copy_pages(stage: Path) -> None:
+    """Copies the pages, and whatever they link to, and so on."""
+    todo = list(FIRST)
+    while todo:
+        name = todo.pop()
+        source, target = ROOT / name, stage / _place(name)
+        if target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix != ".md":
+            shutil.copyfile(source, target)
+            continue
+        text = source.read_text(encoding="utf-8")
+        linked = {_linked(name, link) for link in LINK.findall(text)}
+        todo += [file for file in linked if (ROOT / file).is_file() and not _place(file).startswith("api/")]
+        target.write_text(LINK.sub(partial(_moved, name), text), encoding="utf-8")
+
+
+def _linked(page: str, link: str) -> str:
+    """Returns the file that a page's link leads to, as a path in the repository; of a folder its README.md."""
+    path = (ROOT / page).parent.joinpath(link).resolve()
+    return (path / "README.md" if path.is_dir() else path).relative_to(ROOT).as_posix()
+
+
+def _place(name: str) -> str:
+    """Returns the place of a file of the repository in the site's sources: a module's is its page, and other code is
+    text, which browsers show."""
+    path = PurePosixPath(name)
+    if path.parts[0] == "alexnet_fast" and path.suffix == ".py":
+        module = path.parent if path.name == "__init__.py" else path.with_suffix("")
+        return f"api/{module}.html"
+    return name if path.suffix in (".md", ".png", ".css") else f"{name}.txt"
+
+
+def _moved(page: str, link: re.Match[str]) -> str:
+    """Returns the link as it is from the page's place in the site's sources."""
+    return os.path.relpath(_place(_linked(page, link[1])), PurePosixPath(page).parent)
+
+
+if __name__ == "__main__":
+    generated_pages.write()
+    if sys.argv[1:] != ["pages"]:
+        build(ROOT / "build" / "site")
