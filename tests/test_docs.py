@@ -107,8 +107,8 @@ def test_the_generated_pages_have_every_option_and_setting() -> None:
     assert set(re.findall(r"^## (\S+)$", cli, re.M)) == {"alexnet-fast", *main.commands}
     rows = dict(re.findall(r"^\| `(\w+)`(?: \\?\*)? \| (.*) \|$", settings, re.M))
     assert set(rows) == set(TrainConfig().as_dict()) - {"recipe"}
-    assert rows["batch"].endswith("| whole number | 128 | 1024 | 8192")
-    assert rows["schedule"].endswith("| plateau, steps, cosine, poly | plateau | cosine | poly")
+    assert rows["batch"].endswith("| whole number | paper: 128, fast: 1024, large: 8192")
+    assert rows["momentum"].endswith("| number | 0.9")
 
 
 def test_the_front_door_is_small() -> None:

@@ -40,15 +40,20 @@ SETTINGS = """\
 
 {note}
 
-A recipe is a value for each of these. `--set NAME=VALUE` of `train` and `paper` changes one, as in
-`alexnet-fast train --recipe fast --set dropout=0.3`; `alexnet-fast train --recipe fast --set help` prints a recipe's
-values. `{options}` have an option of their own. A run's folder holds all its values in `config.json`.
+A recipe is a value for each of these. `--set NAME=VALUE` of `train` and `paper` changes one:
 
-Where one value stands for all recipes, they agree. Settings marked with a star may differ when a run is
-[resumed](training.md#stop-and-resume): they do not change its result.
+```sh
+alexnet-fast train --recipe fast --set dropout=0.3
+alexnet-fast train --recipe fast --set help     # prints a recipe's values
+```
 
-| setting | meaning | values | paper | fast | large |
-| --- | --- | --- | --- | --- | --- |
+Some have an option of their own: `{options}`. A run's folder holds all its values in `config.json`.
+
+Settings marked with a star may differ when a run is [resumed](training.md#stop-and-resume): they do not change its
+result.
+
+| setting | meaning | values | in the recipes |
+| --- | --- | --- | --- |
 {rows}
 """
 KINDS = {bool: "true, false", int: "whole number", float: "number", str: "text"}
@@ -103,18 +108,16 @@ def _values_of(option: click.Option) -> str:
 def settings_page() -> str:
     """Returns docs/settings.md: a row a setting, in the order of TrainConfig."""
     options = {option for param in main.commands["train"].params for option in param.opts}
-    recipes = [recipe.as_dict() for recipe in RECIPES.values()]
     rows, own = [], []
     for name, meaning in meanings().items():
         if name == "recipe":
             continue
         if f"--{name.replace('_', '-')}" in options:
             own.append(f"--{name.replace('_', '-')}")
-        values = [_shown(recipe[name]) for recipe in recipes]
-        shown = values if len(set(values)) > 1 else [values[0], "", ""]
-        choices = ", ".join(map(str, CHOICES.get(name, ()))) or KINDS[type(recipes[0][name])]
-        star = " *" * (name in RESUMABLE)
-        rows.append("| " + " | ".join([f"`{name}`{star}", _escaped(meaning), choices, *shown]) + " |")
+        values = {recipe: getattr(config, name) for recipe, config in RECIPES.items()}
+        choices = ", ".join(map(str, CHOICES.get(name, ()))) or KINDS[type(values["paper"])]
+        star = " \\*" * (name in RESUMABLE)
+        rows.append(f"| `{name}`{star} | {_escaped(meaning)} | {choices} | {_in_recipes(values)} |")
     note = NOTE.format("the docstrings in alexnet_fast/config.py, or alexnet_fast/recipes.py")
     return SETTINGS.format(note=note, options="`, `".join(own), rows="\n".join(rows))
 
@@ -134,11 +137,16 @@ def meanings() -> dict[str, str]:
     return {name: found[name] for name in TrainConfig().as_dict()}
 
 
-def _shown(value: Any) -> str:
-    """Returns a value as `--set` takes it, or nothing for an empty text."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _in_recipes(values: dict[str, Any]) -> str:
+    """Returns the one value that all recipes have, or each one's; as `--set` takes it."""
+    shown = {}
+    for recipe, value in values.items():
+        shown[recipe] = f"{value:.4g}" if isinstance(value, float) else str(value)
+        if isinstance(value, bool):
+            shown[recipe] = str(value).lower()
+    if len(set(shown.values())) == 1:
+        return shown["paper"] or "(empty)"
+    return ", ".join(f"{recipe}: {value}" for recipe, value in shown.items())
 
 
 def _escaped(text: str) -> str:

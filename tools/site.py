@@ -9,6 +9,7 @@ mkdocs. A link or anchor that leads nowhere is an error.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -58,8 +59,8 @@ def _copy_pages(stage: Path) -> None:
 
 def _linked(page: str, link: str) -> str:
     """Returns the file that a page's link leads to, as a path in the repository; of a folder its README.md."""
-    path = (ROOT / page).parent.joinpath(link).resolve()
-    return (path / "README.md" if path.is_dir() else path).relative_to(ROOT).as_posix()
+    path = PurePosixPath(os.path.normpath(PurePosixPath(page).parent / link))
+    return str(path / "README.md" if (ROOT / path).is_dir() else path)
 
 
 def _place(name: str) -> str:
@@ -78,6 +79,7 @@ def _moved(page: str, link: re.Match[str]) -> str:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # mkdocs logs what is wrong, then ends with 1
     generated_pages.write()
     if sys.argv[1:] != ["pages"]:
         build(ROOT / "build" / "site")
