@@ -24,7 +24,7 @@ from mkdocs.config import load_config
 from tools import api_docs, generated_pages
 
 ROOT = Path(__file__).resolve().parents[1]
-LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)\s#]+)")
+LINK = re.compile(r"(?:(?<=\]\()|(?<=<img src=\"))(?!\w+:)([^)\s#\"]+)")
 FIRST = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in (ROOT / "docs").iterdir())]
 
 
