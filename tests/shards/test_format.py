@@ -1,4 +1,4 @@
-"""A reader written from docs/shard-format.md alone: nothing of alexnet_fast, not even NumPy."""
+"""A reader written from docs/shard-format.md alone: nothing of alexnet_fast, not even NumPy to read."""
 
 import ast
 import io
