@@ -32,11 +32,21 @@ def build(out: Path) -> None:
     """Writes the site into the folder `out`. Raises mkdocs' Abort where a link or anchor leads nowhere."""
     with TemporaryDirectory() as name:
         stage = Path(name)
-        api_docs.write(stage / "api")
+        _write_modules(stage)
         _copy_pages(stage)
         config = load_config(str(ROOT / "tools" / "mkdocs.yml"), docs_dir=name, site_dir=str(out), strict=True)
         config.plugins.on_startup(command="build", dirty=False)
         mkdocs_build(config)
+
+
+def _write_modules(stage: Path) -> None:
+    """Writes the pages of modules into api/, each with a link back to the manual."""
+    api_docs.write(stage / "api")
+    for page in (stage / "api").rglob("*.html"):
+        home = os.path.relpath(stage / "index.html", page.parent)
+        text = page.read_text(encoding="utf-8")
+        link = f'<div><a class="pdoc-button module-list-button" href="{home}">Manual</a><br>'
+        page.write_text(re.sub(r"(?<=tabindex=\"-1\">)\s*<div>", link, text, count=1), encoding="utf-8")
 
 
 def _copy_pages(stage: Path) -> None:

@@ -54,6 +54,8 @@ def test_every_page_is_there(built: Path) -> None:
 
 
 def test_links_lead_to_the_pages_of_modules_and_to_code(built: Path) -> None:
+    module = (built / "api" / "alexnet_fast" / "loading" / "plan.html").read_text(encoding="utf-8")
+    assert 'href="../../../index.html">Manual</a>' in module
     page = (built / "docs" / "architecture.html").read_text(encoding="utf-8")
     for link in ("../api/alexnet_fast/loading/plan.html", "../alexnet_fast/native/huffman.c.txt"):
         assert f'href="{link}"' in page
