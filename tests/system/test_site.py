@@ -53,6 +53,13 @@ def test_every_page_is_there(built: Path) -> None:
     assert (built / "tools/records/2026-11-28_peers-again_epyc-2core/index.html").exists()
 
 
+def test_nothing_is_fetched_from_elsewhere(built: Path) -> None:
+    for page in built.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"<(script|img|iframe)[^>]* src=\"?(https?:)?//", text), page
+        assert not re.search(r"<link[^>]* href=\"?(https?:)?//", text), page
+
+
 def test_links_lead_to_the_pages_of_modules_and_to_code(built: Path) -> None:
     module = (built / "api" / "alexnet_fast" / "loading" / "plan.html").read_text(encoding="utf-8")
     assert 'href="../../../index.html">Manual</a>' in module
