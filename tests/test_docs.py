@@ -116,6 +116,24 @@ def test_the_front_door_is_small() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= 8000
 
 
+def table_rows(page: Path) -> dict[str, list[str]]:
+    """The rows of a page's tables by their first cell: of each further cell the number at its start, where one is."""
+    rows = [line.strip("| ").split("|") for line in page.read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    numbers = {
+        first.strip().replace("->", "to"): [re.match(r" *\**([\d,.]+)", cell) for cell in cells]
+        for first, *cells in rows
+    }
+    return {first: [found[1] for found in cells if found] for first, cells in numbers.items()}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/benchmarks.md"])
+def test_the_loader_s_numbers_are_those_of_the_record(page: str) -> None:
+    record = table_rows(ROOT / "tools" / "records" / "2026-11-28_peers-again_epyc-2core" / "README.md")
+    shown = {name.replace("raw pixels", "raw"): numbers for name, numbers in table_rows(ROOT / page).items()}
+    for name in ("JPEG to uint8", "JPEG to float32", "raw to uint8"):
+        assert shown[name] == record[name][:5]  # without simplejpeg, which only decodes
+
+
 def test_no_bullet_is_over_three_lines() -> None:
     """Of a desk's width, some 110 characters; links count by what is shown of them."""
     for page in MANUAL:
