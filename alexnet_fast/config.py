@@ -85,7 +85,7 @@ class TrainConfig:
     bias_lr_factor: float = 2.0
     """Learning rate of the biases divided by that of the weights."""
     momentum: float = 0.9
-    """Share of each step that the next one repeats."""
+    """Share of the last update that is added to the next, 0 or more."""
     weight_decay: float = 5e-4
     """On weights; never on biases or batch norm."""
     schedule: str = "steps"
@@ -102,7 +102,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes, 0 to 1."""
     dropout: float = 0.5
-    """Share of the inputs of fc6 and fc7 that a training step sets to 0."""
+    """Share of the units of fc6 and fc7 that a step leaves out, at least 0 and below 1."""
     hidden: int = 4096
     """Units of fc6 and fc7."""
     crop: int = 0
@@ -146,7 +146,7 @@ class TrainConfig:
     sync_bn: bool = False
     """Of bn: batch norm takes its statistics over the images of all processes, not over each process' own."""
     seed: int = 0
-    """Of all that is drawn: weights, order, crops, mirror images, colours, dropout."""
+    """Of all random numbers: initial weights, order, crops, colour, dropout."""
     threads: int = 0
     """Threads a process that decode images; 0: the cores divided by the processes."""
     cache: str = ""

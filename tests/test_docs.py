@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise, takewhile
 from pathlib import Path
 
@@ -16,12 +16,14 @@ from alexnet_fast.cli.main import main
 from alexnet_fast.cli.options import parse_settings
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.shards.format import FORMAT
-from tools import api_docs
+from tools import api_docs, generated_pages
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [path for folder in (".", "shards", "tools") for path in sorted((ROOT / folder).glob("*.md"))]
+MANUAL = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*MANUAL, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "tools" / "records" / "README.md"]
 OPTIONS = {name for command in [main, *main.commands.values()] for param in command.params for name in param.opts}
-OF_DOCKER = {"--shm-size", "--user", "--read-only"}
+OF_OTHERS = {"--help", "--shm-size", "--user", "--read-only"}
+"""Of click itself, and of docker."""
 
 
 def code_of(page: Path) -> Iterator[str]:
@@ -48,7 +50,8 @@ def parsed(line: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files_and_headings(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'<img src="([^"]+)"', text):
         if "://" in target:
             continue
         name, _, heading = target.partition("#")
@@ -71,35 +74,80 @@ def test_our_commands_parse(page: Path) -> None:
             except click.UsageError as error:
                 pytest.fail(f"{line}: {error.format_message()}")
         elif words and re.match("--.", words[0]):
-            assert words[0] in OPTIONS | OF_DOCKER, line
+            assert words[0] in OPTIONS | OF_OTHERS, line
         elif words and re.fullmatch(r"(\./)?tools/\S+", words[0]):
             assert (ROOT / words[0]).exists(), line
 
 
-def test_the_readme_has_commands() -> None:
+def test_the_manual_has_commands() -> None:
     """Or the test above would pass on whatever it cannot read."""
-    lines = [line for line in code_of(ROOT / "README.md") if line.startswith("alexnet-fast ")]
-    assert len(lines) >= 15
+    lines = [line for page in MANUAL for line in code_of(page) if line.startswith("alexnet-fast ")]
+    assert len(lines) >= 60
     with pytest.raises(click.UsageError):
         parsed("alexnet-fast train --gpu 2")
     with pytest.raises(click.UsageError):
         parsed("alexnet-fast trian --gpus 2")
 
 
-def test_settings_named_in_the_readme_are_there() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = re.findall(r"--set ([a-z]\w+)=", text)
-    assert len(named) >= 3
-    assert set(named) <= set(TrainConfig().as_dict())
+def test_settings_named_in_the_manual_are_there() -> None:
+    named = {name for page in MANUAL for name in re.findall(r"--set ([a-z]\w+)=", page.read_text(encoding="utf-8"))}
+    assert len(named) >= 15
+    assert named <= set(TrainConfig().as_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "page"), [("cli", generated_pages.cli_page), ("settings", generated_pages.settings_page)]
+)
+def test_the_generated_pages_are_those_of_the_code(name: str, page: Callable[[], str]) -> None:
+    assert (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") == page(), "stale: run tools/docs pages"
+
+
+def test_the_generated_pages_have_every_option_and_setting() -> None:
+    cli, settings = generated_pages.cli_page(), generated_pages.settings_page()
+    assert {name for name in OPTIONS if name.startswith("--")} <= set(re.findall(r"^\| `(--[a-z0-9-]+)`", cli, re.M))
+    assert set(re.findall(r"^## (\S+)$", cli, re.M)) == {"alexnet-fast", *main.commands}
+    rows = dict(re.findall(r"^\| `(\w+)`(?: \\?\*)? \| (.*) \|$", settings, re.M))
+    assert set(rows) == set(TrainConfig().as_dict()) - {"recipe"}
+    assert rows["batch"].endswith("| whole number | paper: 128, fast: 1024, large: 8192")
+    assert rows["momentum"].endswith("| number | 0.9")
+
+
+def test_the_front_door_is_small() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= 8000
+
+
+def table_rows(page: Path) -> dict[str, list[str]]:
+    """The rows of a page's tables by their first cell: of each further cell the number at its start, where one is."""
+    rows = [line.strip("| ").split("|") for line in page.read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    numbers = {
+        first.strip().replace("->", "to"): [re.match(r" *\**([\d,.]+)", cell) for cell in cells]
+        for first, *cells in rows
+    }
+    return {first: [found[1] for found in cells if found] for first, cells in numbers.items()}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/benchmarks.md"])
+def test_the_loader_s_numbers_are_those_of_the_record(page: str) -> None:
+    record = table_rows(ROOT / "tools" / "records" / "2026-11-28_peers-again_epyc-2core" / "README.md")
+    shown = {name.replace("raw pixels", "raw"): numbers for name, numbers in table_rows(ROOT / page).items()}
+    for name in ("JPEG to uint8", "JPEG to float32", "raw to uint8"):
+        assert shown[name] == record[name][:5]  # without simplejpeg, which only decodes
+
+
+def test_no_bullet_is_over_three_lines() -> None:
+    """Of a desk's width, some 110 characters; links count by what is shown of them."""
+    for page in MANUAL:
+        for bullet in re.findall(r"^ *(?:[-*]|\d+\.) (.*)$", page.read_text(encoding="utf-8"), re.M):
+            assert len(re.sub(r"\]\([^)]*\)", "", bullet)) <= 330, f"{page.name}: {bullet[:60]}"
 
 
 def test_every_room_of_the_package_is_in_the_table() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = text[text.index("The rooms of the package") :]
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text[text.index("## The rooms of the package") :]
     for path in sorted((ROOT / "alexnet_fast").iterdir()):
         if path.name not in ("__init__.py", "__main__.py", "py.typed", "__pycache__"):
             target = path / "__init__.py" if path.is_dir() else path
-            assert f"]({target.relative_to(ROOT).as_posix()})" in table, path
+            assert f"](../{target.relative_to(ROOT).as_posix()})" in table, path
 
 
 @pytest.mark.filterwarnings("ignore:Error parsing type annotation:UserWarning")

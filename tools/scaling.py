@@ -1,4 +1,4 @@
-"""What several GPUs would bring, on paper: bytes sent, step time and speed-up, by the formulas of tools/scaling.md.
+"""What several GPUs would bring, on paper: bytes sent, step time and speed-up, by the formulas of docs/scaling.md.
 
     python tools/scaling.py
 

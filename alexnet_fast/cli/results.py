@@ -32,7 +32,7 @@ views_option = click.option(
 @click.argument("checkpoints", nargs=-1, required=True, type=path_type, metavar="RUN_OR_CHECKPOINT...")
 @click.option("--shards", help="Folder of the shard set, or its URL.  [default: the one it was trained on]")
 @cache_options
-@click.option("--split", default="val", show_default=True)
+@click.option("--split", default="val", show_default=True, help="Of the shard set.")
 @views_option
 @precision_option
 @click.option(

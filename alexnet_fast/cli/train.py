@@ -38,13 +38,17 @@ if TYPE_CHECKING:
 @cache_options
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="Where all settings come from.  [default: paper]")
 @click.option("--arch", type=click.Choice(list(CHOICES["arch"])), help="Network.  [default: the recipe's]")
-@click.option("--epochs", type=click.IntRange(1))
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.  [default: the recipe's]")
 @click.option("--batch", type=click.IntRange(1), help="Images a step over all GPUs; scales the recipe's rate.")
-@click.option("--lr", type=float, help="Peak learning rate, for this batch.")
+@click.option("--lr", type=float, help="Peak learning rate, for this batch.  [default: the recipe's]")
 @click.option(
     "--order", type=click.Choice(list(CHOICES["order"])), help="window: few tars at a time.  [default: random]"
 )
-@click.option("--precision", type=click.Choice(list(CHOICES["precision"])))
+@click.option(
+    "--precision",
+    type=click.Choice(list(CHOICES["precision"])),
+    help="What the network computes in.  [default: auto: bf16 where the hardware has it]",
+)
 @click.option("--compile", is_flag=True, default=None, help="torch.compile the network.")
 @click.option("--accumulate", type=click.IntRange(1), help="Parts a step is computed in, to save memory.")
 @click.option(
@@ -52,7 +56,7 @@ if TYPE_CHECKING:
     type=click.Choice(list(CHOICES["parallel"])),
     help="What several processes share: the batch, the paper's net, or both.  [default: data]",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1))
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Of all random numbers.  [default: 0]")
 @click.option("--threads", type=click.IntRange(1), help="Decoding threads a process.")
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any other setting; --set help lists them."
@@ -130,7 +134,11 @@ def _is_first() -> bool:
 @click.option("--arch", type=click.Choice(list(CHOICES["arch"])), help="Network.  [default: the recipe's]")
 @click.option("--batch", type=click.IntRange(1), help="Images a step.  [default: what train takes for that set]")
 @click.option("--crop", type=click.IntRange(1), help="Side of the network's input, pixels.  [default: 7/8 of stored]")
-@click.option("--precision", type=click.Choice(list(CHOICES["precision"])))
+@click.option(
+    "--precision",
+    type=click.Choice(list(CHOICES["precision"])),
+    help="What the network computes in.  [default: auto: bf16 where the hardware has it]",
+)
 @click.option("--threads", type=click.IntRange(1), help="Decoding threads.  [default: one a core]")
 @click.option("--turns", type=click.IntRange(1), default=5, show_default=True, help="Measurements of each stage.")
 @click.option("--picture", type=path_type, metavar="FILE.png", help="Also draw the rates as bars.")

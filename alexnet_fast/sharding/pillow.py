@@ -1,6 +1,6 @@
 """Decodes by Pillow what is no usual JPEG: any format, depth and transparency -> RGB, or a reason why not.
 
-shards/README.md has the rules in a table. ICC profiles are ignored; of an animation it is the first image.
+docs/shard-format.md has the rules in a table. ICC profiles are ignored; of an animation it is the first image.
 """
 
 from __future__ import annotations

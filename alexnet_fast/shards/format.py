@@ -6,7 +6,7 @@ shards/imagenet/
   train-000000.idx     DALI's index of that tar, version 1.2
   train.index.npy      one row a sample of the whole split, in stored order: `index_dtype`
 
-shards/README.md has every detail; sidecars.py makes the small files for other tools.
+docs/shard-format.md has every detail; sidecars.py makes the small files for other tools.
 """
 
 from __future__ import annotations

@@ -26,7 +26,9 @@ def resolve(config: TrainConfig, stored_side: int, topology: Topology) -> TrainC
     `stored_side`: of the shard set's images, their shorter side where they keep their shapes, pixels; 0: any."""
     crop = config.crop or default_crop(stored_side)
     if not crop:
-        raise InputError("the stored images have sides of their own. Give the network's: --set crop=224.")
+        raise InputError(
+            "the stored images have sides of their own. Give the network's: --set crop=224 (bench: --crop 224)."
+        )
     if stored_side and config.crops != "resized":
         check_crop(crop, stored_side)
     if crop < LEAST_CROP:

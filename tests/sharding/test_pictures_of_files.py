@@ -1,5 +1,6 @@
 """What a file becomes where there are several ways: transparency, depths, orientation, line by line of the table in
-shards/README.md, against numbers computed by hand. All images are smooth or flat, so that resizing changes little."""
+docs/shard-format.md, against numbers computed by hand. All images are smooth or flat, so that resizing changes
+little."""
 
 import gzip
 import io

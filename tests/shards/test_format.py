@@ -1,4 +1,4 @@
-"""A reader written from shards/README.md alone: nothing of alexnet_fast, not even NumPy to read."""
+"""A reader written from docs/shard-format.md alone: nothing of alexnet_fast, not even NumPy to read."""
 
 import ast
 import io
@@ -95,7 +95,7 @@ def share_of_raw(manifest: dict[str, Any], split: str) -> float:
 @pytest.mark.parametrize("shards", ["mixed_shards", "full_shards"])
 def test_the_page_names_every_file_and_key(shards: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(shards)
-    page = (Path(__file__).parents[2] / "shards" / "README.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "shard-format.md").read_text(encoding="utf-8")
     for path in folder.iterdir():
         assert path.name.replace("val", "train").replace("000001", "000000") in page or "-0000" in path.name
     manifest = json.loads((folder / "manifest.json").read_text())

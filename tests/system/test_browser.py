@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,23 +28,6 @@ frame.onload = () => {
 frame.srcdoc = SOURCE;
 </script>"""
 """Shows the page in a frame of that width, and measures it. Widths in CSS pixels."""
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Headless Chromium: flags and a page -> what it prints."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("needs chromium or google-chrome")
-    profile = tmp_path_factory.mktemp("browser")
-
-    def open_page(page: Path, *flags: str) -> str:
-        quiet = "--headless --no-sandbox --disable-gpu --no-first-run --hide-scrollbars --disable-sync"
-        offline = "--disable-background-networking --disable-component-update --proxy-server=127.0.0.1:9"
-        line = [found, *quiet.split(), *offline.split(), f"--user-data-dir={profile}", *flags, page.as_uri()]
-        return subprocess.run(line, capture_output=True, text=True, check=True, timeout=60).stdout
-
-    return open_page
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -143,7 +143,7 @@ def test_help_and_health_are_quick(inside: Docker) -> None:
 
 
 def test_it_works_on_mounted_folders_as_any_user(docker: Docker, image_folder: Path, tmp_path: Path) -> None:
-    """The README's lines, with the default paths: shards/imagenet is in /data, runs/... in /runs."""
+    """The lines of docs/containers.md, with the default paths: shards/imagenet is in /data, runs/... in /runs."""
     for name in ("shards", "runs"):
         (tmp_path / name).mkdir()
         (tmp_path / name).chmod(0o777)

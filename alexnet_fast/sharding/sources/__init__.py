@@ -44,7 +44,7 @@ LAYOUTS: dict[str, Layout] = {
 """In the order of trying: the more particular ones first. The last two decide what can be read in two ways.
 
 A new layout is a file here with `fits(path) -> bool` and `read(path) -> listing.Source`, a line above, its name in
-cli/data.py, and a row in the README's table. `read` counts in `Source.left_out` what it passes over.
+cli/data.py, and a row in the table of docs/data.md. `read` counts in `Source.left_out` what it passes over.
 """
 
 FOLDER_LAYOUTS = ("folders", "splits", "classes")
