@@ -186,11 +186,15 @@ def can_be_read(stored: list[NDArray[np.uint8]]) -> NDArray[np.bool_]:
     return readable.astype(bool)
 
 
-@cache
 def find_openmp() -> bool:
     """Whether LRN's kernels can be called: torch must be imported, which brings the threads they run on."""
     library = loaded().library
-    return library is not None and bool(library.find_openmp())
+    return library is not None and _finds_openmp(library)
+
+
+@cache
+def _finds_openmp(library: ctypes.CDLL) -> bool:
+    return bool(library.find_openmp())
 
 
 def description() -> dict[str, str | None]:

@@ -37,10 +37,10 @@ def built() -> None:
 def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is loaded is loaded again, without ALEXNET_FAST_NATIVE."""
     monkeypatch.delenv(native.VARIABLE, raising=False)
-    for cached in (native.loaded, native.find_openmp):
+    for cached in (native.loaded, native._finds_openmp):
         cached.cache_clear()
     yield
-    for cached in (native.loaded, native.find_openmp):
+    for cached in (native.loaded, native._finds_openmp):
         cached.cache_clear()
 
 

@@ -124,10 +124,8 @@ def test_lrn(variants: list[native.Native], dtype: torch.dtype, channels: int, t
     expected = torch.cat([layer(tower) for tower in exact.chunk(towers, dim=1)], dim=1)
     (expected_gradient,) = torch.autograd.grad(expected, exact, weight.double())
     for found in variants:
-        assert found.library is not None
-        assert found.library.find_openmp()
         with using(found):
-            assert lrn_kernel.applies(x, n // 2)
+            assert lrn_kernel.applies(x, n // 2)  # OpenMP is found anew for each library
             given = x.detach().requires_grad_()
             y = LocalResponseNorm(channels, towers, n)(given)
             (gradient,) = torch.autograd.grad(y, given, weight)
