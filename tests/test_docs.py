@@ -151,6 +151,7 @@ def test_every_room_of_the_package_is_in_the_table() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Error parsing type annotation:UserWarning")
+@pytest.mark.system  # makes all pages: some ten seconds
 def test_every_module_and_its_docstring_have_a_page(tmp_path: Path) -> None:
     api_docs.write(tmp_path)
     package = Path(alexnet_fast.__file__).parent

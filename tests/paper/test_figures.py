@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -24,6 +25,7 @@ def test_figure_1_is_the_training_error_of_both() -> None:
     assert np.array_equal(level.get_ydata(), [25, 25])
 
 
+@pytest.mark.system  # draws five figures
 def test_figures_of_what_is_there(trained_run: Path, raw_shards: Path, tmp_path: Path) -> None:
     """Figure 1 waits for tanh; one that cannot be drawn is named and the others come."""
     given = {"epochs": 2, "batch": 16, "hidden": 32}

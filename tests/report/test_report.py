@@ -18,6 +18,8 @@ from alexnet_fast.report.record import read_run
 from alexnet_fast.training import checkpoint
 from tests.report.conftest import NASTY, change
 
+pytestmark = pytest.mark.system  # each draws a page: some seconds
+
 VOID = {"meta", "img", "wbr", "br", "hr", "link", "input"}
 
 
