@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from alexnet_fast.config import crops_of
 from alexnet_fast.errors import InputError
+from alexnet_fast.evaluation.counts import wilson
 from alexnet_fast.training import checkpoint
 
 STEP = ("step", "epoch", "loss", "top1", "images_per_second", "data_wait", "peak_gib")
@@ -53,12 +54,23 @@ class RunRecord:
         }
 
     def results(self) -> dict[str, float | None]:
-        """The best epoch by validation top-1, its scores and errors in per cent; images/s, the share of time spent
-        waiting for data (0 to 1) and seconds, of training alone; peak memory, GiB. None: not known yet."""
+        """The last epoch and the best by validation top-1, their scores and errors in per cent; images/s, the share of
+        time spent waiting for data (0 to 1) and seconds, of training alone; peak memory, GiB. None: not known yet.
+
+        `low` and `high`: the 95 % interval of the last top-1. That of the best has none: it was chosen by these images.
+        """
+        last = self.evaluations[-1] if self.evaluations else {}
+        images = last.get("val_images")
+        interval = wilson(last["val_top1"], images) if type(images) is int and images > 0 else [None, None]
         best: dict[str, Any] = max(self.evaluations, key=lambda line: line["val_top1"], default={})
         top1, top5 = best.get("val_top1"), best.get("val_top5")
         seconds = float(self.seconds.sum())
         return {
+            "last_epoch": last.get("epoch"),
+            "last_top1": last.get("val_top1"),
+            "last_top5": last.get("val_top5"),
+            "low": interval[0],
+            "high": interval[1],
             "best_epoch": best.get("epoch"),
             "best_top1": top1,
             "top5": top5,

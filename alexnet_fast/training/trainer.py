@@ -226,6 +226,7 @@ class Trainer:
     def _log_evaluation(self, accuracy: Accuracy) -> None:
         epoch = self.state.position.epoch + 1
         scores = {"val_top1": accuracy.top1, "val_top5": accuracy.top5, "val_damaged": accuracy.corrupt}
+        scores["val_images"] = accuracy.images
         if self.topology.first:
             self.log.add({"epoch": epoch, **scores})
         self.progress.print(evaluation_text(epoch, accuracy, self.config.precision, self.meter.line))

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from alexnet_fast.cli.main import main
 from alexnet_fast.errors import InputError
+from alexnet_fast.evaluation.counts import wilson
 from alexnet_fast.report import page as report_page
 from alexnet_fast.report.page import write_report
 from alexnet_fast.report.record import read_run
@@ -114,11 +115,18 @@ def test_everything_is_escaped(nasty_page: Path) -> None:
 def test_results_are_those_of_the_log(trained_run: Path, tmp_path: Path) -> None:
     (result,) = write_report([trained_run], tmp_path / "page.html")["runs"]
     log = [json.loads(line) for line in (trained_run / "log.jsonl").read_text().splitlines()]
-    best = max((line for line in log if "val_top1" in line), key=lambda line: line["val_top1"])
+    evaluations = [line for line in log if "val_top1" in line]
+    last, best = evaluations[-1], max(evaluations, key=lambda line: line["val_top1"])
+    low, high = wilson(last["val_top1"], 18)
     steps = [line for line in log if "loss" in line]
     seconds = [16 / line["images_per_second"] for line in steps]
     expected = {
         "run": str(trained_run),
+        "last_epoch": last["epoch"],
+        "last_top1": last["val_top1"],
+        "last_top5": last["val_top5"],
+        "low": low,
+        "high": high,
         "best_epoch": best["epoch"],
         "best_top1": best["val_top1"],
         "top5": best["val_top5"],
@@ -139,7 +147,7 @@ def test_a_comparison(trained_run: Path, run: Path, tmp_path: Path) -> None:
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:5]))  # one epoch
     write_report([trained_run, run], tmp_path / "both.html")
     page = Page(tmp_path / "both.html")
-    assert page.headings == ["Results", "Settings that differ", "Environments that differ", "Training"]
+    assert page.headings == ["Results", "Training", "Settings that differ", "Environments that differ"]
     assert len(page.alts) == 5
     rows = {row[0]: row[1:] for row in page.rows}
     settings = [row for row in page.rows if row[0] in read_run(run).config]
