@@ -2,6 +2,7 @@
 system and of torch is replaced here."""
 
 import ctypes
+import importlib
 import json
 import os
 import platform
@@ -350,6 +351,7 @@ def test_two_builds_of_dali_in_one_folder(monkeypatch: pytest.MonkeyPatch, tmp_p
         monkeypatch.syspath_prepend(tmp_path)
         for cuda, size in (("cuda130", 9), ("cuda120", 12)):
             install_dali(tmp_path, cuda, {name: bytes(size) for name in names})
+            importlib.invalidate_caches()  # the folder's time may be the same
             checks._incomplete_dali.cache_clear()
             checks.check_dali()
         checks._incomplete_dali.cache_clear()

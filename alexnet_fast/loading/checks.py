@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import platform
+import re
 from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -17,6 +19,7 @@ from alexnet_fast.loading.boxes import Boxes
 
 DALI_BUILDS = "nvidia-dali-cuda110", "nvidia-dali-cuda120", "nvidia-dali-cuda130"
 """For a major version of CUDA each, with the same files in the same folder. That for 12 runs on drivers for 13 too."""
+LIBRARIES = re.compile(r"nvidia/dali/libdali[^/]*\.so")
 DTYPES = torch.uint8, torch.float32, torch.bfloat16, torch.float16
 """Of a batch's images."""
 
@@ -58,9 +61,9 @@ def _incomplete_dali() -> list[Distribution]:
 
 
 def _is_complete(build: Distribution) -> bool:
-    libraries = [file for file in build.files or () if file.match("nvidia/dali/libdali*.so")]
-    paths = [Path(str(build.locate_file(file))) for file in libraries]
-    return all(p.is_file() and p.stat().st_size == file.size for p, file in zip(paths, libraries, strict=True))
+    record = csv.reader((build.read_text("RECORD") or "").splitlines())  # `files` leaves out what is missing
+    sizes = {Path(str(build.locate_file(name))): size for name, _, size in record if LIBRARIES.fullmatch(name)}
+    return all(path.is_file() and str(path.stat().st_size) == size for path, size in sizes.items())
 
 
 def check_crop(crop: int, size: int) -> None:

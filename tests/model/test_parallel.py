@@ -11,7 +11,8 @@ from tools import scaling
 
 
 def test_the_page_on_scaling_holds_the_tables_of_its_formulas() -> None:
-    assert scaling.tables() in Path(scaling.__file__).with_suffix(".md").read_text()
+    page = Path(scaling.__file__).parents[1] / "docs" / "scaling.md"
+    assert scaling.tables() in page.read_text(encoding="utf-8")
 
 
 def test_the_formulas_on_paper() -> None:

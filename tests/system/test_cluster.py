@@ -71,7 +71,8 @@ def test_a_batch_array_writes_the_same_bytes(image_folder: Path, jpeg_shards: Pa
     ]
     assert [part.wait() for part in parts] == [0, 0, 0, 0]
     assert files(tmp_path / "out") == files(jpeg_shards)
-    result = shard("--out", tmp_path / "out", "--finish", "--json", "-")
+    finish = [*start[:4], "--out", str(tmp_path / "out"), "--finish", "--json", "-"]
+    result = subprocess.run(finish, capture_output=True, text=True, check=False)
     assert (result.returncode, json.loads(result.stdout)["images"]) == (0, 78)
 
 

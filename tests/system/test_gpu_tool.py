@@ -76,7 +76,7 @@ def executable(path: Path, text: str) -> None:
 def test_a_point_is_ended_at_its_limit_with_all_it_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It keeps the numbers that it has written. Its process: the last argument is the file of its results."""
     python = tmp_path / "python"
-    executable(python, f"sleep 1000 & echo $! > {tmp_path}/child; shift 4; echo '{{\"half\": 1}}' > $1; wait")
+    executable(python, f"sleep 1000 & echo $! > '{tmp_path}/child'; shift 4; echo '{{\"half\": 1}}' > \"$1\"; wait")
     monkeypatch.setattr(sys, "executable", str(python))
     result = run_point("5", Setup("cpu", str(tmp_path)), 1, tmp_path)
     assert result["outcome"] == "ended at its limit of 1 s"
@@ -88,7 +88,7 @@ def test_a_point_is_ended_at_its_limit_with_all_it_started(monkeypatch: pytest.M
 def test_power_clocks_and_memory_are_nvidia_smi_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     readings = ["100.00, 1000, 3201, 512", "[N/A], 1980, 3201, 1024", "700.50, 1980, 3201, 2048"]
     lines = "".join(f"echo '{line}'; " for line in readings)
-    executable(tmp_path / "nvidia-smi", f"{lines} : > {tmp_path}/printed; exec sleep 1000")
+    executable(tmp_path / "nvidia-smi", f"{lines} : > '{tmp_path}/printed'; exec sleep 1000")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with Monitor() as monitor:
         wait_for((tmp_path / "printed").exists)
