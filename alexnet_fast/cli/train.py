@@ -116,7 +116,8 @@ def _result_text(result: Result, gpus: int, folder: Path) -> str:
     run, steps = quote(str(folder)), number_of(result.steps, "step")
     text = f"{score}{rate if result.seconds else f'{steps} done'}: {folder}"
     if result.finished:
-        return f"{text}\nNext: alexnet-fast eval {run} --views 10; alexnet-fast report {run}"
+        evaluate = "" if result.top1 is None else f"alexnet-fast eval {run} --views 10; "  # without a val split
+        return f"{text}\nNext: {evaluate}alexnet-fast report {run}"
     program = "torchrun, as before, with: " if "TORCHELASTIC_RUN_ID" in os.environ else "alexnet-fast "
     command = f"{program}train --gpus {gpus} --run {run} --resume"
     return f"Stopped in epoch {result.epochs + 1}, {steps} done; saved. Resume with:\n  {command}\n{text}"

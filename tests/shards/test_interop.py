@@ -226,6 +226,7 @@ def test_a_folder_without_a_manifest_is_refused(copy: Path) -> None:
         (copy / name).mkdir()
         (copy / name / MANIFEST).touch()
     assert f"no such folder. Sets beside it: {copy / 'mine'}, {copy / 'other'}. Give" in refusal(copy / "mien")
+    assert f"it has no {MANIFEST}. Sets in it: {copy / 'mine'}, {copy / 'other'}. Give" in refusal(copy)
 
 
 def test_a_corrupt_manifest_is_refused(copy: Path) -> None:
