@@ -39,7 +39,11 @@ if TYPE_CHECKING:
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="Where all settings come from.  [default: paper]")
 @click.option("--arch", type=click.Choice(list(CHOICES["arch"])), help="Network.  [default: the recipe's]")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.  [default: the recipe's]")
-@click.option("--batch", type=click.IntRange(1), help="Images a step over all GPUs; scales the recipe's rate.")
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    help="Images a step over all GPUs; scales the recipe's rate.  [default: the recipe's]",
+)
 @click.option("--lr", type=float, help="Peak learning rate, for this batch.  [default: the recipe's]")
 @click.option(
     "--order", type=click.Choice(list(CHOICES["order"])), help="window: few tars at a time.  [default: random]"
@@ -50,14 +54,18 @@ if TYPE_CHECKING:
     help="What the network computes in.  [default: auto: bf16 where the hardware has it]",
 )
 @click.option("--compile", is_flag=True, default=None, help="torch.compile the network.")
-@click.option("--accumulate", type=click.IntRange(1), help="Parts a step is computed in, to save memory.")
+@click.option("--accumulate", type=click.IntRange(1), help="Parts a step is computed in, to save memory.  [default: 1]")
 @click.option(
     "--parallel",
     type=click.Choice(list(CHOICES["parallel"])),
     help="What several processes share: the batch, the paper's net, or both.  [default: data]",
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Of all random numbers.  [default: 0]")
-@click.option("--threads", type=click.IntRange(1), help="Decoding threads a process.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Decoding threads a process.  [default: the cores divided by the processes]",
+)
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any other setting; --set help lists them."
 )
