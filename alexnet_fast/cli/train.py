@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--batch",
     type=click.IntRange(1),
-    help="Images a step over all GPUs; scales the recipe's rate.  [default: the recipe's]",
+    help="Images a step over all GPUs; scales the recipe's rate.  [default: the recipe's, less for few images]",
 )
 @click.option("--lr", type=float, help="Peak learning rate, for this batch.  [default: the recipe's]")
 @click.option(
@@ -136,7 +136,7 @@ def _is_first() -> bool:
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
 
 
-@click.command("bench")
+@click.command("bench", short_help="How fast each stage of training is here, and what to change.")
 @click.option("--shards", help="Folder of the shard set.  [default: 300 sample images, drawn for it]")
 @gpus_option
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="Where all settings come from.  [default: paper]")
@@ -179,7 +179,7 @@ def bench_command(
     show(report.as_text(), {**report.as_dict(), "environment": environment()}, json_file)
 
 
-@click.command("demo")
+@click.command("demo", short_help="All of it on drawn images, in minutes, without a download.")
 @click.option("--out", type=path_type, default="runs/demo", show_default=True, help="Folder for all it makes.")
 @click.option("--epochs", type=click.IntRange(1), default=12, show_default=True, help="Fewer: less time, worse.")
 @json_option
