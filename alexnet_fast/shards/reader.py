@@ -20,6 +20,7 @@ from alexnet_fast.shards.format import (
     FULL,
     MANIFEST,
     UNLABELLED,
+    WORK,
     Manifest,
     Tar,
     index_name,
@@ -252,6 +253,8 @@ def _no_set(folder: Path) -> str:
     lacks = f"it has no {MANIFEST}" if folder.is_dir() else "there is no such folder"
     if folder.is_file():
         lacks = "it is a file"
+    if (folder / WORK).is_dir():
+        return f"{folder} is not finished: {lacks}. Run the same alexnet-fast shard again, or its missing parts."
     inside, beside = (
         sorted(str(path.parent) for path in place.glob(f"*/{MANIFEST}")) for place in (folder, folder.parent)
     )
