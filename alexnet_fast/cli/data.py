@@ -34,7 +34,7 @@ class PartType(click.ParamType[tuple[int, int]]):
         return int(match[1]), int(match[2])
 
 
-@click.command("shard")
+@click.command("shard", short_help="Resize images and write them as a shard set. Begin here.")
 @click.option("--src", type=path_type, help="Images: class folders, ImageNet's archives, parquet files, WebDataset.")
 @click.option(
     "--out",

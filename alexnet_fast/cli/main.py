@@ -28,6 +28,10 @@ class Commands(click.Group):
                 stream.reconfigure(errors="replace")
         return super().main(*args, **how)
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Returns the commands in the order of their use, for --help."""
+        return list(self.commands)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

@@ -21,6 +21,15 @@ json_option = click.option(
     "--json", "json_file", metavar="FILE", help="Also write the result as JSON; - for standard output."
 )
 path_type = click.Path(path_type=Path)
+OTHER_NAMES = {
+    "learning_rate": "lr",
+    "batch_size": "batch",
+    "num_epochs": "epochs",
+    "num_workers": "threads",
+    "color_std": "colour_std",
+    "color_off": "colour_off",
+}
+"""What other programs call a setting, and its name here."""
 _ON_CPU = "0: on the CPU.  [default: 1 where there is one]"
 
 
@@ -65,7 +74,11 @@ def show(text: str, result: dict[str, Any], json_file: str | None) -> None:
     if json_file == "-":
         click.echo(json.dumps(result))
     elif json_file:
-        Path(json_file).write_text(json.dumps(result) + "\n", encoding="utf-8")
+        try:
+            Path(json_file).write_text(json.dumps(result) + "\n", encoding="utf-8")
+        except OSError as error:
+            why = error.strerror or error
+            raise InputError(f"--json {json_file} could not be written: {why}. All else is done.") from error
 
 
 def check_alone(option: str, allowed: set[str]) -> None:
@@ -85,8 +98,10 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
-        if not equals or name not in kinds:
-            expected = f"expected NAME=VALUE with one of the names {', '.join(kinds)}."
+        if name in kinds and not equals:
+            raise InputError(f"--set {setting}: it has no value. Write it as --set {name}=VALUE; --set help lists all.")
+        if name not in kinds:
+            expected = f"expected NAME=VALUE with one of the names {', '.join(kinds)}. --set help says what each means."
             raise InputError(f"--set {setting}: {suggestion(name, kinds)}{expected}")
         try:
             values[name] = {"true": True, "false": False}[text.lower()] if kinds[name] is bool else kinds[name](text)
@@ -98,8 +113,8 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
 
 def suggestion(name: str, names: Iterable[str]) -> str:
     """Returns `did you mean X? ` for the nearest of the names; empty where none is near."""
-    near = get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]}? " if near else ""
+    near = get_close_matches(name.lower(), [*names, *OTHER_NAMES], n=1)
+    return f"did you mean {OTHER_NAMES.get(near[0], near[0])}? " if near else ""
 
 
 def settings_help(config: TrainConfig) -> str:

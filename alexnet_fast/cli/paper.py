@@ -29,7 +29,7 @@ class DurationType(click.ParamType[float]):
         return float(match[1]) * {"h": 3600, "min": 60, "m": 60, "s": 1}[match[2]]
 
 
-@click.command("paper")
+@click.command("paper", short_help="Try every claim of the paper on your data.")
 @click.option("--list", "list_only", is_flag=True, help="Show the claims, the paper's numbers and what each needs.")
 @click.option("--shards", help="Folder of the shard set, or its URL.")
 @click.option("--big", metavar="SHARDS", help="A second shard set, to pre-train on before --shards.")

@@ -28,7 +28,7 @@ views_option = click.option(
 )
 
 
-@click.command("eval")
+@click.command("eval", short_help="Top-1 and top-5 accuracy of one network or several.")
 @click.argument("checkpoints", nargs=-1, required=True, type=path_type, metavar="RUN_OR_CHECKPOINT...")
 @click.option("--shards", help="Folder of the shard set, or its URL.  [default: the one it was trained on]")
 @cache_options
@@ -220,7 +220,7 @@ def _left_out(unread: dict[str, str], not_images: dict[str, str]) -> dict[str, A
     }
 
 
-@click.command("features")
+@click.command("features", short_help="A layer's activations on images or a split.")
 @click.argument("checkpoint", type=path_type, metavar="RUN_OR_CHECKPOINT")
 @click.argument("images", nargs=-1, type=path_type, metavar="[IMAGE_OR_FOLDER...]")
 @click.option("--out", required=True, type=path_type, metavar="FILE.npz", help="Gets names, features and labels.")
@@ -273,7 +273,7 @@ def features_command(
     sys.exit(1 if found.unread else 0)
 
 
-@click.command("report")
+@click.command("report", short_help="One HTML page about a run, or comparing several.")
 @click.argument("run_folders", nargs=-1, required=True, type=path_type, metavar="RUN...")
 @click.option("--out", type=path_type, metavar="FILE.html", help="The page.  [default: RUN/report.html, of one run]")
 @json_option
@@ -288,7 +288,7 @@ def report_command(run_folders: tuple[Path, ...], out: Path | None, json_file: s
     show("\n".join([*(f"Left out {note}" for note in result["left_out"]), result["report"]]), result, json_file)
 
 
-@click.command("export")
+@click.command("export", short_help="Write a network for other programs.")
 @click.argument("checkpoint", type=path_type, metavar="RUN_OR_CHECKPOINT")
 @click.argument("out", type=path_type, metavar="FILE")
 @json_option
@@ -307,7 +307,7 @@ def export_command(checkpoint: Path, out: Path, json_file: str | None) -> None:
     show(f"{out}: {note}", {"out": str(out), "note": note}, json_file)
 
 
-@click.command("import")
+@click.command("import", short_help="Make a checkpoint of other programs' weights.")
 @click.argument("file", type=path_type, metavar="FILE")
 @click.argument("out", type=path_type, metavar="CHECKPOINT")
 @click.option("--classes", type=path_type, metavar="FILE", help="synset_words.txt: an id and name a line, in order.")

@@ -39,7 +39,11 @@ if TYPE_CHECKING:
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="Where all settings come from.  [default: paper]")
 @click.option("--arch", type=click.Choice(list(CHOICES["arch"])), help="Network.  [default: the recipe's]")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.  [default: the recipe's]")
-@click.option("--batch", type=click.IntRange(1), help="Images a step over all GPUs; scales the recipe's rate.")
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    help="Images a step over all GPUs; scales the recipe's rate.  [default: the recipe's, less for few images]",
+)
 @click.option("--lr", type=float, help="Peak learning rate, for this batch.  [default: the recipe's]")
 @click.option(
     "--order", type=click.Choice(list(CHOICES["order"])), help="window: few tars at a time.  [default: random]"
@@ -50,14 +54,18 @@ if TYPE_CHECKING:
     help="What the network computes in.  [default: auto: bf16 where the hardware has it]",
 )
 @click.option("--compile", is_flag=True, default=None, help="torch.compile the network.")
-@click.option("--accumulate", type=click.IntRange(1), help="Parts a step is computed in, to save memory.")
+@click.option("--accumulate", type=click.IntRange(1), help="Parts a step is computed in, to save memory.  [default: 1]")
 @click.option(
     "--parallel",
     type=click.Choice(list(CHOICES["parallel"])),
     help="What several processes share: the batch, the paper's net, or both.  [default: data]",
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Of all random numbers.  [default: 0]")
-@click.option("--threads", type=click.IntRange(1), help="Decoding threads a process.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Decoding threads a process.  [default: the cores divided by the processes]",
+)
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any other setting; --set help lists them."
 )
@@ -116,7 +124,8 @@ def _result_text(result: Result, gpus: int, folder: Path) -> str:
     run, steps = quote(str(folder)), number_of(result.steps, "step")
     text = f"{score}{rate if result.seconds else f'{steps} done'}: {folder}"
     if result.finished:
-        return f"{text}\nNext: alexnet-fast eval {run} --views 10; alexnet-fast report {run}"
+        evaluate = "" if result.top1 is None else f"alexnet-fast eval {run} --views 10; "  # without a val split
+        return f"{text}\nNext: {evaluate}alexnet-fast report {run}"
     program = "torchrun, as before, with: " if "TORCHELASTIC_RUN_ID" in os.environ else "alexnet-fast "
     command = f"{program}train --gpus {gpus} --run {run} --resume"
     return f"Stopped in epoch {result.epochs + 1}, {steps} done; saved. Resume with:\n  {command}\n{text}"
@@ -127,7 +136,7 @@ def _is_first() -> bool:
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
 
 
-@click.command("bench")
+@click.command("bench", short_help="How fast each stage of training is here, and what to change.")
 @click.option("--shards", help="Folder of the shard set.  [default: 300 sample images, drawn for it]")
 @gpus_option
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="Where all settings come from.  [default: paper]")
@@ -170,7 +179,7 @@ def bench_command(
     show(report.as_text(), {**report.as_dict(), "environment": environment()}, json_file)
 
 
-@click.command("demo")
+@click.command("demo", short_help="All of it on drawn images, in minutes, without a download.")
 @click.option("--out", type=path_type, default="runs/demo", show_default=True, help="Folder for all it makes.")
 @click.option("--epochs", type=click.IntRange(1), default=12, show_default=True, help="Fewer: less time, worse.")
 @json_option

@@ -67,7 +67,10 @@ def from_torchvision(path: Path, classes: Classes, mean: Path | None) -> tuple[d
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on a corrupt file
-        raise InputError(f"{path} cannot be read as a state dict: it is corrupt or another program's.") from error
+        raise InputError(
+            f"{path} cannot be read as a state dict: it is corrupt, another program's, or a whole pickled module. Of a "
+            "module, save the state dict: torch.save(module.state_dict(), FILE)."
+        ) from error
     _check(weights, "features.0.weight", path)
     hidden = _check(weights, "classifier.1.weight", path)
     config = TrainConfig(recipe="imported", arch="onetower", crop=224, hidden=hidden)

@@ -78,9 +78,9 @@ def check_crop(crop: int, size: int) -> None:
 def check_boxes(boxes: Boxes, *, central: bool) -> None:
     """Raises InputError when such boxes cannot be drawn, or with `central` be in the middle of the images."""
     crop, scale, ratio, resize = boxes.crop, boxes.scale, boxes.ratio, boxes.resize
-    if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
+    if scale is not None and not (_is_range(scale) and 0 < scale[0] <= scale[1] <= 1):
         raise InputError(f"scale {scale} is no range of an image's share. Give two numbers, such as (0.08, 1.0).")
-    if not 0 < ratio[0] <= ratio[1]:
+    if not (_is_range(ratio) and 0 < ratio[0] <= ratio[1]):
         raise InputError(f"ratio {ratio} is no range of width to height. Give two numbers, such as (3/4, 4/3).")
     if (resize if central else scale) is None:
         check_crop(crop, int(np.min(boxes.sizes)))
@@ -89,6 +89,10 @@ def check_boxes(boxes: Boxes, *, central: bool) -> None:
             f"resize {resize} is smaller than the crop ({crop}), which is cut out of the resized image. "
             "Give the crop's side or more."
         )
+
+
+def _is_range(value: object) -> bool:
+    return isinstance(value, (tuple, list, np.ndarray)) and len(value) == 2
 
 
 def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:

@@ -47,6 +47,7 @@ class Epochs:
     world_size: int = 1
 
     def __post_init__(self) -> None:
+        _check_split(self.split)
         if isinstance(self.samples, Weighted):
             if len(self.samples.weights) != len(self.split):
                 raise InputError(
@@ -151,6 +152,7 @@ class Evaluation:
     world_size: int
 
     def __post_init__(self) -> None:
+        _check_split(self.split)
         if self.samples is not None and len(self.samples):  # of none: no batches
             object.__setattr__(self, "samples", checked(self.samples, self.split))
         check_whole("batch", self.batch, 1)
@@ -186,6 +188,12 @@ class Evaluation:
 
     def _boxes(self) -> Boxes:
         return _boxes(self.split, self.samples, self.crop, central=True, resize=self.resize)
+
+
+def _check_split(split: object) -> None:
+    """Raises InputError for anything else, such as a path."""
+    if not isinstance(split, Split):
+        raise InputError(f"split is {split!r}; it must be one of a shard set, such as ShardSet(FOLDER).split('train').")
 
 
 def evaluated_side(of: Split | Manifest, crop: int) -> int:

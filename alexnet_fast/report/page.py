@@ -44,9 +44,9 @@ def write_report(runs: list[Path], out: Path) -> dict[str, Any]:
 
     Raises InputError when a folder holds no run or `out` cannot be a page.
     """
+    records = [read_run(run) for run in runs]
     if out.suffix != ".html" or out.is_dir() or not out.absolute().parent.is_dir():
         raise InputError(f"--out {out} must end in .html and lie in a folder that is there.")
-    records = [read_run(run) for run in runs]
     left_out: list[str] = []
     content = describe_run(records[0], left_out) if len(records) == 1 else compare_runs(records)
     left_out += [

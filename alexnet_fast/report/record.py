@@ -106,7 +106,8 @@ def read_run(folder: Path) -> RunRecord:
     """
     config = _read_json(folder / "config.json")
     if config is None:
-        raise InputError(f"{folder} is not a run folder: it has no config.json. Name a folder that train --run made.")
+        lacks = "it has no config.json" if folder.is_dir() else "there is no such folder"
+        raise InputError(f"{folder} is not a run folder: {lacks}. Name a folder that train --run made.")
     for name in ("epochs", "batch"):
         if not _is_number(config.get(name)) or config[name] < 1:
             raise InputError(f"{folder / 'config.json'} is corrupt: its {name} cannot be right.")

@@ -20,10 +20,7 @@ from uuid import uuid4
 from alexnet_fast.errors import InputError, descriptor_error
 from alexnet_fast.files import Taken, file_lock, flush, publish
 from alexnet_fast.sharding.limits import open_regular
-from alexnet_fast.shards.format import FORMAT, MANIFEST
-
-WORK = ".work"
-"""The folder inside the output that holds the plan and a record a finished tar, until the manifest is written."""
+from alexnet_fast.shards.format import FORMAT, MANIFEST, WORK
 
 
 def check_apart(src: Path, places: list[str]) -> None:

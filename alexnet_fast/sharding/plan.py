@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from alexnet_fast import random
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.listing import Image, Images, Source
-from alexnet_fast.sharding.output import WORK, Output, sealed, unsealed
+from alexnet_fast.sharding.output import Output, sealed, unsealed
 from alexnet_fast.sharding.rule import WHITE, Rule
 from alexnet_fast.sharding.summary import describe
-from alexnet_fast.shards.format import MIXED, tar_name
+from alexnet_fast.shards.format import MIXED, WORK, tar_name
 
 SAMPLES_PER_TAR = 1000
 MIN_TARS = 8

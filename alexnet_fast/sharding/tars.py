@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from isal import isal_zlib
 
 from alexnet_fast.errors import InputError, descriptor_error
-from alexnet_fast.sharding.output import WORK, Output, sealed, unsealed
+from alexnet_fast.sharding.output import Output, sealed, unsealed
 from alexnet_fast.sharding.plan import Job, Options
 from alexnet_fast.sharding.reading import read_images
 from alexnet_fast.sharding.statistics import PixelSums
-from alexnet_fast.shards.format import FULL, MEMBER, MIXED, SQUARE, Tar, raw_bytes, tar_name
+from alexnet_fast.shards.format import FULL, MEMBER, MIXED, SQUARE, WORK, Tar, raw_bytes, tar_name
 
 if TYPE_CHECKING:
     from alexnet_fast.sharding.decode import Converted

@@ -19,7 +19,7 @@ from alexnet_fast.console import Progress
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding.budget import estimate_raw_share
 from alexnet_fast.sharding.listing import Source
-from alexnet_fast.sharding.output import WORK, Output, locked, one_at_a_time
+from alexnet_fast.sharding.output import Output, locked, one_at_a_time
 from alexnet_fast.sharding.plan import PLAN, Options, Plan, begin, begun_plan, jobs, make_plan
 from alexnet_fast.sharding.pool import Pool, run
 from alexnet_fast.sharding.records import SplitRecords, read_records, shared_images
@@ -28,6 +28,7 @@ from alexnet_fast.sharding.tars import Name, missing_tars, read_record, record_n
 from alexnet_fast.shards.format import (
     MANIFEST,
     SQUARE,
+    WORK,
     Manifest,
     index_name,
     tar_name,

@@ -34,6 +34,8 @@ MAX_ASPECT = 8
 MAX_PIXELS = 178_956_970
 """Of any image: a small file can claim any size, and decoding it would take all memory. Pillow's limit."""
 MANIFEST = "manifest.json"
+WORK = ".work"
+"""The folder in a shard set that holds its plan and a record a finished tar, until the manifest is written."""
 MOST_MANIFEST_BYTES = 128 << 20
 """A manifest of a million classes, the most there can be, takes some 100 MB; ImageNet's takes 0.3 MB."""
 MEMBER = {"jpeg": "jpg", "raw": "npy"}

@@ -20,6 +20,7 @@ from alexnet_fast.shards.format import (
     FULL,
     MANIFEST,
     UNLABELLED,
+    WORK,
     Manifest,
     Tar,
     index_name,
@@ -252,8 +253,13 @@ def _no_set(folder: Path) -> str:
     lacks = f"it has no {MANIFEST}" if folder.is_dir() else "there is no such folder"
     if folder.is_file():
         lacks = "it is a file"
-    beside = sorted(str(other.parent) for other in folder.parent.glob(f"*/{MANIFEST}"))
-    others = f" Sets beside it: {', '.join(beside[:5])}{' ...' if len(beside) > 5 else ''}." if beside else ""
+    if (folder / WORK).is_dir():
+        return f"{folder} is not finished: {lacks}. Run the same alexnet-fast shard again, or its missing parts."
+    inside, beside = (
+        sorted(str(path.parent) for path in place.glob(f"*/{MANIFEST}")) for place in (folder, folder.parent)
+    )
+    found, where = inside or beside, "in it" if inside else "beside it"
+    others = f" Sets {where}: {', '.join(found[:5])}{' ...' if len(found) > 5 else ''}." if found else ""
     return (
         f"{folder} is not a shard set: {lacks}.{others} Give another path (--shards), or make it with: "
         f"alexnet-fast shard --src IMAGES --out {folder}"

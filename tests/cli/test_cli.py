@@ -188,6 +188,9 @@ def test_verify_names_what_is_corrupt(jpeg_shards: Path, tmp_path: Path) -> None
     data[3000] ^= 1
     tar.write_bytes(data)
     assert run("verify", copy, "--quick")[0] == 0
+    code, output = run("verify", copy, "--quick", "--json", "nowhere/result.json")
+    message = "Error: --json nowhere/result.json could not be written: No such file or directory. All else is done.\n"
+    assert (code, output.endswith(message)) == (2, True)
     code, output = run("verify", copy, "--json", "damage.json", "--workers", "1")
     assert code == 1
     found = json.loads((tmp_path / "damage.json").read_text())
@@ -223,7 +226,10 @@ def test_train_refuses_wrong_settings() -> None:
     names = "expected NAME=VALUE with one of the names shards, arch, lrn, "
     assert output.startswith(f"Error: --set epoch=3: did you mean epochs? {names}")
     assert run(*start, "--set", "whirl=3")[1].startswith(f"Error: --set whirl=3: {names}")
-    assert run(*start, "--set", "epochs")[0] == 2
+    for other, ours in {"lerning_rate": "lr", "batch_size": "batch", "Dropout": "dropout"}.items():
+        assert run(*start, "--set", f"{other}=1")[1].startswith(f"Error: --set {other}=1: did you mean {ours}? {names}")
+    valueless = "--set epochs: it has no value. Write it as --set epochs=VALUE; --set help lists all."
+    assert_refused(valueless, *start, "--set", "epochs")
     assert_refused("--set epochs=many: epochs takes a whole number.", *start, "--set", "epochs=many")
     assert_refused("--set dropout=half: dropout takes a number.", *start, "--set", "dropout=half")
     assert_refused("crops is maybe; it must be random, resized or central.", *start, "--set", "crops=maybe")

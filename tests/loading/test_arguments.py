@@ -54,6 +54,13 @@ def test_each_wrong_argument_is_named(wrong: dict[str, Any], message: str, jpeg_
             Loader.evaluation(split, **{"crop": CROP, **wrong})
 
 
+def test_a_folder_is_no_split(jpeg_shards: Path) -> None:
+    folder: Any = str(jpeg_shards)
+    for make in (Loader.training, Loader.evaluation):
+        with pytest.raises(InputError, match=re.escape(f"split is {folder!r}; it must be one of a shard set")):
+            make(folder, batch=16, crop=CROP)
+
+
 def test_length_and_unpacking(jpeg_shards: Path) -> None:
     split = ShardSet(jpeg_shards).split("train")
     for more, length in (({}, 4), ({"num_epochs": 3, "first_step": 2}, 10), ({"num_epochs": 0}, 0)):

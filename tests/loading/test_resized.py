@@ -314,7 +314,7 @@ def test_crops_may_be_larger_than_the_images_only_when_they_are_resized(raw_shar
     for wrong in ({"scale": None, "crop": 150}, {"crop": 150, "crops": False}):
         with pytest.raises(InputError, match=r"crop 150 is larger than the stored images \(96 px\)"):
             training(split, **wrong)
-    ranges: dict[str, Any] = {"scale": [(0.5, 0.1), (0, 1), (0.1, 1.5)], "ratio": [(2, 1), (0, 1)]}
+    ranges: dict[str, Any] = {"scale": [(0.5, 0.1), (0, 1), (0.1, 1.5), 0.5], "ratio": [(2, 1), (0, 1), 1]}
     for name, one in [(name, one) for name, wrong_ones in ranges.items() for one in wrong_ones]:
         with pytest.raises(InputError, match="is no range of"):
             training(split, **{name: one})

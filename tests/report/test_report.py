@@ -274,6 +274,8 @@ def test_the_command_refuses_its_input(run: Path, tmp_path: Path) -> None:
     assert command(run, run) == (2, "Error: a comparison of several runs needs --out FILE.html.\n")
     message = f"{tmp_path} is not a run folder: it has no config.json. Name a folder that train --run made."
     assert command(tmp_path) == (2, f"Error: {message}\n")
+    missing = f"{tmp_path / 'typo'} is not a run folder: there is no such folder. Name a folder that train --run made."
+    assert command(tmp_path / "typo") == (2, f"Error: {missing}\n")
     assert command(run, tmp_path, "--out", tmp_path / "a.html") == (2, f"Error: {message}\n")
     for out in (run / "last.pt", tmp_path / "nowhere" / "a.html"):
         code, output = command(run, "--out", out)

@@ -13,12 +13,12 @@ from alexnet_fast.cli.main import main
 from alexnet_fast.errors import InputError
 from alexnet_fast.sharding import output as outputs
 from alexnet_fast.sharding import write as writing
-from alexnet_fast.sharding.output import WORK, Output, check_apart, open_output
+from alexnet_fast.sharding.output import Output, check_apart, open_output
 from alexnet_fast.sharding.plan import Options, begin, jobs, make_plan
 from alexnet_fast.sharding.sources import find_images
 from alexnet_fast.sharding.tars import write_tar
 from alexnet_fast.sharding.write import Part, finish_shard_set
-from alexnet_fast.shards.format import MANIFEST
+from alexnet_fast.shards.format import MANIFEST, WORK
 from tests import conftest
 from tests.conftest import CLASSES, SIZE, files
 from tests.sharding.sources.layouts import Photos, build, everything

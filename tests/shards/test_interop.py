@@ -222,10 +222,13 @@ def test_a_folder_without_a_manifest_is_refused(copy: Path) -> None:
             f"{folder} is not a shard set: {lacks}. Give another path (--shards), or make it with: "
             f"alexnet-fast shard --src IMAGES --out {folder}"
         )
+    (copy / "begun" / ".work").mkdir(parents=True)
+    assert refusal(copy / "begun").startswith(f"{copy / 'begun'} is not finished: it has no manifest.json. Run")
     for name in ("mine", "other"):
         (copy / name).mkdir()
         (copy / name / MANIFEST).touch()
     assert f"no such folder. Sets beside it: {copy / 'mine'}, {copy / 'other'}. Give" in refusal(copy / "mien")
+    assert f"it has no {MANIFEST}. Sets in it: {copy / 'mine'}, {copy / 'other'}. Give" in refusal(copy)
 
 
 def test_a_corrupt_manifest_is_refused(copy: Path) -> None:
