@@ -118,7 +118,7 @@ def test_augmenting_copies_only_what_is_on_the_host(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(effects, "copied", copied)
     meta = torch.device("meta")
-    augment = [ColourJitter(0.4, 0.4, 0.4), Erasing(), CutMix(), MixUp()]
+    augment: list[Augmentation] = [ColourJitter(0.4, 0.4, 0.4), Erasing(), CutMix(), MixUp()]
     (rows,) = training_rows(6, 6, 0, boxes=Boxes(96, CROP), colour_std=0.1, augment=augment)
     pixels = torch.empty(6, CROP, CROP, 3, dtype=torch.uint8, device=meta).permute(0, 3, 1, 2)
     batch = Batch(pixels, torch.empty(6, dtype=torch.int64, device=meta), rows)
