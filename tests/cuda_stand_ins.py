@@ -254,14 +254,13 @@ def dali_for_gpu(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
 
     from alexnet_fast.loading import dali
 
-    image_crop = fn.decoders.image_crop
-
     def graph_for_gpu(device_id: int | None, **about: Any) -> Any:
         on_cpu = pipeline_def(device_id=None, **about)
         return on_cpu if device_id is None else lambda graph: lambda: DaliPipeline(gpu, on_cpu(graph)())
 
-    def decode(*stored: Any, device: str, **about: Any) -> Any:
-        return image_crop(*stored, device="cpu", **about)
+    def on_the_cpu(decode: Any) -> Any:
+        return lambda *stored, device, **about: decode(*stored, device="cpu", **about)
 
     monkeypatch.setattr(dali, "pipeline_def", graph_for_gpu)
-    monkeypatch.setattr(fn.decoders, "image_crop", decode)
+    for name in ("image_crop", "image_slice"):
+        monkeypatch.setattr(fn.decoders, name, on_the_cpu(getattr(fn.decoders, name)))

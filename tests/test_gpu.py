@@ -112,14 +112,7 @@ def test_gpu_augmentations_equal_the_cpu_s(dtype: torch.dtype, raw_shards: Path)
 def steps_without_waiting(topology: topology.Topology, shards: str, folder: str, settings: dict[str, Any]) -> bool:
     """Four steps, in which cuDNN, the optimizer and DDP settle and a graph is recorded; then three, loader and all, in
     which torch refuses to wait."""
-    common: dict[str, Any] = {
-        "precision": "bf16",
-        "hidden": 256,
-        "batch": 16,
-        "crop": 84,
-        "threads": 1,
-        "layer_scales": True,
-    }
+    common: dict[str, Any] = {"precision": "bf16", "hidden": 256, "batch": 16, "crop": 84, "threads": 1}
     config = make_config(**{**settings, **common, "shards": shards, "log_every": 1})
     trainer = Trainer(topology, config, ShardSet.of(config), Path(folder), None)
     batches = iter(trainer.loader)
@@ -133,6 +126,7 @@ def steps_without_waiting(topology: topology.Topology, shards: str, folder: str,
 
 
 STEPS: list[tuple[int, dict[str, Any]]] = [(1, {"recipe": recipe}) for recipe in ("paper", "fast", "large")]
+STEPS += [(1, {"recipe": "paper", "layer_scales": True}), (1, {"recipe": "paper", "mixup": 0.2, "brightness": 0.4})]
 STEPS += [(1, {"recipe": "paper", "accumulate": 2}), (2, {"recipe": "paper"}), (2, {"recipe": "large"})]
 STEPS += [(2, {"recipe": "paper", "parallel": "towers"}), (2, {"recipe": "paper", "accumulate": 2})]
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -27,6 +28,7 @@ from torch import nn
 from alexnet_fast.environment import environment
 from alexnet_fast.loading.synthetic import synthetic
 from alexnet_fast.memory import keep_freed_memory
+from alexnet_fast.model.grouped import choose_forms
 from alexnet_fast.recipes import make_config
 from alexnet_fast.training.optim import set_learning_rates
 from alexnet_fast.training.state import initial_state
@@ -93,11 +95,20 @@ def stock(model: nn.Module, batch: int, *, fast: bool, device: torch.device = CP
     return step
 
 
-def ours(batch: int, *, recipe: str = "paper", device: torch.device = CPU, **settings: Any) -> Step:
+def ours(
+    batch: int,
+    *,
+    recipe: str = "paper",
+    device: torch.device = CPU,
+    forms: Mapping[str, bool] = MappingProxyType({}),
+    **settings: Any,
+) -> Step:
+    """`forms`: of the convolutions, arguments of `choose_forms`."""
     if device == CPU:
         keep_freed_memory()  # as the loader does
     config = replace(make_config(recipe, batch=batch, **{"precision": "bf16", "crop": SIDE, **settings}), lr=1e-6)
     state = initial_state(config, CLASSES, device)
+    choose_forms(state.model, **forms)
     set_learning_rates(state.optimizer, config, 0.0)
     item = next(synthetic(config, CLASSES, torch.bfloat16, device))  # in the form that the loader gives
     return lambda: train_step(state.model, state, item, config, 1.0)

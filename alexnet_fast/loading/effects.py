@@ -38,14 +38,15 @@ def applied(
     pixels: torch.Tensor, effects: Effects, offset: torch.Tensor, mean: NDArray[np.float32], dtype: torch.dtype
 ) -> torch.Tensor:
     """uint8 `pixels` (n, h, w, 3) -> the same shape of type `dtype`: jittered, minus the image's RGB `offset` (n, 3),
-    erased, mixed. Where `dtype` is uint8 nothing is subtracted, and the rounded `mean` (3,) erases."""
+    which is on their device, erased, mixed. Where `dtype` is uint8 nothing is subtracted, and the rounded `mean` (3,)
+    erases."""
     n, height, width, _ = pixels.shape
     device = pixels.device
     chunk = CHUNK if device.type == "cpu" else n
     parts = [slice(start, start + chunk) for start in range(0, n, chunk)]
     is_mixed = effects.partner is not None
     images = torch.empty(pixels.shape, dtype=torch.float32 if is_mixed else dtype, device=device)
-    offset = copied(offset, device)[:, None, None]
+    offset = offset[:, None, None]
     jitter = None if effects.jitter is None else _column(effects.jitter, device)
     erased = None if effects.erased is None else _inside(effects.erased, height, width, device)
     fill = _column(np.rint(mean), device) if dtype == torch.uint8 else torch.zeros(3, device=device)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from alexnet_fast.loading.idle import Moment
 
+STARTING = 48
+"""Batches before the first trial, in which the step settles: cuDNN and compilers choose kernels, and small steps are
+launched or replayed in turns until the faster way is known (training/replay.py)."""
 SETTLING = 8
 """Batches of a trial that are not measured: what was prepared and queued before is used up meanwhile."""
 MEASURED = 24
@@ -30,7 +33,7 @@ class ShareTrials:
         self.rates: dict[float, float] = {}
         """Images/s of the trials so far, by share."""
         self.done = False
-        self._batches = 0
+        self._batches = -STARTING
         self._measured: list[tuple[int, Moment, Moment]] = []
 
     def used(self, share: float, images: int, began: Moment, ended: Moment) -> None:
@@ -44,8 +47,10 @@ class ShareTrials:
             self._end_trial()
 
     def _end_trial(self) -> None:
-        seconds = sum(began.elapsed_time(ended) for _, began, ended in self._measured) / 1000
-        self.rates[self.share] = sum(images for images, *_ in self._measured) / max(seconds, 1e-9)
+        took = sorted((began.elapsed_time(ended) / 1000, images) for images, began, ended in self._measured)
+        # Without the slowest, in which a checkpoint may have been saved, or a step of another size compiled or recorded
+        kept = took[: max(len(took) - 1, 1)]
+        self.rates[self.share] = sum(images for _, images in kept) / max(sum(seconds for seconds, _ in kept), 1e-9)
         self._batches, self._measured = 0, []
         if 0.0 not in self.rates:
             self.share = 0.0

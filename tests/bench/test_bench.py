@@ -214,7 +214,7 @@ def test_the_share_is_settled_before_it_is_measured(jpeg_shards: Path, monkeypat
     """As on a GPU, but both decode on the CPU."""
     if native.decoder() == "none":
         pytest.skip("needs the compiled code and its libjpeg")
-    for name, value in (("SETTLING", 1), ("MEASURED", 1)):
+    for name, value in (("STARTING", 0), ("SETTLING", 1), ("MEASURED", 1)):
         monkeypatch.setattr(share, name, value)
     monkeypatch.setattr(decoders, "needs_dali", lambda device: True)
     monkeypatch.setattr(run, "SECONDS", 0.01)

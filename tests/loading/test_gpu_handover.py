@@ -1,6 +1,6 @@
 """The loader's way to a GPU, on stand-ins for its streams and memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ import pytest
 import torch
 from nvidia.dali import fn
 
-from alexnet_fast.loading import dali, decoders, handover
+from alexnet_fast.loading import dali, decoders, effects, handover
+from alexnet_fast.loading.augment import Augmentation, ColourJitter, CutMix, Erasing, MixUp
 from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.boxes import Boxes
 from alexnet_fast.loading.handover import copied
@@ -31,10 +32,18 @@ def own_copy_stream() -> Iterator[None]:
     handover._copy_stream.cache_clear()
 
 
-def pipeline(shards: Path, device: torch.device, dtype: torch.dtype) -> Pipeline:
+def pipeline(
+    shards: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    scale: tuple[float, float] | None = None,
+    augment: Sequence[Augmentation] = (),
+) -> Pipeline:
     split = ShardSet(shards).split("train")
-    rows = training_rows(len(split), 16, 0, boxes=Boxes(split.size, CROP), colour_std=0.1, epochs=range(2))
-    return Pipeline(split, rows, max_batch=16, crop=CROP, device=device, dtype=dtype, threads=2)
+    boxes = Boxes(split.size, CROP, scale)
+    rows = training_rows(len(split), 16, 0, boxes=boxes, colour_std=0.1, augment=augment, epochs=range(2))
+    resized = scale is not None
+    return Pipeline(split, rows, max_batch=16, crop=CROP, resized=resized, device=device, dtype=dtype, threads=2)
 
 
 @pytest.mark.usefixtures("native_decoder", "dali_for_gpu")
@@ -66,6 +75,59 @@ def test_a_batch_is_used_after_its_copies_and_never_waited_for(
         assert np.array_equal(one.rows.samples, other.rows.samples)
         assert torch.equal(one.labels, other.labels)
         assert torch.equal(one.images, other.images)
+
+
+@pytest.mark.usefixtures("native_decoder", "dali_for_gpu")
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("encoding", ["jpeg", "mixed", "raw"])
+def test_resized_and_augmented_batches_too(
+    encoding: str,
+    share: float,
+    dtype: torch.dtype,
+    gpu: Gpu,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shards: Path = request.getfixturevalue(f"{encoding}_shards")
+    set_host_share(monkeypatch, share)
+    how: dict[str, Any] = {"scale": (0.2, 1.0), "augment": [ColourJitter(0.4, 0.4, 0.4), Erasing(), CutMix(), MixUp()]}
+    on_gpu: list[Batch] = []
+    for batch in pipeline(shards, GPU, dtype, **how):
+        for tensor in batch.tensors.values():
+            gpu.check(tensor)
+        gpu.steps.work(0.1)
+        on_gpu.append(batch)
+        assert gpu.waits == 0
+    assert all(gpu.freed)
+
+    monkeypatch.setattr(decoders, "needs_dali", lambda device: True)
+    for one, other in zip(on_gpu, pipeline(shards, torch.device("cpu"), dtype, **how), strict=True):
+        assert np.array_equal(one.rows.samples, other.rows.samples)
+        assert one.tensors.keys() == {"images", "labels", "other_labels", "weights"}
+        for ours, theirs in zip(one.tensors.values(), other.tensors.values(), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_augmenting_copies_only_what_is_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device, which has no numbers to read: what is there is not copied, nor asked for a number."""
+
+    def copied(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+        assert tensor.device.type == "cpu"
+        return tensor.to(device)
+
+    monkeypatch.setattr(effects, "copied", copied)
+    meta = torch.device("meta")
+    augment: list[Augmentation] = [ColourJitter(0.4, 0.4, 0.4), Erasing(), CutMix(), MixUp()]
+    (rows,) = training_rows(6, 6, 0, boxes=Boxes(96, CROP), colour_std=0.1, augment=augment)
+    pixels = torch.empty(6, CROP, CROP, 3, dtype=torch.uint8, device=meta).permute(0, 3, 1, 2)
+    batch = Batch(pixels, torch.empty(6, dtype=torch.int64, device=meta), rows)
+    offset, mean = torch.empty(6, 3, device=meta), np.zeros(3, np.float32)
+    for dtype in (torch.uint8, torch.bfloat16):
+        made = effects.augmented(batch, offset, mean, dtype, 10)
+        assert (made.images.dtype, made.targets.shape) == (dtype, (6, 10))
+        assert {tensor.device for tensor in (*made.tensors.values(), made.targets)} == {meta}
+        assert made.images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_what_the_stand_ins_notice(gpu: Gpu) -> None:

@@ -16,12 +16,15 @@ from alexnet_fast.loading.cpu import CropReader
 from alexnet_fast.loading.idle import HostMoment
 from alexnet_fast.loading.pipeline import Pipeline
 from alexnet_fast.loading.plan import training_rows
-from alexnet_fast.loading.share import MEASURED, SETTLING, ShareTrials, host_threads
+from alexnet_fast.loading.share import MEASURED, SETTLING, STARTING, ShareTrials, host_threads
 from alexnet_fast.shards.reader import ShardSet
+from alexnet_fast.training.replay import TURNS, WARM_UP
 from tests.cuda_stand_ins import Gpu, Stream
 
 CROP = 84
 BATCH, STEP = 100, 0.01
+LOG_EVERY = 20
+"""Steps that the host is ahead of a GPU at most: a log line waits for it."""
 
 
 def trained(trials: ShareTrials, seconds: Callable[[float], float], ahead: int) -> list[float]:
@@ -38,7 +41,7 @@ def trained(trials: ShareTrials, seconds: Callable[[float], float], ahead: int) 
         gpu.now = ends.pop(0)
         before, asked = asked, gpu.steps.record_event()
         trials.used(shares[-1], BATCH, before, asked)
-        assert len(shares) < 200
+        assert len(shares) < 200 + STARTING
     assert gpu.waits == 0
     return shares
 
@@ -60,7 +63,8 @@ def test_the_share_with_the_highest_rate_is_taken(by_share: dict[float, float], 
     assert trials.rates == pytest.approx({one: BATCH / max(took, STEP) for one, took in by_share.items()})
     counts = [shares.count(one) for one in by_share]
     assert list(dict.fromkeys(shares)) == list(by_share)
-    assert counts == [SETTLING + MEASURED + ahead] * 3  # until the last one's end has come
+    taken = SETTLING + MEASURED + ahead  # until the last one's end has come
+    assert counts == [STARTING + taken, taken, taken]
 
 
 @pytest.mark.parametrize(("decode", "best"), [({1.0: 0.02, 0.0: 0.033}, 1.0), ({1.0: 0.06, 0.0: 0.033}, None)])
@@ -94,6 +98,22 @@ def test_queued_steps_do_not_make_a_slower_share_the_best(decode: dict[float, fl
     assert trials.rates[trials.share] == pytest.approx(BATCH / 0.03, rel=0.01)
 
 
+@pytest.mark.parametrize("at", range(0, STARTING + 3 * (SETTLING + MEASURED), 5))
+def test_a_step_that_settles_does_not_spoil_a_trial(at: int) -> None:
+    """At the start every second step is launched kernel by kernel, far slower, while Replay times both ways; batch `at`
+    takes seconds, as steps of another size are recorded or compiled with it. No share is better than all here."""
+    trials, taken = ShareTrials(), 0
+    clock = 0.0
+    while not trials.done:
+        began, taken = clock, taken + 1
+        is_launched = WARM_UP < taken <= WARM_UP + 2 * TURNS + LOG_EVERY and taken % 2
+        clock += 0.02 if is_launched or taken <= WARM_UP else 0.01
+        clock += 5.0 if taken == at else 0.0
+        trials.used(trials.share, BATCH, HostMoment(began), HostMoment(clock))
+    assert trials.share == 1.0
+    assert trials.rates == pytest.approx(dict.fromkeys((1.0, 0.0, 0.5), BATCH / 0.01))
+
+
 def test_nothing_is_tried_between_where_one_is_far_faster() -> None:
     trials = ShareTrials()
     trained(trials, {1.0: 0.012, 0.0: 0.5}.__getitem__, 0)
@@ -103,7 +123,7 @@ def test_nothing_is_tried_between_where_one_is_far_faster() -> None:
 def test_batches_of_an_earlier_trial_do_not_count() -> None:
     """Those that were submitted before the share changed are used after it."""
     trials = ShareTrials()
-    for at in range(SETTLING + MEASURED):
+    for at in range(STARTING + SETTLING + MEASURED):
         trials.used(1.0, BATCH, HostMoment(at), HostMoment(at + 1))
     assert trials.share == 0.0
     for _ in range(100):
@@ -129,6 +149,7 @@ def test_trials_in_the_loader(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch
         pytest.skip("needs the compiled code and its libjpeg")
     from alexnet_fast.loading.dali import JpegDecoder
 
+    monkeypatch.setattr(share, "STARTING", 0)
     monkeypatch.setattr(share, "SETTLING", 3)
     monkeypatch.setattr(share, "MEASURED", 2)
     monkeypatch.setattr(decoders, "needs_dali", lambda device: True)

@@ -9,6 +9,8 @@ from tools.gpu_points.setup import Setup
 
 Record = dict[str, Any]
 BENCH_STAGES = "read", "decode", "loader", "copy", "step", "joint"
+OURS = "paper", "paper, conv1 by 4x4 blocks", "paper, a convolution a tower", "paper without LRN", "half", "bn"
+"""The networks and forms whose steps point 5 measures."""
 
 
 def page(record: Record) -> str:
@@ -126,7 +128,7 @@ def steps(record: Record) -> list[str]:
     ends = f", batch {batches(record)[0]}"
     found = [name.removesuffix(ends) for name in numbers(record, "10") if name.endswith(ends)]
     names = [("10", name) for name in found if not name.startswith("bench")]
-    names += [("5", name) for name in ("paper", "paper without LRN", "half", "bn")]
+    names += [("5", name) for name in OURS]
     rows = []
     for point, name in names:
         row = [name if point == "10" else f"ours, {name}"]

@@ -25,6 +25,11 @@ NETS: dict[str, dict[str, Any]] = {
     "half": {"arch": "half"},
     "bn": {"recipe": "fast"},
 }
+FORMS: dict[str, dict[str, bool]] = {
+    "paper, conv1 by 4x4 blocks": {"conv1_by_blocks": True},
+    "paper, a convolution a tower": {"groups_apart": True},
+}
+"""Of the convolutions, other than by default: arguments of `choose_forms`."""
 PROFILED_STEPS = 10
 
 
@@ -47,6 +52,10 @@ def run(setup: Setup, results: Results) -> None:
                 torch.cuda.reset_peak_memory_stats()
     for part, forms in parts(setup):
         results.put(part, {form: milliseconds(work, setup) for form, work in forms.items()})
+    for name, how in FORMS.items():
+        for batch in setup.batches:
+            step = ours(batch, device=device, forms=how, **setup.settings)
+            results.put(f"{name}, batch {batch}", {"images_per_second": rate(step, batch, setup)})
 
 
 def profiled(step: Callable[[], object], setup: Setup) -> tuple[dict[str, float], str]:
