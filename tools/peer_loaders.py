@@ -408,7 +408,7 @@ def beton(job: Job) -> dict[str, Any]:
 
     def encode(destination: Any, sample: int, malloc: Any) -> None:
         jpeg = stored[sample]
-        destination["mode"], destination["height"], destination["width"] = 0, *shapes[sample]
+        destination["mode"], (destination["height"], destination["width"]) = 0, shapes[sample]
         destination["data_ptr"], storage = malloc(jpeg.nbytes)
         storage[:] = jpeg
 
