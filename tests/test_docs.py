@@ -134,6 +134,14 @@ def test_the_loader_s_numbers_are_those_of_the_record(page: str) -> None:
         assert shown[name] == record[name][:5]  # without simplejpeg, which only decodes
 
 
+def test_the_numbers_of_resized_crops_are_those_of_the_record() -> None:
+    record = table_rows(ROOT / "tools" / "records" / "2026-11-30_resized-crops_xeon-2core" / "README.md")
+    shown = table_rows(ROOT / "docs" / "benchmarks.md")
+    for name, recorded in (("256 px squares", "JPEG"), ("all of an image, 400 px", "full JPEG")):
+        assert shown[name] == record[f"{recorded} to uint8, resized crops"]
+    assert shown["256 px squares"][0] in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_no_bullet_is_over_three_lines() -> None:
     """Of a desk's width, some 110 characters; links count by what is shown of them."""
     for page in MANUAL:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from itertools import count
 from multiprocessing import active_children
@@ -38,6 +38,7 @@ PACKAGES = (
     "nvidia-dali-cuda120",
     "nvidia-dali-cuda130",
     "ffcv",
+    "visionlab-slipstream",
     "webdataset",
     "simplejpeg",
     "numpy",
@@ -48,13 +49,17 @@ PACKAGES = (
 REPEATS = 1000
 """Times a peer that counts epochs is given its samples, so that its epoch does not end within the clock."""
 
+SCALE, RATIO, RESIZED = (0.08, 1.0), (3 / 4, 4 / 3), 224
+"""Of resized crops: torchvision's usual ranges, and the pixels of a side."""
+
 
 @dataclass(frozen=True)
 class Job:
-    """`files`: folder with images/<class>/*.jpg, jpeg.beton, raw.beton. `images`, `seconds`: at least that much is
-    clocked, after `warm_up` batches. `order`: random, window (of `window` tars) or
+    """`files`: folder with images/<class>/*.jpg, jpeg.beton or raw.beton, slipstream's cache. `images`, `seconds`: at
+    least that much is clocked, after `warm_up` batches. `order`: random, window (of `window` tars) or
     sequential; ours knows the first two, DALI the first and last. `keep_freed`: glibc keeps freed memory, as our
-    loader makes it do by itself; otherwise the peer has it as it comes. `gpu`: ours and DALI's batches are on it."""
+    loader makes it do by itself; otherwise the peer has it as it comes. `gpu`: ours and DALI's batches are on it.
+    `resized`: random resized crops, otherwise crops of 7/8 of the stored size."""
 
     loader: str
     dtype: str
@@ -69,6 +74,7 @@ class Job:
     window: int = 16
     keep_freed: bool = False
     gpu: bool = False
+    resized: bool = False
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -81,7 +87,7 @@ class Job:
 
     @property
     def crop(self) -> int:
-        return int(self.manifest["size"]) * 7 // 8
+        return RESIZED if self.resized else int(self.manifest["size"]) * 7 // 8
 
 
 def summary(turns: list[float]) -> dict[str, Any]:
@@ -101,6 +107,8 @@ def ours(job: Job) -> Iterator[int]:
         batch=job.batch,
         num_epochs=REPEATS,
         crop=job.crop,
+        scale=SCALE if job.resized else None,
+        ratio=RATIO,
         window=job.window if job.order == "window" else None,
         device="cuda" if job.gpu else "cpu",
         dtype=getattr(torch, job.dtype),
@@ -111,9 +119,7 @@ def ours(job: Job) -> Iterator[int]:
 
 
 def dali(decoder: str, layout: str, job: Job) -> Iterator[int]:
-    """readers.webdataset with index -> decoder -> crop_mirror_normalize, handed to torch without a copy."""
-    import torch
-
+    """decoder -> crop_mirror_normalize."""
     nvidia_dali = import_module("nvidia.dali")
     fn, types = nvidia_dali.fn, nvidia_dali.types
     size, crop, device = int(job.manifest["size"]), job.crop, "mixed" if job.gpu else "cpu"
@@ -130,23 +136,52 @@ def dali(decoder: str, layout: str, job: Job) -> Iterator[int]:
             return fn.reshape(stored[-3 * size * size :], shape=[size, size, 3], layout="HWC")
         return fn.decoders.image(stored, device=device)
 
+    def image(stored: Any) -> Any:
+        x, y = (fn.random.uniform(range=(0.0, 1.0)) for _ in range(2))
+        place = {"crop": (crop, crop), "crop_pos_x": x, "crop_pos_y": y}
+        later = {} if decoder == "image_crop" else place
+        whole = decoded(stored, place)
+        return fn.crop_mirror_normalize(
+            whole.gpu() if job.gpu else whole, mirror=fn.random.coin_flip(), **later, **kind
+        )
+
+    return dali_batches(job, image)
+
+
+def dali_resized(decoder: str, job: Job) -> Iterator[int]:
+    """A random resized crop, antialiased, or its mirror image; batches (n, height, width, 3)."""
+    fn = import_module("nvidia.dali").fn
+    device = "mixed" if job.gpu else "cpu"
+    ranges = {"random_area": [*SCALE], "random_aspect_ratio": [*RATIO]}
+
+    def image(stored: Any) -> Any:
+        if decoder == "image_random_crop":
+            box = fn.decoders.image_random_crop(stored, device=device, **ranges)
+            pixels = fn.resize(box, size=[job.crop, job.crop])
+        else:
+            whole = fn.decoders.image(stored, device=device)
+            pixels = fn.random_resized_crop(whole, size=[job.crop, job.crop], **ranges)
+        return fn.flip(pixels, horizontal=fn.random.coin_flip())
+
+    return dali_batches(job, image)
+
+
+def dali_batches(job: Job, image: Callable[[Any], Any]) -> Iterator[int]:
+    """readers.webdataset with index -> `image` of what is stored, handed to torch without a copy."""
+    import torch
+
+    nvidia_dali = import_module("nvidia.dali")
+
     @nvidia_dali.pipeline_def(batch_size=job.batch, num_threads=job.threads, device_id=0 if job.gpu else None)  # type: ignore[untyped-decorator]
     def graph() -> Any:
-        stored, labels = fn.readers.webdataset(
+        stored, labels = nvidia_dali.fn.readers.webdataset(
             paths=[str(tar) for tar in job.tars],
             index_paths=[str(tar.with_suffix(".idx")) for tar in job.tars],
             ext=["jpg" if job.manifest["encoding"] == "jpeg" else "npy", "cls"],
             random_shuffle=job.order == "random",
             missing_component_behavior="error",
         )
-        x, y = (fn.random.uniform(range=(0.0, 1.0)) for _ in range(2))
-        place = {"crop": (crop, crop), "crop_pos_x": x, "crop_pos_y": y}
-        later = {} if decoder == "image_crop" else place
-        whole = decoded(stored, place)
-        pixels = fn.crop_mirror_normalize(
-            whole.gpu() if job.gpu else whole, mirror=fn.random.coin_flip(), **later, **kind
-        )
-        return pixels, labels
+        return image(stored), labels
 
     pipeline = graph()
     pipeline.build()
@@ -156,15 +191,16 @@ def dali(decoder: str, layout: str, job: Job) -> Iterator[int]:
 
 
 def ffcv(job: Job) -> Iterator[int]:
-    """Its crop of constant size and aspect, fused with decoding: a plain copy of the crop."""
+    """Its resized crop; of constant size and aspect it is a plain copy of the crop."""
     import torch
 
     decoders, transforms, loaders = (
         import_module(f"ffcv.{name}") for name in ("fields.decoders", "transforms", "loader")
     )
     share = (job.crop / job.manifest["size"]) ** 2
+    scale, ratio = (SCALE, RATIO) if job.resized else ((share, share), (1.0, 1.0))
     pipeline = [
-        decoders.RandomResizedCropRGBImageDecoder((job.crop, job.crop), scale=(share, share), ratio=(1.0, 1.0)),
+        decoders.RandomResizedCropRGBImageDecoder((job.crop, job.crop), scale=scale, ratio=ratio),
         transforms.RandomHorizontalFlip(),
     ]
     if job.dtype == "float32":
@@ -186,25 +222,78 @@ def ffcv(job: Job) -> Iterator[int]:
         yield len(images)
 
 
+def slipstream(job: Job) -> Iterator[int]:
+    """Decoding fused with its resized crop, otherwise with its central crop, the only one of a constant size. Its
+    batches are arrays (n, height, width, 3); it mirrors none. The first loader makes its cache of the files."""
+    package = loaded("slipstream")
+    if job.resized:
+        stage = package.DecodeRandomResizedCrop(job.crop, SCALE, RATIO, num_threads=job.threads)
+    else:
+        stage = package.DecodeCenterCrop(job.crop, num_threads=job.threads)
+    loader = package.SlipstreamLoader(
+        package.SlipstreamImageFolder(str(Path(job.files, "images")), cache_dir=str(Path(job.files, "slipstream"))),
+        batch_size=job.batch,
+        indices=np.tile(np.arange(len(index_of(job))), REPEATS // 10),
+        exclude_fields=["path"],
+        pipelines={"image": [stage]},
+        verbose=False,
+    )
+    for batch in loader:
+        assert batch["image"].shape[1:] == (job.crop, job.crop, 3)
+        yield len(batch["image"])
+
+
+@cache
+def declared_operators() -> Any:
+    """torchvision's compiled operators, without which it cannot be imported. Its wheel on PyPI has them for torch's
+    CUDA build only. Nothing here calls them."""
+    import torch
+
+    library = torch.library.Library("torchvision", "DEF")
+    if torch.version.cuda is None and "+" not in importlib.metadata.version("torchvision"):
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
+def loaded(name: str) -> Any:
+    """A module of torchvision, or of what imports it."""
+    declared_operators()
+    return import_module(name)
+
+
+def jpeg_decoder() -> Callable[[bytes], Any]:
+    """From a JPEG to a tensor (3, height, width) uint8, by torchvision's decoder or, where that cannot be loaded
+    beside this build of torch, by simplejpeg's; both are libjpeg-turbo."""
+    import torch
+
+    io = loaded("torchvision.io")
+    if hasattr(torch.ops.image, "decode_jpeg"):
+        return lambda jpeg: io.decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), io.ImageReadMode.RGB)
+    decode = import_module("simplejpeg").decode_jpeg
+    return lambda jpeg: torch.from_numpy(decode(jpeg)).permute(2, 0, 1)
+
+
 def chain(job: Job) -> Any:
     """torchvision's transforms of a uint8 tensor (3, height, width)."""
     import torch
 
-    v2 = import_module("torchvision.transforms.v2")
-    steps = [v2.RandomCrop(job.crop), v2.RandomHorizontalFlip()]
+    v2 = loaded("torchvision.transforms.v2")
+    crop = v2.RandomResizedCrop(job.crop, SCALE, RATIO, antialias=True) if job.resized else v2.RandomCrop(job.crop)
+    steps = [crop, v2.RandomHorizontalFlip()]
     if job.dtype == "float32":
         steps += [v2.ToDtype(torch.float32), v2.Normalize(job.manifest["pixels"]["mean"], [1.0, 1.0, 1.0])]
     return v2.Compose(steps)
 
 
 def torchvision(job: Job) -> Iterator[int]:
-    """ImageFolder, torchvision's own JPEG decoder, DataLoader with as many processes as the others have threads."""
-    data, io = import_module("torch.utils.data"), import_module("torchvision.io")
+    """ImageFolder, `jpeg_decoder`, DataLoader with as many processes as the others have threads."""
+    data, decode = import_module("torch.utils.data"), jpeg_decoder()
 
     def load(path: str) -> Any:
-        return io.decode_jpeg(io.read_file(path), io.ImageReadMode.RGB)
+        return decode(Path(path).read_bytes())
 
-    folder = import_module("torchvision.datasets").ImageFolder(
+    folder = loaded("torchvision.datasets").ImageFolder(
         str(Path(job.files, "images")), transform=chain(job), loader=load
     )
     sampler = data.RandomSampler(folder, replacement=False, num_samples=len(folder) * REPEATS // 10)
@@ -213,17 +302,15 @@ def torchvision(job: Job) -> Iterator[int]:
 
 
 def webdataset(job: Job) -> Iterator[int]:
-    """Tars in random order, a shuffle buffer of 1,000, torchvision's decoder and transforms, batches made in the
+    """Tars in random order, a shuffle buffer of 1,000, `jpeg_decoder` and torchvision's transforms, batches made in the
     DataLoader's processes."""
     import torch
 
-    wds, io = import_module("webdataset"), import_module("torchvision.io")
-    transform = chain(job)
+    wds, decode, transform = import_module("webdataset"), jpeg_decoder(), chain(job)
 
     def load(sample: tuple[bytes, bytes]) -> tuple[Any, int]:
         jpeg, label = sample
-        encoded = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
-        return transform(io.decode_jpeg(encoded, io.ImageReadMode.RGB)), int(label)
+        return transform(decode(jpeg)), int(label)
 
     tars = [str(tar) for tar in job.tars]
     samples = wds.WebDataset(tars, resampled=True, shardshuffle=False).shuffle(1000).to_tuple("jpg", "cls").map(load)
@@ -274,18 +361,23 @@ DALI_RAW = {
     "DALI reshape, HWC": partial(dali, "reshape", "HWC"),
     "DALI reshape, CHW": partial(dali, "reshape", "CHW"),
 }
+DALI_RESIZED = {
+    "DALI image_random_crop, resize": partial(dali_resized, "image_random_crop"),
+    "DALI image, random_resized_crop": partial(dali_resized, "image"),
+}
+ALL_DALI = {**DALI_JPEG, **DALI_RAW, **DALI_RESIZED}
 LOADERS: dict[str, Callable[[Job], Iterator[int]]] = {
     "ours": ours,
-    **DALI_JPEG,
-    **DALI_RAW,
+    **ALL_DALI,
     "FFCV": ffcv,
+    "slipstream": slipstream,
     "torchvision": torchvision,
     "webdataset": webdataset,
     "simplejpeg": decode_only,
 }
-NEEDS = {"ours": ["alexnet_fast"], **{name: ["nvidia.dali"] for name in (*DALI_JPEG, *DALI_RAW)}}
+NEEDS = {"ours": ["alexnet_fast"], **{name: ["nvidia.dali"] for name in ALL_DALI}}
 NEEDS |= {"FFCV": ["ffcv"], "torchvision": ["torchvision"], "webdataset": ["webdataset", "torchvision"]}
-NEEDS |= {"simplejpeg": ["simplejpeg"]}
+NEEDS |= {"slipstream": ["slipstream"], "simplejpeg": ["simplejpeg"]}
 """The packages of each."""
 
 
@@ -310,14 +402,18 @@ def rate(job: Job) -> dict[str, Any]:
 def beton(job: Job) -> dict[str, Any]:
     """Writes FFCV's file: the stored JPEG bytes as they are, or the stored pixels."""
     fields, writer = import_module("ffcv.fields"), import_module("ffcv.writer")
-    manifest, stored, labels = job.manifest, members(job), index_of(job)["label"]
+    manifest, stored, rows = job.manifest, members(job), index_of(job)
     size, is_jpeg = int(manifest["size"]), manifest["encoding"] == "jpeg"
     image = fields.RGBImageField("jpg" if is_jpeg else "raw")
 
-    def encode(destination: Any, jpeg: NDArray[np.uint8], malloc: Any) -> None:
-        destination["mode"], destination["height"], destination["width"] = 0, size, size
+    def encode(destination: Any, sample: int, malloc: Any) -> None:
+        jpeg = stored[sample]
+        destination["mode"], (destination["height"], destination["width"]) = 0, shapes[sample]
         destination["data_ptr"], storage = malloc(jpeg.nbytes)
         storage[:] = jpeg
+
+    is_square = "height" not in (rows.dtype.names or ())
+    shapes = [(size, size)] * len(rows) if is_square else rows[["height", "width"]].tolist()
 
     if is_jpeg:
         image.encode = encode
@@ -326,9 +422,9 @@ def beton(job: Job) -> dict[str, Any]:
         def __len__(self) -> int:
             return len(stored)
 
-        def __getitem__(self, sample: int) -> tuple[NDArray[np.uint8], int]:
-            data = np.array(stored[sample])
-            return data if is_jpeg else data[-3 * size * size :].reshape(size, size, 3), int(labels[sample])
+        def __getitem__(self, sample: int) -> tuple[Any, int]:
+            label = int(rows["label"][sample])
+            return (sample if is_jpeg else stored[sample][-3 * size * size :].reshape(size, size, 3)), label
 
     path = Path(job.files, f"{manifest['encoding']}.beton")
     parts = {"image": image, "label": fields.IntField()}
@@ -392,7 +488,7 @@ def why_not(packages: list[str]) -> str:
     """Empty where they import."""
     try:
         for package in packages:
-            import_module(package)
+            (loaded if package in ("torchvision", "slipstream") else import_module)(package)
     except Exception as error:  # a package that does not fit another may raise anything
         return f"{type(error).__name__}: {error}"
     return ""

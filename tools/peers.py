@@ -1,12 +1,13 @@
-"""Our loader beside stock DALI, FFCV, torchvision, webdataset and plain JPEG decoding: the same images, in turns.
+"""Our loader beside stock DALI, FFCV, slipstream, torchvision, webdataset and plain JPEG decoding, in turns.
 
-    PYTHONPATH=. python tools/peers.py SHARDS_JPEG SHARDS_RAW [--python OTHER_INTERPRETER] [--turns 5] [--threads 2]
-                                       [--batch 256] [--keep-freed] [--gpu] [--out tools/records/DATE_peers_HARDWARE]
+    PYTHONPATH=. python tools/peers.py SHARDS_JPEG SHARDS_RAW [--full SHARDS_FULL] [--python OTHER_INTERPRETER]
+                                       [--only CASE] [--turns 5] [--threads 2] [--batch 256] [--keep-freed] [--gpu]
+                                       [--out tools/records/DATE_peers_HARDWARE]
 
-Two shard sets of the same photographs with a split `train`. Every measurement is a process of its own, see
-tools/peer_loaders.py. A peer that this interpreter cannot import runs under OTHER_INTERPRETER; one that neither can
-is left out, with the reason in the record. Also: opening a set of ImageNet's size, made of links to the JPEG tars.
-With --gpu, ours and stock DALI alone, their batches on the first GPU.
+Shard sets of the same photographs with a split `train`; SHARDS_FULL is one of `shard --shape full`. Every measurement
+is a process of its own, see tools/peer_loaders.py. A peer that this interpreter cannot import runs under the first
+OTHER_INTERPRETER that can; one that none can is left out, with the reason in the record. Also: opening a set of
+ImageNet's size, made of links to the JPEG tars. With --gpu, ours and stock DALI alone, their batches on the first GPU.
 """
 
 from __future__ import annotations
@@ -27,32 +28,40 @@ from alexnet_fast.environment import environment
 from alexnet_fast.files import write_json
 from alexnet_fast.shards.format import MANIFEST, Manifest, Tar, index_name, tar_name
 from alexnet_fast.shards.reader import ShardSet
-from tools.peer_loaders import DALI_JPEG, DALI_RAW, Job, run, summary
+from tools.peer_loaders import ALL_DALI, DALI_JPEG, DALI_RAW, DALI_RESIZED, Job, run, summary
 
 IMAGENET = 1_281_167
-OURS, DALI, FFCV, DECODE = "ours", "stock DALI", "FFCV", "simplejpeg, decode only"
+OURS, DALI, FFCV, SLIPSTREAM, DECODE = "ours", "stock DALI", "FFCV", "slipstream", "simplejpeg, decode only"
 JPEG_PEERS = {DALI: [*DALI_JPEG], FFCV: ["FFCV"], "torchvision": ["torchvision"], "webdataset": ["webdataset"]}
 RAW_PEERS = {DALI: [*DALI_RAW], FFCV: ["FFCV"]}
+ALL_RESIZED = {OURS: ["ours"], DALI: [*DALI_RESIZED], FFCV: ["FFCV"], SLIPSTREAM: ["slipstream"]}
+ALL_RESIZED |= {"torchvision": ["torchvision"]}
 
 
 @dataclass(frozen=True)
 class Case:
-    """`columns`: the loaders of each column of the table, of which the fastest counts."""
+    """`stored`: the shard set. `columns`: the loaders of each column of the table, of which the fastest counts.
+    `resized`: random resized crops."""
 
-    encoding: str
+    stored: str
     dtype: str
     columns: dict[str, list[str]]
+    resized: bool = False
 
 
 CASES = {
-    "JPEG -> uint8": Case("jpeg", "uint8", {OURS: ["ours"], **JPEG_PEERS, DECODE: ["simplejpeg"]}),
+    "JPEG -> uint8": Case(
+        "jpeg", "uint8", {OURS: ["ours"], **JPEG_PEERS, SLIPSTREAM: ["slipstream"], DECODE: ["simplejpeg"]}
+    ),
     "JPEG -> float32": Case("jpeg", "float32", {OURS: ["ours"], **JPEG_PEERS}),
     "JPEG -> bf16": Case("jpeg", "bfloat16", {OURS: ["ours"]}),
     "raw -> uint8": Case("raw", "uint8", {OURS: ["ours"], **RAW_PEERS}),
     "raw -> float32": Case("raw", "float32", {OURS: ["ours"], **RAW_PEERS}),
+    (SQUARE_CROPS := "JPEG -> uint8, resized crops"): Case("jpeg", "uint8", ALL_RESIZED, resized=True),
+    (FULL_CROPS := "full JPEG -> uint8, resized crops"): Case("full", "uint8", ALL_RESIZED, resized=True),
 }
-ON_GPUS = {"ours", *DALI_JPEG, *DALI_RAW}
-COLUMNS = [OURS, *JPEG_PEERS, DECODE]
+ON_GPUS = {"ours", *ALL_DALI}
+COLUMNS = [OURS, *JPEG_PEERS, SLIPSTREAM, DECODE]
 
 TARGETS = [
     ("JPEG -> uint8", "JPEG -> uint8", DECODE, 0.80),
@@ -70,6 +79,9 @@ TARGETS = [
     ("raw -> float32", "raw -> float32", FFCV, 3.0),
     ("raw -> float32", "raw -> float32", DALI, 1.4),
 ]
+for crops in (SQUARE_CROPS, FULL_CROPS):
+    TARGETS += [(crops, crops, SLIPSTREAM, 1.5), (crops, crops, FFCV, 1.8), (crops, crops, DALI, 1.8)]
+    TARGETS += [(crops, crops, "torchvision", 3.0)]
 """Our case, the peer's case, the peer, at least so many times as fast."""
 
 MEMORY = {
@@ -84,8 +96,8 @@ Rates = dict[str, dict[str, list[float]]]
 class Interpreters:
     """Which one runs which loader."""
 
-    def __init__(self, other: str | None) -> None:
-        self.paths = [sys.executable, *([other] if other else [])]
+    def __init__(self, others: tuple[str, ...]) -> None:
+        self.paths = [sys.executable, *others]
         self.about = [run("versions", python=path) for path in self.paths]
 
     def of(self, loader: str) -> str | None:
@@ -106,6 +118,16 @@ def extract(shards: ShardSet, folder: Path) -> None:
         path = folder / "images" / f"{label:04d}" / f"{sample:07d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(split.read(np.array([sample]))[0].tobytes())
+
+
+def for_peers(shards: ShardSet, folder: Path, threads: int, interpreters: Interpreters) -> Path:
+    """The same images as the peers read them."""
+    folder.mkdir()
+    if shards.manifest.encoding == "jpeg":
+        extract(shards, folder)
+    if ffcv := interpreters.of("FFCV"):
+        run("beton", Job("FFCV", "uint8", str(shards.folder.resolve()), str(folder), threads), ffcv)
+    return folder
 
 
 def warm(folders: list[Path]) -> None:
@@ -144,14 +166,16 @@ def in_turns(jobs: dict[str, dict[str, Job]], interpreters: Interpreters, turns:
 
 def best(rates: Rates, case: str, column: str) -> str | None:
     """The column's fastest loader by the median."""
-    there = [loader for loader in CASES[case].columns.get(column, []) if loader in rates[case]]
+    there = [loader for loader in CASES[case].columns.get(column, []) if loader in rates.get(case, {})]
     return max(there, key=lambda loader: median(rates[case][loader]), default=None)
 
 
 def compared(rates: Rates) -> list[dict[str, Any]]:
-    """Every target with the median of the turns' ratios; none where the peer could not run."""
+    """Every target of a measured case with the median of the turns' ratios; none where the peer could not run."""
     rows = []
     for case, peer_case, column, target in TARGETS:
+        if case not in rates or peer_case not in rates:
+            continue
         peer = best(rates, peer_case, column)
         row: dict[str, Any] = {"case": case, "peer": f"{column}, {peer_case}", "target": target, "ratio": None}
         if peer and OURS in rates[case]:
@@ -214,8 +238,9 @@ def cell(rates: Rates, case: str, column: str) -> str:
 
 
 def table(rates: Rates) -> list[str]:
-    lines = [f"| images/s | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
-    return lines + [f"| {case} | {' | '.join(cell(rates, case, column) for column in COLUMNS)} |" for case in CASES]
+    columns = [column for column in COLUMNS if any(best(rates, case, column) for case in rates)]
+    lines = [f"| images/s | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    return lines + [f"| {case} | {' | '.join(cell(rates, case, column) for column in columns)} |" for case in rates]
 
 
 def ratio_line(row: dict[str, Any]) -> str:
@@ -243,7 +268,8 @@ def opening_lines(row: dict[str, Any]) -> list[str]:
 
 def report(record: dict[str, Any], rates: Rates) -> str:
     lines = [
-        f"{record['unique_images']:,} stored photographs, crop and mirror at random"
+        f"{record['unique_images']:,} stored photographs, crop and mirror at random (slipstream: central crops where "
+        f"they are not resized, no mirror images)"
         f"{', batches on the GPU' * record['gpu']}; {record['threads']} threads or "
         f"processes, batch {record['batch']}, warm page cache. {record['processor']}, {record['date']}.",
         "",
@@ -257,8 +283,7 @@ def report(record: dict[str, Any], rates: Rates) -> str:
         "",
         *map(ratio_line, record["ratios"]),
         "",
-        *opening_lines(record["opening"]),
-        "",
+        *([*opening_lines(record["opening"]), ""] if "opening" in record else []),
         "Could not run: "
         + ("; ".join(f"{name} ({why})" for name, why in record["skipped"].items()) or "nothing")
         + ".",
@@ -266,10 +291,16 @@ def report(record: dict[str, Any], rates: Rates) -> str:
     return "\n".join(lines) + "\n"
 
 
+def is_chosen(name: str, only: tuple[str, ...]) -> bool:
+    return not only or any(part in name for part in only)
+
+
 @click.command()
 @click.argument("jpeg", type=click.Path(path_type=Path))
 @click.argument("raw", type=click.Path(path_type=Path))
-@click.option("--python", "other", help="Interpreter for the peers that this one lacks.")
+@click.option("--full", type=click.Path(path_type=Path), help="Set of images that keep their shape, 400 pixels.")
+@click.option("--python", "others", multiple=True, help="Interpreter for peers that this one lacks; may be repeated.")
+@click.option("--only", multiple=True, help="Cases whose name holds this, or `opening`; may be repeated.")
 @click.option("--turns", default=5, show_default=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--batch", default=256, show_default=True)
@@ -282,7 +313,9 @@ def report(record: dict[str, Any], rates: Rates) -> str:
 def main(
     jpeg: Path,
     raw: Path,
-    other: str | None,
+    full: Path | None,
+    others: tuple[str, ...],
+    only: tuple[str, ...],
     turns: int,
     threads: int,
     batch: int,
@@ -293,9 +326,11 @@ def main(
     gpu: bool,
     out: Path | None,
 ) -> None:
-    interpreters = Interpreters(other)
-    sets = {"jpeg": jpeg.resolve(), "raw": raw.resolve()}
-    jpegs = ShardSet(sets["jpeg"])
+    interpreters = Interpreters(others)
+    sets = {"jpeg": jpeg.resolve(), "raw": raw.resolve()} | ({"full": full.resolve()} if full else {})
+    cases = {name: case for name, case in CASES.items() if case.stored in sets and is_chosen(name, only)}
+    sets = {name: path for name, path in sets.items() if any(case.stored == name for case in cases.values())}
+    jpegs = ShardSet(jpeg.resolve())
     how: dict[str, Any] = {
         "threads": threads,
         "batch": batch,
@@ -306,34 +341,34 @@ def main(
         "gpu": gpu,
     }
     with tempfile.TemporaryDirectory() as name:
-        extract(jpegs, Path(name))
-        ffcv = interpreters.of("FFCV")
-        for shards in sets.values() if ffcv else ():
-            run("beton", Job("FFCV", "uint8", str(shards), name, threads), ffcv or "")
+        files = {kind: for_peers(ShardSet(sets[kind]), Path(name, kind), threads, interpreters) for kind in sets}
         jobs = {
             case: {
-                loader: Job(loader, spec.dtype, str(sets[spec.encoding]), name, **how)
+                loader: Job(
+                    loader, spec.dtype, str(sets[spec.stored]), str(files[spec.stored]), resized=spec.resized, **how
+                )
                 for loaders in spec.columns.values()
                 for loader in loaders
                 if not gpu or loader in ON_GPUS
             }
-            for case, spec in CASES.items()
+            for case, spec in cases.items()
         }
         warm([*sets.values(), Path(name)])
         rates, skipped = in_turns(jobs, interpreters, turns)
-    record = {
+    record: dict[str, Any] = {
         "date": str(date.today()),
         "shards": [path.name for path in sets.values()],
         "unique_images": len(jpegs.split("train")),
         "turns": turns,
         **how,
         **environment(),
-        "interpreters": dict(zip(["this", "other"], [about["packages"] for about in interpreters.about], strict=False)),
+        "interpreters": [about["packages"] for about in interpreters.about],
         "images_per_second": {c: {name: summary(turns) for name, turns in row.items()} for c, row in rates.items()},
         "ratios": compared(rates),
-        "opening": opening(jpegs, turns, threads, batch),
         "skipped": skipped,
     }
+    if is_chosen("opening", only):
+        record["opening"] = opening(jpegs, turns, threads, batch)
     text = report(record, rates)
     print(text)
     if out:
