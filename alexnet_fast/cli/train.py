@@ -31,6 +31,12 @@ from alexnet_fast.text import number_of
 if TYPE_CHECKING:
     from alexnet_fast.training.trainer import Result
 
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(list(CHOICES["precision"])),
+    help="What the network computes in.  [default: auto: bf16 where the hardware has it]",
+)
+
 
 @click.command("train")
 @click.option("--gpus", type=GpusType(0), help="Number of GPUs; 0: the CPU.  [default: all there are]")
@@ -48,11 +54,7 @@ if TYPE_CHECKING:
 @click.option(
     "--order", type=click.Choice(list(CHOICES["order"])), help="window: few tars at a time.  [default: random]"
 )
-@click.option(
-    "--precision",
-    type=click.Choice(list(CHOICES["precision"])),
-    help="What the network computes in.  [default: auto: bf16 where the hardware has it]",
-)
+@precision_option
 @click.option("--compile", is_flag=True, default=None, help="torch.compile the network.")
 @click.option("--accumulate", type=click.IntRange(1), help="Parts a step is computed in, to save memory.  [default: 1]")
 @click.option(
@@ -143,11 +145,7 @@ def _is_first() -> bool:
 @click.option("--arch", type=click.Choice(list(CHOICES["arch"])), help="Network.  [default: the recipe's]")
 @click.option("--batch", type=click.IntRange(1), help="Images a step.  [default: what train takes for that set]")
 @click.option("--crop", type=click.IntRange(1), help="Side of the network's input, pixels.  [default: 7/8 of stored]")
-@click.option(
-    "--precision",
-    type=click.Choice(list(CHOICES["precision"])),
-    help="What the network computes in.  [default: auto: bf16 where the hardware has it]",
-)
+@precision_option
 @click.option("--threads", type=click.IntRange(1), help="Decoding threads.  [default: one a core]")
 @click.option("--turns", type=click.IntRange(1), default=5, show_default=True, help="Measurements of each stage.")
 @click.option("--picture", type=path_type, metavar="FILE.png", help="Also draw the rates as bars.")

@@ -19,8 +19,9 @@ from alexnet_fast.evaluation.scoring import Member, ScoringPass, predict
 from alexnet_fast.inference.features import layer_output, outputs
 from alexnet_fast.inference.networks import Network, check_classes, open_network
 from alexnet_fast.loading.checks import check_crop
+from alexnet_fast.loading.epochs import evaluated_side
 from alexnet_fast.loading.loader import Loader
-from alexnet_fast.shards.format import SQUARE, UNLABELLED
+from alexnet_fast.shards.format import UNLABELLED
 from alexnet_fast.shards.reader import ShardSet, Split
 
 
@@ -62,8 +63,7 @@ def open_with_shards(run: Path) -> tuple[Network, ShardSet]:
         raise InputError(f"the shard set is at {location}, and single images are not fetched from there.")
     shards = ShardSet(location)
     check_classes(network, shards.manifest.classes, location)
-    if shards.manifest.shape == SQUARE:
-        check_crop(network.crop, shards.manifest.size)
+    check_crop(network.crop, evaluated_side(shards.manifest, network.crop))
     return network, shards
 
 

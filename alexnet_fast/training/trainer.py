@@ -114,8 +114,6 @@ class Trainer:
         is_small = replays_steps(config, topology, -(-self.num_images // steps))
         self.replay = Replay(self._update, state.optimizer, self.progress.print) if is_small else None
         self.meter = StepMeter(topology, self.loader, state.sums)
-        self.learning_rate = 0.0
-        """Of the weights in the last step."""
         self._reported: set[int] = set()
         """Corrupt samples that were printed, by number."""
 
@@ -147,7 +145,6 @@ class Trainer:
         after = before.next_step()
         progress = before.steps_done / before.steps_per_epoch
         set_learning_rates(state.optimizer, config, progress, state.top1s)
-        self.learning_rate = learning_rate(config, progress, state.top1s)
         torch.manual_seed(random.dropout_seed(config.seed, before.steps_done, self.placed.dropout_rank))
         self.scales.begin(after.is_log_due(config.log_every))
         update = self.replay.step if self.replay and not self.scales.measures else self._update
@@ -170,7 +167,8 @@ class Trainer:
         stopped. `batch`: the last one."""
         position = self.state.position
         line, stop = self.meter.read(stopped)
-        line["lr"] = self.learning_rate
+        done_before = (position.steps_done - 1) / position.steps_per_epoch  # the last step, by whose rate it is shown
+        line["lr"] = learning_rate(self.config, done_before, self.state.top1s)
         self.finite.check(batch)
         for sample in sorted(self.meter.corrupt.keys() - self._reported):
             self.progress.print(f"corrupt, so its neighbour is seen instead: {self.meter.corrupt[sample]}")

@@ -46,6 +46,27 @@ def pipeline(
     return Pipeline(split, rows, max_batch=16, crop=CROP, resized=resized, device=device, dtype=dtype, threads=2)
 
 
+def used_on_gpu(batches: Pipeline, gpu: Gpu) -> list[Batch]:
+    """The batches, each used by a step; nothing waits meanwhile."""
+    used: list[Batch] = []
+    for batch in batches:
+        for tensor in batch.tensors.values():
+            gpu.check(tensor)
+        gpu.steps.work(0.1)
+        used.append(batch)
+        assert gpu.waits == 0
+    return used
+
+
+def assert_same(batches: list[Batch], expected: Pipeline, names: set[str]) -> None:
+    """Samples and tensors, which have these names, bit by bit."""
+    for one, other in zip(batches, expected, strict=True):
+        assert np.array_equal(one.rows.samples, other.rows.samples)
+        assert one.tensors.keys() == other.tensors.keys() == names
+        for name in names:
+            assert torch.equal(one.tensors[name], other.tensors[name])
+
+
 @pytest.mark.usefixtures("native_decoder", "dali_for_gpu")
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -61,20 +82,12 @@ def test_a_batch_is_used_after_its_copies_and_never_waited_for(
     """Every use of a copy is checked by the stand-ins. The pixels are those of the same decoders on the CPU."""
     shards: Path = request.getfixturevalue(f"{encoding}_shards")
     set_host_share(monkeypatch, share)
-    on_gpu: list[Batch] = []
-    for batch in pipeline(shards, GPU, dtype):
-        gpu.check(batch.labels)
-        gpu.steps.work(0.1)
-        on_gpu.append(batch)
-        assert gpu.waits == 0
+    on_gpu = used_on_gpu(pipeline(shards, GPU, dtype), gpu)
     assert gpu.waits == (share < 1)  # at the end, before DALI's memory is given back
     assert gpu.freed == [True] * (9 if share < 1 else 0)  # DALI's first run makes one more
 
     monkeypatch.setattr(decoders, "needs_dali", lambda device: True)
-    for one, other in zip(on_gpu, pipeline(shards, torch.device("cpu"), dtype), strict=True):
-        assert np.array_equal(one.rows.samples, other.rows.samples)
-        assert torch.equal(one.labels, other.labels)
-        assert torch.equal(one.images, other.images)
+    assert_same(on_gpu, pipeline(shards, torch.device("cpu"), dtype), {"images", "labels"})
 
 
 @pytest.mark.usefixtures("native_decoder", "dali_for_gpu")
@@ -92,21 +105,12 @@ def test_resized_and_augmented_batches_too(
     shards: Path = request.getfixturevalue(f"{encoding}_shards")
     set_host_share(monkeypatch, share)
     how: dict[str, Any] = {"scale": (0.2, 1.0), "augment": [ColourJitter(0.4, 0.4, 0.4), Erasing(), CutMix(), MixUp()]}
-    on_gpu: list[Batch] = []
-    for batch in pipeline(shards, GPU, dtype, **how):
-        for tensor in batch.tensors.values():
-            gpu.check(tensor)
-        gpu.steps.work(0.1)
-        on_gpu.append(batch)
-        assert gpu.waits == 0
+    on_gpu = used_on_gpu(pipeline(shards, GPU, dtype, **how), gpu)
     assert all(gpu.freed)
 
     monkeypatch.setattr(decoders, "needs_dali", lambda device: True)
-    for one, other in zip(on_gpu, pipeline(shards, torch.device("cpu"), dtype, **how), strict=True):
-        assert np.array_equal(one.rows.samples, other.rows.samples)
-        assert one.tensors.keys() == {"images", "labels", "other_labels", "weights"}
-        for ours, theirs in zip(one.tensors.values(), other.tensors.values(), strict=True):
-            assert torch.equal(ours, theirs)
+    names = {"images", "labels", "other_labels", "weights"}
+    assert_same(on_gpu, pipeline(shards, torch.device("cpu"), dtype, **how), names)
 
 
 def test_augmenting_copies_only_what_is_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
