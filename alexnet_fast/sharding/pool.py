@@ -55,6 +55,7 @@ class Processes:
                 return self._executors[slot].submit(function, job)
         except (EOFError, ConnectionError) as error:
             _wait_for_end_of_server()
+            start_server()
             raise BrokenProcessPool("the server that workers are forked from was killed") from error
 
     def renew(self, slot: int) -> None:
@@ -75,7 +76,7 @@ def start_server() -> None:
     ALEXNET_FAST_NATIVE is malformed, at which the processes would fail."""
     native.best_allowed()
     forkserver.set_forkserver_preload(["alexnet_fast.sharding.preload"])
-    with _uninterrupted():
+    with _uninterrupted(), _in_root():
         forkserver.ensure_running()
 
 
@@ -191,6 +192,19 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+
+
+@contextmanager
+def _in_root() -> Iterator[None]:
+    """Changes to the root folder: a Python that is started in a checkout would import the package from there, where it
+    is not compiled, and not the one that is installed."""
+    here = os.open(".", os.O_PATH)
+    os.chdir("/")
+    try:
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
 
 
 def _start_worker() -> None:

@@ -49,6 +49,24 @@ def test_matplotlib_says_nothing_of_a_home_that_may_not_be_written() -> None:
     assert done.stderr == ""
 
 
+def test_what_is_installed_shards_and_not_a_checkout_in_the_working_folder(
+    source_with_a_bad_file: Path, tmp_path: Path
+) -> None:
+    """In the clone, after pip install: its own sources there are not compiled."""
+    program = Path(sys.executable).with_name("alexnet-fast")
+    if not program.exists():
+        pytest.skip("needs alexnet-fast to be installed")
+    (tmp_path / "alexnet_fast").mkdir()
+    (tmp_path / "alexnet_fast" / "__init__.py").write_text("raise SystemExit('imported from the working folder')")
+    command = [str(program), "shard", "--src", str(source_with_a_bad_file), "--out", "out"]
+    done = subprocess.run(
+        [*command, "--size", "16", "--workers", "1"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "imported from the working folder" not in done.stderr
+    assert (tmp_path / "out" / "manifest.json").exists()
+
+
 def test_shard_strict_with_json_on_standard_output(source_with_a_bad_file: Path, tmp_path: Path) -> None:
     """As a user runs it: standard output is JSON alone, and a rejected file ends in exit code 1."""
     arguments = ("--src", source_with_a_bad_file, "--out", tmp_path / "out", "--size", "16", "--workers", "1")
