@@ -47,7 +47,7 @@ class Log:
 
     def add(self, line: dict[str, Any]) -> None:
         """Writes the numbers of step `step`, or else of the end of `epoch` epochs; a dict holds one for each layer."""
-        line = {key: round(value, 5) if isinstance(value, float) else value for key, value in line.items()}
+        line = {key: _rounded(value) if isinstance(value, float) else value for key, value in line.items()}
         self._write(json.dumps(line) + "\n")
         if not self._tensorboard:
             return
@@ -92,6 +92,11 @@ class Log:
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(self._path.with_name("tensorboard"), purge_step=self._purge_step)
+
+
+def _rounded(value: float) -> float:
+    """Returns it with five decimals; what is below 1, as a learning rate, with five digits."""
+    return round(value, 5) if abs(value) >= 1 else float(f"{value:.5g}")
 
 
 def _is_before(line: str, position: Position) -> bool:

@@ -78,8 +78,10 @@ def test_a_run_learns_and_leaves_its_folder(jpeg_shards: Path, tmp_path: Path) -
     assert set(steps[0]) == {"step", "epoch", "loss", "top1", "damaged", "lr", *measured}
     # 0.4 for 1,024 images is 0.00625 for 16: reached in an epoch of four steps; half-way from there to the end, half
     rates = [line["lr"] for line in steps]
-    assert rates[:5] == pytest.approx([0, 0.0015625, 0.003125, 0.0046875, 0.00625], abs=6e-6)
-    assert rates[14] == pytest.approx(0.003125, abs=6e-6)
+    assert rates[:5] == pytest.approx([0, 0.0015625, 0.003125, 0.0046875, 0.00625], abs=1e-8)
+    assert rates[14] == pytest.approx(0.003125, abs=1e-8)
+    # a 20th of the fall before its end: (1 - cos(pi / 20)) / 2 of the peak
+    assert rates[-1] == pytest.approx(0.00625 * 0.00615583, rel=1e-4)
     assert steps[0]["loss"] == pytest.approx(1.0986, abs=1e-3)  # ln 3: fc8 starts at zero
     assert steps[-1]["loss"] < 0.7 * steps[0]["loss"]
     assert [line["epoch"] for line in evaluations] == [1, 2, 3, 4, 5, 6]
