@@ -3,6 +3,7 @@ for a number or takes a shape from one fails, as it would wait or fail on a GPU.
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from typing import Any
 
@@ -35,7 +36,8 @@ def test_a_step_needs_no_numbers(recipe: str, settings: dict[str, Any], monkeypa
 
     monkeypatch.setattr(torch, "_fused_sgd_", fused)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
-    monkeypatch.setitem(torch.optim.SGD._init_group.__globals__, "_device_dtype_check_for_fused", lambda _: None)
+    # By the module's name: torch.optim has no attribute of it, and torch.compile, once used, wraps the class's methods.
+    monkeypatch.setattr(sys.modules[torch.optim.SGD.__module__], "_device_dtype_check_for_fused", lambda _: None)
     config = make_config(recipe, hidden=16, precision="fp32", shards="none", **settings)
     state = initial_state(config, 10, META)
     watch = FiniteCheck(state.model, state.optimizer, config, is_local=True)
