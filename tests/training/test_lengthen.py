@@ -116,6 +116,7 @@ def test_what_cannot_be_lengthened_is_refused(raw_shards: Path, tmp_path: Path) 
 def test_allowed_is_what_changes_nothing_that_was_trained(schedule: str) -> None:
     """Every number of epochs begun, against each step's rates and each epoch's colour with both lengths."""
     base = make_config("paper", schedule=schedule, colour_off=1.0, conv1_slow=1.0, conv1_freeze=1.0)
+    shares: tuple[dict[str, Any], ...]
     shares = ({}, {"colour_off": 0.5}, {"conv1_slow": 0.25}, {"conv1_freeze": 0.5}, {"colour_off": 0, "conv1_slow": 0})
     for changes, warmup, (before, after) in product(shares, (0, 2), ((4, 8), (8, 4), (8, 12))):
         saved, config = (replace(base, warmup_epochs=warmup, epochs=epochs, **changes) for epochs in (before, after))
