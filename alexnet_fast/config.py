@@ -32,6 +32,8 @@ RESUMABLE = (
 )
 """Settings that may differ when a run is resumed: they change no result (`accumulate` dropout's masks and batch
 norm's statistics, which are each part's own)."""
+EPOCH_SHARES = ("colour_off", "conv1_slow", "conv1_freeze")
+"""Settings that are a share of the epochs, from which on something else happens."""
 REMOVABLE = ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
 PAPER_NETS_ONLY = ("lrn", "within_map_norm", "pool", "activation", "without", "bottleneck")
 LEAST_CROP = 64
@@ -198,7 +200,7 @@ class TrainConfig:
         self._check("erasing", self.erasing <= 1, "from 0 to 1")
         for name in ("label_smoothing", "dropout"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        for name in ("colour_off", "conv1_slow", "conv1_freeze"):
+        for name in EPOCH_SHARES:
             self._check(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
         for field in fields(self):
             if not isinstance(field.default, str):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from alexnet_fast.config import TrainConfig
+from alexnet_fast.config import EPOCH_SHARES, TrainConfig
 from alexnet_fast.model.alexnet import AlexNet
 
 STEPS_FACTOR, STEPS_PHASES = 250.0, 4
@@ -94,7 +94,8 @@ def set_learning_rates(
 def learning_rate(config: TrainConfig, progress: float, top1s: Sequence[float] = (), *, biases: bool = False) -> float:
     """Returns the rate after `progress` epochs; `top1s`: validation top-1 of each, for the schedule plateau alone.
 
-    A new schedule has its name in config.CHOICES and a branch here.
+    A new schedule has its name in config.CHOICES, a branch here, and an entry in `epochs_alike` where its rate
+    does not depend on the number of epochs from the first on.
     """
     peak = config.lr * (config.bias_lr_factor if biases else 1.0)
     if progress < config.warmup_epochs:
@@ -110,6 +111,16 @@ def learning_rate(config: TrainConfig, progress: float, top1s: Sequence[float] =
     factor, phases = (BIAS_FACTOR, BIAS_PHASES) if biases else (STEPS_FACTOR, STEPS_PHASES)
     phase = min(int(progress / config.epochs * phases), phases - 1)
     return float(peak * factor ** (-phase / (phases - 1)))
+
+
+def epochs_alike(config: TrainConfig, epochs: int) -> dict[str, float]:
+    """Returns, for each setting whose effect depends on the number of epochs, how many of the first epochs are the same
+    in a run of `config.epochs` and in one of `epochs`."""
+    shorter = min(config.epochs, epochs)
+    rate = {"plateau": float(shorter), "steps": shorter / STEPS_PHASES}.get(config.schedule, 0.0)
+    shares = {name: getattr(config, name) for name in EPOCH_SHARES}
+    later = {name: share * shorter for name, share in shares.items() if share > 0}  # 0: from the first on, however many
+    return {"schedule": max(rate, min(config.warmup_epochs, shorter)), **later}
 
 
 def drops(top1s: Sequence[float], patience: int) -> int:

@@ -17,6 +17,9 @@ from alexnet_fast.errors import InputError
 from alexnet_fast.files import Taken, locked, write_json
 from alexnet_fast.recipes import make_config
 
+MAY_DIFFER = ("epochs", *RESUMABLE)
+"""Settings that may be given when a run is resumed; `epochs` as far as `settings.check_epochs` allows it."""
+
 
 def default_folder(recipe: str) -> Path:
     """Returns runs/RECIPE-DATE-TIME."""
@@ -26,12 +29,12 @@ def default_folder(recipe: str) -> Path:
 def settings(folder: Path, given: dict[str, Any], resume: bool) -> tuple[TrainConfig, bool]:
     """Returns the run's settings, and whether it is a new one. Raises InputError.
 
-    A new run's are made of those `given`, by name. A resumed run's are those in its config.json, which is written when
-    the run begins and not changed after its first checkpoint; of those `given`, only RESUMABLE ones may differ.
+    A new run's are made of those `given`, by name. A resumed run's are those in its config.json, of which only `epochs`
+    is changed after the first checkpoint; of those `given`, only those in MAY_DIFFER may differ.
     """
     path = folder / "config.json"
     if not (resume and path.exists()):
-        if resume and not given.keys() - set(RESUMABLE):  # most likely a mistyped name
+        if resume and not given.keys() - set(MAY_DIFFER):  # most likely a mistyped name
             raise InputError(
                 f"{folder} holds no run to resume. To begin one there that --resume finds later, give its settings "
                 "too (--recipe paper, say)."
@@ -45,11 +48,11 @@ def settings(folder: Path, given: dict[str, Any], resume: bool) -> tuple[TrainCo
     config = config_from(values, path)
     named = {name: crops_of(value) if name == "crops" else value for name, value in given.items()}
     changed = {name: value for name, value in named.items() if getattr(config, name) != value}
-    if fixed := sorted(changed.keys() - set(RESUMABLE)):
+    if fixed := sorted(changed.keys() - set(MAY_DIFFER)):
         own = ", ".join(f"{name} {getattr(config, name)}" for name in fixed)
         raise InputError(
             f"{folder} was begun with {own}, and --resume keeps the run's own settings: leave out "
-            f"{', '.join(fixed)}, or choose another --run. Only {', '.join(RESUMABLE)} may differ."
+            f"{', '.join(fixed)}, or choose another --run. Only {', '.join(MAY_DIFFER)} may differ."
         )
     return replace(config, **changed), False
 
@@ -68,6 +71,14 @@ def create(folder: Path, config: TrainConfig) -> None:
 def write_settings(folder: Path, config: TrainConfig) -> None:
     """Writes config.json."""
     write_json(folder / "config.json", config.as_dict())
+
+
+def write_epochs(folder: Path, epochs: int) -> None:
+    """Changes the number of epochs in config.json, and nothing else there."""
+    path = folder / "config.json"
+    values = json.loads(path.read_bytes())
+    if values.get("epochs") != epochs:
+        write_json(path, {**values, "epochs": epochs})
 
 
 def _check_free(folder: Path) -> None:

@@ -15,6 +15,7 @@ from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading.augment import Augmentation, ColourJitter, CutMix, Erasing, MixUp
 from alexnet_fast.loading.checks import check_crop
+from alexnet_fast.training.optim import epochs_alike
 from alexnet_fast.training.replay import MOST_IMAGES
 
 FILLED_IN = {"crop": 0, "precision": "auto"}
@@ -42,16 +43,36 @@ def resolve(config: TrainConfig, stored_side: int, topology: Topology) -> TrainC
 
 def as_before(config: TrainConfig, saved: TrainConfig, path: Path) -> TrainConfig:
     """Returns a resumed run's `config` with the crop and precision that `resolve` filled in when the run began: those
-    in `saved`, the settings in the checkpoint `path`. Raises InputError where others differ that must not."""
+    in `saved`, the settings in the checkpoint `path`. Raises InputError where others differ that must not; `epochs` is
+    for `check_epochs`."""
     differing = {name: value for name, value in saved.as_dict().items() if getattr(config, name) != value}
     filled_in = {name: value for name, value in differing.items() if getattr(config, name) == FILLED_IN.get(name)}
-    if wrong := sorted(differing.keys() - filled_in.keys() - set(RESUMABLE)):
+    if wrong := sorted(differing.keys() - filled_in.keys() - {*RESUMABLE, "epochs"}):
         raise InputError(
             f"{path} was trained with {', '.join(f'{name} {differing[name]}' for name in wrong)}, config.json has "
             f"{', '.join(f'{name} {getattr(config, name)}' for name in wrong)}. Make config.json as it was, or "
             "choose another --run."
         )
     return replace(config, **filled_in)
+
+
+def check_epochs(config: TrainConfig, saved: TrainConfig, begun: int, path: Path) -> None:
+    """Raises InputError where a run cannot have `config.epochs` in place of those in `saved`, the settings in its
+    checkpoint `path`: where one of the `begun` epochs would have been trained otherwise. The message says how else."""
+    if config.epochs == saved.epochs:
+        return
+    if begun > config.epochs:
+        raise InputError(
+            f"epoch {begun} of {path.parent} is begun already, so the run cannot end after {config.epochs}. "
+            f"Resume it with --epochs {saved.epochs}, as before."
+        )
+    alike = epochs_alike(saved, config.epochs)
+    if wrong := [name for name, epochs in alike.items() if epochs < begun]:
+        raise InputError(
+            f"{path.parent} cannot have {config.epochs} epochs in place of {saved.epochs}: what it has trained depends "
+            f"on that number (by {', '.join(wrong)}). Begin another run with its weights: choose another --run, leave "
+            f"out --resume, and add --set init={path}"
+        )
 
 
 def best_precision(device: torch.device) -> str:

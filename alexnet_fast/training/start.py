@@ -16,7 +16,7 @@ from alexnet_fast.shards.reader import ShardSet, located
 from alexnet_fast.training import checkpoint, run_folder
 from alexnet_fast.training.log import check_tensorboard
 from alexnet_fast.training.placement import check_processes
-from alexnet_fast.training.settings import as_before
+from alexnet_fast.training.settings import as_before, check_epochs
 from alexnet_fast.training.trainer import Result, Trainer
 
 
@@ -39,11 +39,15 @@ def train(topology: Topology, folder: Path, given: dict[str, Any], resume: bool)
         newest = from_first(lambda: checkpoint.newest(folder), topology)
         if newest:
             path, saved = newest
-            config = as_before(config, config_from(saved["config"], path), path)
+            before = config_from(saved["config"], path)
+            config = as_before(config, before, path)
+            check_epochs(config, before, saved.get("epoch", 0) + (saved.get("step", 0) > 0), path)
             if given.get("shards") is None:
                 config = replace(config, shards=located(config.shards, saved.get("shards_path")))
         trainer = Trainer(topology, config, ShardSet.of(config), folder, newest)
-        if not newest:  # nothing was trained with other settings
+        if newest:
+            from_first(lambda: run_folder.write_epochs(folder, config.epochs), topology)
+        else:  # nothing was trained with other settings
             from_first(lambda: run_folder.write_settings(folder, config), topology)
         return trainer.run()
 

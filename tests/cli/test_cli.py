@@ -313,7 +313,7 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
         "(--recipe paper, say)."
     )
     for _ in range(2):  # no such folder, then an empty one
-        assert_refused(message, *resume, "--run", "run", "--threads", "1")
+        assert_refused(message, *resume, "--run", "run", "--threads", "1", "--epochs", "2")
         (tmp_path / "run").mkdir(exist_ok=True)
     assert list((tmp_path / "run").iterdir()) == []
     (tmp_path / "run" / "config.json").write_text('{"epochs": 3, "whirl": 1}')
@@ -323,9 +323,9 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
     assert_refused(f"{message} Install that.", *resume, "--run", "run")
     (tmp_path / "run" / "config.json").write_text('{"epochs": 3, "recipe": "paper"}')
     assert_refused(
-        "run was begun with batch 128, epochs 3, and --resume keeps the run's own settings: leave out batch, "
-        "epochs, or choose another --run. Only shards, threads, cache, cache_bytes, parallel, accumulate, save_every, "
-        "keep, log_every, tensorboard, layer_scales, cuda_graphs may differ.",
+        "run was begun with batch 128, and --resume keeps the run's own settings: leave out batch, or choose another "
+        "--run. Only epochs, shards, threads, cache, cache_bytes, parallel, accumulate, save_every, keep, log_every, "
+        "tensorboard, layer_scales, cuda_graphs may differ.",
         *(*resume, "--run", "run", "--epochs", "2", "--recipe", "paper", "--save-every", "5", "--set", "batch=8"),
     )
     (tmp_path / "run" / "last.pt").write_bytes(b"damaged")
