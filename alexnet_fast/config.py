@@ -109,6 +109,10 @@ class TrainConfig:
     """Units of fc6 and fc7."""
     crop: int = 0
     """Side of the network's input, pixels; 0: 7/8 of the stored side, as 224 of 256."""
+    grow_from: float = 1.0
+    """Side of the network's input in the first epoch, divided by `crop`; it grows in steps of 16 pixels."""
+    grow_until: float = 0.7
+    """Share of the epochs after which the side is `crop`, 0 to 1."""
     crops: str = "random"
     """random: crops of the input's size, and mirror images; resized: parts of other sizes, by scale and ratio, resized
     to it, and mirror images; central: neither. true and false, as in earlier versions: random and central."""
@@ -200,7 +204,8 @@ class TrainConfig:
         self._check("erasing", self.erasing <= 1, "from 0 to 1")
         for name in ("label_smoothing", "dropout"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        for name in EPOCH_SHARES:
+        self._check("grow_from", 0 < self.grow_from <= 1, "above 0 and at most 1")
+        for name in (*EPOCH_SHARES, "grow_until"):
             self._check(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
         for field in fields(self):
             if not isinstance(field.default, str):

@@ -6,16 +6,24 @@ import sys
 from collections.abc import Iterator
 from threading import Event, Thread
 from time import monotonic
+from typing import Protocol
 
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.loading.batch import Batch
-from alexnet_fast.loading.loader import Loader
 
 STALL = 30.0
 """Seconds without a batch that are called a stall."""
 
 
-def watched(loader: Loader, topology: Topology) -> Iterator[Batch]:
+class Source(Protocol):
+    """A loader, or several one after another."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def waits_for(self) -> str: ...
+
+
+def watched(loader: Source, topology: Topology) -> Iterator[Batch]:
     """The loader's batches. A thread beside it prints, once a stall, what is waited for; and how long it took."""
     asked: float | None = None
     is_reported = False

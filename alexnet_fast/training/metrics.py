@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from alexnet_fast.distributed.topology import Topology, merged, sum_over_processes
-from alexnet_fast.loading.loader import Loader
+from alexnet_fast.training.batches import Batches
 
 
 class StepMeter:
     """Sums loss and correct images over the steps since the last log line, on the device, and time over the whole run.
     `sums`: what `pending` returned when the run was saved."""
 
-    def __init__(self, topology: Topology, loader: Loader, sums: list[float]) -> None:
+    def __init__(self, topology: Topology, batches: Batches, sums: list[float]) -> None:
         self.corrupt: dict[int, str] = {}
         """Names of the corrupt samples that any process has met up to the last line, by number."""
         self.line: dict[str, float] | None = None
         """The last log line; None before the first."""
         self._num_corrupt = 0.0
-        self._topology, self._loader = topology, loader
+        self._topology, self._batches = topology, batches
         before = sums if topology.first else [0.0, 0.0, 0.0]
         self._sums = torch.tensor(before[:2], dtype=torch.float64, device=topology.device)
         self._old_images, self._new_images = before[2], 0
@@ -59,14 +59,14 @@ class StepMeter:
     def read(self, stop: bool) -> tuple[dict[str, float], bool]:
         """Returns the log line of the steps since the last call; and whether any process has `stop` set. Its `peak_gib`
         is of the process, on a GPU of torch's memory there alone: DALI's decoder has its own."""
-        more = [self._old_images, float(self._new_images), float(stop), float(len(self._loader.corrupt))]
+        more = [self._old_images, float(self._new_images), float(stop), float(len(self._batches.corrupt))]
         sums = torch.cat([self._sums, self._sums.new_tensor(more)])
         loss, correct, old_images, new_images, stops, num_corrupt = sum_over_processes(sums, self._topology).tolist()
         if num_corrupt != self._num_corrupt:  # by name: in later epochs another process meets the same sample
-            self._num_corrupt, self.corrupt = num_corrupt, merged(self._loader.corrupt, self._topology)
+            self._num_corrupt, self.corrupt = num_corrupt, merged(self._batches.corrupt, self._topology)
         assert self._started is not None
         seconds = perf_counter() - self._started
-        waited_until = self._loader.wait_seconds  # after the sums, for which a GPU was waited for
+        waited_until = self._batches.wait_seconds  # after the sums, for which a GPU was waited for
         waited, self._waited_before = waited_until - self._waited_before, waited_until
         self._images += new_images
         self._seconds += seconds

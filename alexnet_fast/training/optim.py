@@ -120,6 +120,8 @@ def epochs_alike(config: TrainConfig, epochs: int) -> dict[str, float]:
     rate = {"plateau": float(shorter), "steps": shorter / STEPS_PHASES}.get(config.schedule, 0.0)
     shares = {name: getattr(config, name) for name in EPOCH_SHARES}
     later = {name: share * shorter for name, share in shares.items() if share > 0}  # 0: from the first on, however many
+    if config.grow_from < 1:
+        later["grow_from"] = 0.0
     return {"schedule": max(rate, min(config.warmup_epochs, shorter)), **later}
 
 

@@ -3,8 +3,8 @@
 A fast GPU computes a small step sooner than the host can launch it kernel by kernel. A graph repeats the kernels of one
 step, on the same memory and with the same numbers from the host: so batches are copied to where the recorded step read
 its own, learning rates are read from tensors, and torch's replay takes seed and offset of dropout from the generator
-as it is then (CUDAGraph.replay). Batch sizes that occur, two in an epoch, have a graph each. Results are the same with
-and without, and any step can be taken either way.
+as it is then (CUDAGraph.replay). Batch sizes that occur, two in an epoch, have a graph each; images of another
+side make new ones. Results are the same with and without, and any step can be taken either way.
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ class Replay:
         print_line: Callable[[str], object],
     ) -> None:
         self._work, self._optimizer, self._print = work, optimizer, print_line
+        self._side = 0
+        """Of the images, pixels: what is known of one side does not hold for another."""
+        self._forget()
+
+    def _forget(self) -> None:
         self._taken: Counter[int] = Counter()
         """Steps by their number of images."""
         self._graphs: dict[int, _Graph] = {}
@@ -57,7 +62,10 @@ class Replay:
     def step(self, batch: Batch) -> Results:
         """Returns `work`'s results for the batch; those of the step before may be overwritten. Raises TrainingError
         where the step cannot be recorded."""
-        images = len(batch.labels)
+        images, side = len(batch.labels), batch.images.shape[-1]
+        if side != self._side:
+            self._side = side
+            self._forget()
         self._taken[images] += 1
         if self._is_faster is False or self._taken[images] <= WARM_UP:
             return self._work(batch)

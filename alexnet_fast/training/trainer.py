@@ -21,12 +21,12 @@ from alexnet_fast.evaluation.scoring import Accuracy, Member, Stopped, evaluate
 from alexnet_fast.loading.batch import Batch
 from alexnet_fast.loading.corruption import check_corruption
 from alexnet_fast.loading.epochs import evaluated_side
-from alexnet_fast.loading.loader import Loader
 from alexnet_fast.loading.plan import steps_per_epoch
 from alexnet_fast.model.alexnet import AlexNet
-from alexnet_fast.shards.reader import ShardSet, Split
+from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.signals import stop_signals
 from alexnet_fast.training import checkpoint
+from alexnet_fast.training.batches import Batches
 from alexnet_fast.training.finite import FiniteCheck
 from alexnet_fast.training.log import Log
 from alexnet_fast.training.messages import evaluation_text, plateau_text, step_text, summary
@@ -36,8 +36,8 @@ from alexnet_fast.training.placement import place
 from alexnet_fast.training.replay import Replay, Results
 from alexnet_fast.training.saver import Saver
 from alexnet_fast.training.scales import LayerScales
-from alexnet_fast.training.settings import augmentation, replays_steps, resolve
-from alexnet_fast.training.state import Position, State, initial_state, restore
+from alexnet_fast.training.settings import replays_steps, resolve
+from alexnet_fast.training.state import State, initial_state, restore
 from alexnet_fast.training.step import DTYPES, train_step
 
 STUCK_STEPS = 500
@@ -62,8 +62,8 @@ class Result:
 
 
 class Trainer:
-    """Trains from `state.position` to the last epoch's end. `config`: as `settings.resolve` returns it; `loader`: this
-    process' batches of all steps to come; `placed`: its part of the network."""
+    """Trains from `state.position` to the last epoch's end. `config`: as `settings.resolve` returns it; `batches`:
+    this process' batches of all steps to come; `placed`: its part of the network."""
 
     def __init__(
         self,
@@ -107,13 +107,13 @@ class Trainer:
             previous=done if newest and newest[0].name == "last.pt" else None,
             best_top1=max(state.top1s, default=-1.0),
         )
-        self.loader = _make_loader(split, config, state.position, self.placed.data, topology.device)
+        self.batches = Batches(split, config, state.position, self.placed.data, topology.device)
         is_local = (config.parallel == "data" and not config.sync_bn) or topology.world_size == 1
         self.finite = FiniteCheck(state.model, state.optimizer, config, is_local=is_local)
         self.scales = LayerScales(state.model, state.optimizer, topology, config)
         is_small = replays_steps(config, topology, -(-self.num_images // steps))
         self.replay = Replay(self._update, state.optimizer, self.progress.print) if is_small else None
-        self.meter = StepMeter(topology, self.loader, state.sums)
+        self.meter = StepMeter(topology, self.batches, state.sums)
         self._reported: set[int] = set()
         """Corrupt samples that were printed, by number."""
 
@@ -124,7 +124,7 @@ class Trainer:
         with stop_signals() as stopped, self.progress, self.log, Ranks(topology):
             # the evaluation that the last session was stopped in
             stop = self.state.position.is_epoch_end and not self._evaluate_and_save(stopped)
-            for batch in () if stop else watched(self.loader, topology):
+            for batch in () if stop else watched(self.batches, topology):
                 self.meter.start()
                 self.step(batch)
                 stop = any_stopped(stopped(), topology)
@@ -274,29 +274,6 @@ def _check_fit(config: TrainConfig, has_val: bool, smallest_step: int, num_parts
             f"batch {config.batch} is too small for {num_parts} process{'es' * (num_parts > 1)}{parts}. "
             "Give a larger --batch."
         )
-
-
-def _make_loader(split: Split, config: TrainConfig, position: Position, data: Topology, device: torch.device) -> Loader:
-    """Returns the loader of every step from `position` on: of a process' share of its images, which is that of `data`,
-    made on `device`."""
-    return Loader.training(
-        split,
-        batch=config.batch,
-        epoch=position.epoch,
-        num_epochs=config.epochs - position.epoch,
-        first_step=position.step,
-        crop=config.crop,
-        **augmentation(config),
-        seed=config.seed,
-        colour_std=config.colour_std,
-        colour_epochs=config.colour_off * config.epochs,
-        window=config.window if config.order == "window" else None,
-        rank=data.rank,
-        world_size=data.world_size,
-        device=device,
-        dtype=DTYPES[config.precision],
-        threads=config.threads,
-    )
 
 
 def _about(shards: ShardSet, crop: int) -> dict[str, Any]:
