@@ -238,6 +238,7 @@ def without_val(run: Path) -> None:
 def other_lines(run: Path) -> None:
     with (run / "log.jsonl").open("a") as file:
         file.write('{"scales": {"conv1": 1.5}, "step": 9}\n{"step": 9, "epoch": 2, "loss": "x"}\n')
+        file.write('{"epoch": 2, "val_top1": 150.0, "val_top5": 150.0, "val_images": 5000}\n')  # no percentage
 
 
 def shards_gone(run: Path) -> None:
