@@ -1,11 +1,26 @@
-"""Durations, byte counts and names as text."""
+"""Times, durations, byte counts and names as text."""
 
 from __future__ import annotations
 
 import re
+from datetime import datetime, timezone
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def now() -> str:
+    """Returns the time in UTC, to the second, for files: `2026-11-30T21:44:25+00:00`."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def local_time(text: object) -> str:
+    """Returns a time of `now` in this machine's time zone, for people: `2026-11-30 22:44`; nothing where `text` is not
+    a time."""
+    try:
+        return f"{datetime.fromisoformat(str(text)).astimezone():%Y-%m-%d %H:%M}"
+    except (ValueError, OverflowError, OSError):
+        return ""
 
 
 def duration(seconds: float) -> str:

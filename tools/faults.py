@@ -42,7 +42,7 @@ TRAIN += ["--set", "hidden=32", "--set", "log_every=1"]
 
 FOREVER = 600.0
 """Seconds in which a run ends by itself."""
-TIMES = ("images_per_second", "data_wait", "peak_gib")
+TIMES = ("images_per_second", "data_wait", "peak_gib", "time")
 """What a log says of the machine, not of the training."""
 
 

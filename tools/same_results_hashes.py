@@ -13,7 +13,7 @@ import torch
 
 Results = dict[str, Any]
 """By name: a sha256, or a few numbers."""
-TIMES = ("seconds", "images_per_second", "data_wait", "peak_gib")
+TIMES = ("seconds", "images_per_second", "data_wait", "peak_gib", "time")
 PATHS = ("shards", "init", "cache")
 """Settings that name places."""
 

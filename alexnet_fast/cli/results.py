@@ -68,7 +68,7 @@ def evaluate_command(
     json_file: str | None,
     **shards: Any,
 ) -> None:
-    """Exact top-1 and top-5 accuracy; several networks: their predictions averaged.
+    """Exact top-1 and top-5 accuracy, kept in the run for its report; several networks: their predictions averaged.
 
     Images without labels need --predictions or --submission.
     """
@@ -77,7 +77,7 @@ def evaluate_command(
     given = None if weights in ("equal", "search") else _numbers(weights)
 
     from alexnet_fast.files import check_target
-    from alexnet_fast.inference import predictions
+    from alexnet_fast.inference import evaluations, predictions
     from alexnet_fast.inference.networks import open_networks
 
     started = perf_counter()
@@ -103,8 +103,8 @@ def evaluate_command(
     weights_from = {"equal": "equal", "search": searched}.get(weights, "given")
     result = {"split": split, **predictions.summary(found), "weights_from": weights_from}
     lines = [*_accuracy_lines(found, result), *_average_lines(found, classes, weights_from)]
-    if per_class:
-        lines += _class_lines(found, result)
+    lines += _class_lines(found, result) if per_class else []
+    lines += evaluations.keep(networks, found)
     if npz_file is not None:
         predictions.save_predictions(npz_file, found)
         lines.append(f"probabilities: {npz_file}")

@@ -32,6 +32,8 @@ class Network:
     """Side that images are resized to before the crop, pixels."""
     rule: Rule = DEFAULT
     """By which the images it was trained on were made of their files."""
+    epochs: int = 0
+    """That it was trained; 0 where it was imported."""
 
     @property
     def crop(self) -> int:
@@ -62,7 +64,9 @@ def open_network(path: Path, gpus: int | None = 0) -> Network:
     # Older checkpoints have no `size`: training takes 7/8 of the stored side.
     stored = state.get("size") or -(-config.crop * 8 // 7)
     rule = Rule(**state.get("rule", {}))  # checkpoints of before it was kept have the default
-    return Network(path, model, config, state["classes"], Pixels(**state["pixels"]), stored, rule)
+    return Network(
+        path, model, config, state["classes"], Pixels(**state["pixels"]), stored, rule, state.get("epoch", 0)
+    )
 
 
 def open_networks(paths: list[Path], gpus: int | None = 0) -> list[Network]:

@@ -27,7 +27,7 @@ from alexnet_fast.training.step import DTYPES
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of every image of a split, in stored order.
+    """Of every image of a split of `shards`, a folder or URL, in stored order.
 
     `best` (n, up to 5): class indexes, the likeliest first. `labels` (n,): UNLABELLED where nobody published them.
     `precision`: what the networks computed in. `weights`: of the networks in the average, sum 1. `corrupt`: sample
@@ -44,6 +44,7 @@ class Predictions:
     weights: list[float]
     corrupt: list[int]
     probabilities: NDArray[np.float32] | None = None
+    shards: str = ""
 
     @property
     def known_labels(self) -> NDArray[np.int64]:
@@ -125,7 +126,7 @@ def predict_split(
             count(len(mean))
     # In place of a corrupt image its neighbour was read, under the neighbour's number: its own row is as it was.
     corrupt = sorted(batches.corrupt)
-    return Predictions(images, classes, best, images.labels, views, precision, weights, corrupt, kept)
+    return Predictions(images, classes, best, images.labels, views, precision, weights, corrupt, kept, shard_set.path)
 
 
 def trained_precision(networks: list[Network]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import shlex
 import warnings
 from collections.abc import Callable
@@ -22,12 +23,13 @@ from alexnet_fast import __version__
 from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.evaluation.counts import confused
 from alexnet_fast.files import written
+from alexnet_fast.inference.evaluations import EVALUATIONS
 from alexnet_fast.inference.networks import Network
 from alexnet_fast.recipes import RECIPES
 from alexnet_fast.report import figures, insight
 from alexnet_fast.report.record import RunRecord, read_run, run_names
 from alexnet_fast.shards.reader import ShardSet
-from alexnet_fast.text import duration
+from alexnet_fast.text import duration, local_time, number_of
 from alexnet_fast.training import checkpoint
 
 TRAINING_IMAGES, VALIDATION_IMAGES = 2000, 5000
@@ -35,6 +37,8 @@ TRAINING_IMAGES, VALIDATION_IMAGES = 2000, 5000
 MATRIX_CLASSES, PAIRS = 30, 20
 """More classes than that are no readable matrix: their most frequent mistakes are listed instead."""
 NUM_EXAMPLES, QUERIES, NEAREST = 10, 5, 6
+EVALUATED = ("checkpoint", "shards", "split", "views", "crop")
+"""What an evaluation is of: the report shows the newest of each."""
 CSS_PIXELS = 96
 """An inch of a figure."""
 
@@ -79,9 +83,10 @@ def describe_run(record: RunRecord, left_out: list[str]) -> dict[str, Any]:
     """The page's content about one run; what cannot be shown is added to `left_out`."""
     content: dict[str, Any] = {
         "title": f"AlexNet: {run_names([record])[0]}",
-        "about": [f"{record.config.get('arch', '?')} network, {record.progress()}.", str(record.folder.absolute())],
+        "about": record.about(),
         "records": [record],
-        "settings": _settings(record.config),
+        "accuracies": _kept_evaluations(record.folder, left_out),
+        **_settings(record.config),
         "environment": _flat({**record.environment, "packages": {}}).items(),
         "packages": record.environment["packages"].items(),
     }
@@ -123,15 +128,48 @@ def compare_runs(records: list[RunRecord]) -> dict[str, Any]:
     }
 
 
-def _settings(config: dict[str, Any]) -> list[list[str]]:
-    """Name, value and, where it is another, the recipe's value; those first."""
+def _settings(config: dict[str, Any]) -> dict[str, list[list[str]]]:
+    """`changed`: name, value and the recipe's value of the settings that differ from the recipe; `unchanged`: name and
+    value of the others. What the recipe does not have differs from it."""
     recipe = RECIPES.get(str(config.get("recipe")))
     usual = recipe.as_dict() if recipe else {}
-    rows = [
-        [name, _text(value), _text(usual[name]) if name in usual and usual[name] != value else ""]
+    same = {name for name, value in config.items() if name in usual and usual[name] == value}
+    changed = [
+        [name, _text(value), _text(usual[name]) if name in usual else "–"]
         for name, value in config.items()
+        if name not in same
     ]
-    return sorted(rows, key=lambda row: not row[2])
+    return {"changed": changed, "unchanged": [[name, _text(config[name])] for name in config if name in same]}
+
+
+def _kept_evaluations(run: Path, left_out: list[str]) -> list[list[str]]:
+    """Rows of what `eval` kept, in its order: the newest of each checkpoint, split, number of views and crop. Lines
+    that cannot be read are counted in `left_out`."""
+    path, unread = run / EVALUATIONS, 0
+    rows: dict[tuple[Any, ...], list[str]] = {}
+    for text in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            line = json.loads(text)
+            which, row = tuple(line[key] for key in EVALUATED), _evaluation_row(line)
+            rows.pop(which, None)
+            rows[which] = row
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError):  # whatever the line holds
+            unread += 1
+    if unread:
+        left_out.append(f"{unread} unreadable lines of {path}")
+    return list(rows.values())
+
+
+def _evaluation_row(line: dict[str, Any]) -> list[str]:
+    epochs = f", {number_of(line['epochs'], 'epoch')}" if line["epochs"] else ""
+    top1, top5 = (
+        f"{line[key]:.2f} ({low:.1f} to {high:.1f})"
+        for key in ("top1", "top5")
+        for low, high in [line[f"{key}_interval"]]
+    )
+    images = f"{line['images']:,}" + (f", {line['damaged']:,} corrupt" if line["damaged"] else "")
+    others = (str(line[key]) for key in ("views", "crop", "precision", "split", "shards"))
+    return [f"{line['checkpoint']}{epochs}", top1, top5, local_time(line["time"]), images, *others]
 
 
 def _differences(settings: list[dict[str, Any]]) -> list[list[str]]:

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from alexnet_fast.config import crops_of
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.counts import wilson
+from alexnet_fast.text import local_time
 from alexnet_fast.training import checkpoint
 
 STEP = ("step", "epoch", "loss", "top1", "images_per_second", "data_wait", "peak_gib")
 EVALUATION = ("epoch", "val_top1", "val_top5")
+FINISHED = "finished"
 MOST = 2**53  # up to here float64 has every whole number
 
 
@@ -61,7 +63,7 @@ class RunRecord:
         """
         last = self.evaluations[-1] if self.evaluations else {}
         images = last.get("val_images")
-        interval = wilson(last["val_top1"], images) if type(images) is int and images > 0 else [None, None]
+        interval = wilson(last["val_top1"], images) if type(images) is int and 0 < images < MOST else [None, None]
         best: dict[str, Any] = max(self.evaluations, key=lambda line: line["val_top1"], default={})
         top1, top5 = best.get("val_top1"), best.get("val_top5")
         seconds = float(self.seconds.sum())
@@ -82,13 +84,28 @@ class RunRecord:
             "peak_gib": float(self.column("peak_gib").max()) if self.steps else None,
         }
 
-    def progress(self) -> str:
-        """How far the run has come, in words."""
+    def about(self) -> list[str]:
+        """The run in some lines: its network and how far it has come; its images, classes and dates where they are
+        recorded, as those of earlier versions are not; its folder."""
+        progress, data = self._progress(), self.environment
+        lines = [f"{self.config.get('arch', '?')} network, {progress}."]
+        counts = [data.get(key) for key in ("train_images", "val_images", "classes")]
+        if all(type(count) is int for count in counts):
+            lines.append("{:,} images for training, {:,} for validation, {:,} classes.".format(*counts))
+        times = [line.get("time") for line in (*self.steps[-1:], *self.evaluations[-1:])]
+        newest = max((time for time in times if isinstance(time, str)), default=None)
+        end = "ended" if progress.startswith(FINISHED) else "last logged"
+        dates = [(name, local_time(time)) for name, time in (("began", data.get("began")), (end, newest))]
+        if known := ", ".join(f"{name} {time}" for name, time in dates if time):
+            lines.append(f"{known.capitalize()}.")
+        return [*lines, str(self.folder.absolute())]
+
+    def _progress(self) -> str:
         epochs, done = self.config["epochs"], max((line["epoch"] for line in self.evaluations), default=0)
         with suppress(InputError):  # there is no last.pt before the first epoch's end
             done = max(done, int(checkpoint.load(self.folder / "last.pt")["epoch"]))
         if done >= epochs:
-            return f"finished: {epochs} epoch{'s' * (epochs > 1)}"
+            return f"{FINISHED}: {epochs} epoch{'s' * (epochs > 1)}"
         return f"{done} of {epochs} epochs done: still running, or stopped"
 
 
@@ -147,7 +164,7 @@ def _read_log(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], i
         elif not all(type(count := line.get(key, 0)) is int and 0 <= count < MOST for key in ("step", "epoch")):
             continue
         elif all(_is_number(line.get(key)) for key in EVALUATION):
-            evaluations.append(line)
+            evaluations += [line] * all(0 <= line[key] <= 100 for key in ("val_top1", "val_top5"))
         elif all(_is_number(line.get(key)) for key in STEP) and line["images_per_second"] > 0:
             steps += [line] * (line["step"] > (steps[-1]["step"] if steps else 0))
     return steps, evaluations, unread

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import json
-import os
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +11,8 @@ from typing import Any
 
 from alexnet_fast.environment import install_command
 from alexnet_fast.errors import InputError
-from alexnet_fast.files import written
+from alexnet_fast.files import append, written
+from alexnet_fast.text import now
 from alexnet_fast.training.state import Position
 
 
@@ -46,9 +45,10 @@ class Log:
             self._events.close()
 
     def add(self, line: dict[str, Any]) -> None:
-        """Writes the numbers of step `step`, or else of the end of `epoch` epochs; a dict holds one for each layer."""
+        """Writes the numbers of step `step`, or else of the end of `epoch` epochs, and the time; a dict holds a number
+        for each layer."""
         line = {key: _rounded(value) if isinstance(value, float) else value for key, value in line.items()}
-        self._write(json.dumps(line) + "\n")
+        self._write(json.dumps({**line, "time": now()}) + "\n")
         if not self._tensorboard:
             return
         step = line["step"] if "step" in line else line["epoch"] * self._steps_per_epoch
@@ -63,14 +63,7 @@ class Log:
         is_reported = bool(self._waiting)
         self._waiting.append(line)
         try:
-            with self._path.open("ab", buffering=0) as file:
-                end, lines = file.tell(), "".join(self._waiting).encode()
-                try:
-                    if file.write(lines) < len(lines):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                except OSError:
-                    file.truncate(end)  # no half line
-                    raise
+            append(self._path, "".join(self._waiting).encode())
         except OSError as error:
             if not is_reported:
                 self._print_line(f"{self._path} cannot be written: {error.strerror}. Its lines wait in memory.")

@@ -16,6 +16,8 @@ from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
 from alexnet_fast.files import Taken, locked, write_json
 from alexnet_fast.recipes import make_config
+from alexnet_fast.shards.format import Manifest
+from alexnet_fast.text import now
 
 MAY_DIFFER = ("epochs", *RESUMABLE)
 """Settings that may be given when a run is resumed; `epochs` as far as `settings.check_epochs` allows it."""
@@ -57,14 +59,17 @@ def settings(folder: Path, given: dict[str, Any], resume: bool) -> tuple[TrainCo
     return replace(config, **changed), False
 
 
-def create(folder: Path, config: TrainConfig) -> None:
-    """Makes the folder of a new run. Raises InputError when it already holds a run or cannot be made."""
+def create(folder: Path, config: TrainConfig, manifest: Manifest) -> None:
+    """Makes the folder of a new run on the shard set of `manifest`. Raises InputError when it already holds a run or
+    cannot be made."""
     _check_free(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be made ({error.strerror}). Choose another --run.") from error
-    write_json(folder / "environment.json", environment())
+    images = {f"{split}_images": manifest.images(split) for split in ("train", "val")}
+    begin = {"began": now(), **images, "classes": len(manifest.classes)}
+    write_json(folder / "environment.json", {**begin, **environment()})
     write_settings(folder, config)
 
 

@@ -32,7 +32,7 @@ def train(topology: Topology, folder: Path, given: dict[str, Any], resume: bool)
         shards = ShardSet.of(config)
         config = from_first(lambda: _fitted(config, given, shards, topology), topology)
         trainer = Trainer(topology, config, shards, folder, None)  # which checks all that a run needs
-        from_first(lambda: run_folder.create(folder, config), topology)
+        from_first(lambda: run_folder.create(folder, config, shards.manifest), topology)
         with run_folder.only_trainer(folder, topology):
             return trainer.run()
     with run_folder.only_trainer(folder, topology):

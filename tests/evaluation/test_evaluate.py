@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.counts import per_class, wilson, worst_pairs
 from alexnet_fast.evaluation.scoring import Member, ScoringPass, count_correct, evaluate, predict, views_of
+from alexnet_fast.inference.networks import open_network
 from alexnet_fast.inference.predictions import check_weights, search_weights
 from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.selection import take_classes
@@ -288,6 +290,38 @@ def test_a_set_of_some_of_the_classes_in_another_order(
     refused = CliRunner().invoke(main, ["eval", str(networks[0]), "--shards", str(turned)])
     assert refused.exit_code == 2
     assert "was trained on other classes than those of" in refused.output
+
+
+def test_what_is_measured_of_a_run_is_kept_in_it(networks: list[Path], raw_shards: Path, tmp_path: Path) -> None:
+    """Only of one network, of a checkpoint in a run folder; a folder that cannot be written costs a line."""
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(networks[0], run / "best.pt")
+    kept, shards = run / "evaluations.jsonl", ("--shards", raw_shards)
+    assert "kept for the report" not in evaluation(run, *shards)[1]  # it has no settings of a run
+    (run / "config.json").write_text("{}")
+    evaluation(run, run / "best.pt", *shards)
+    assert not kept.exists()
+    first, text = evaluation(run, *shards)
+    assert text.endswith(f"kept for the report: {kept}\n")
+    before = kept.read_text()
+    second, _ = evaluation(run / "best.pt", *shards, "--views", "10", "--split", "train")
+    assert kept.read_text().startswith(before)
+    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert len(lines) == 2
+    for line, result, split in zip(lines, (first, second), ("val", "train"), strict=True):
+        age = datetime.now(timezone.utc) - datetime.fromisoformat(line.pop("time"))
+        assert timedelta(0) <= age < timedelta(minutes=10)
+        network = {"checkpoint": "best.pt", "epochs": 1, "crop": open_network(run).crop}
+        names = ("views", "images", "damaged", "precision", "top1", "top5", "top1_interval", "top5_interval")
+        measured = {name: result[name] for name in names}
+        assert line == {**network, "shards": str(raw_shards), "split": split, **measured}
+
+    kept.unlink()
+    kept.mkdir()
+    result, text = evaluation(run, *shards)
+    assert result["top1"] == first["top1"]
+    assert text.endswith(f"not kept for the report: {kept} cannot be written (Is a directory)\n")
 
 
 def test_eval_refuses_before_it_begins(networks: list[Path], raw_shards: Path, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -13,11 +15,12 @@ from click.testing import CliRunner
 from alexnet_fast.cli.main import main
 from alexnet_fast.errors import InputError
 from alexnet_fast.evaluation.counts import wilson
+from alexnet_fast.recipes import RECIPES
 from alexnet_fast.report import page as report_page
 from alexnet_fast.report.page import write_report
 from alexnet_fast.report.record import read_run
 from alexnet_fast.training import checkpoint
-from tests.report.conftest import NASTY, change
+from tests.report.conftest import NASTY, change, evaluation, keep_evaluations
 
 pytestmark = pytest.mark.system  # each draws a page: some seconds
 
@@ -27,8 +30,10 @@ VOID = {"meta", "img", "wbr", "br", "hr", "link", "input"}
 class Page(HTMLParser):
     """Raises AssertionError where a tag is not closed in its place, or anything outside the page is named."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, closed: bool = True) -> None:
+        """`closed=False`: without the rows that are inside a closed <details>."""
         super().__init__()
+        self.closed, self.is_closed = closed, False
         self.open: list[str] = []
         self.tags: list[str] = []
         self.headings: list[str] = []
@@ -50,6 +55,8 @@ class Page(HTMLParser):
             self.rows.append([])
         elif tag in ("td", "th"):
             self.rows[-1].append("")
+        elif tag == "details":
+            self.is_closed = "open" not in dict(attributes)
         elif tag == "h2":
             self.headings.append("")
         for name, value in attributes:
@@ -65,6 +72,10 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        if tag == "tr" and self.is_closed and not self.closed:
+            self.rows.pop()
+        elif tag == "details":
+            self.is_closed = False
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -95,11 +106,41 @@ def test_the_page_of_a_run(trained_run: Path, tmp_path: Path) -> None:
     last = next(line for line in log if line.get("val_top1") is not None and line["epoch"] == 2)
     assert rows["2"][:2] == [f"{last['val_top1']:.2f}", f"{last['val_top5']:.2f}"]
     assert rows["hidden"] == ["32", "4096"]
-    assert rows["momentum"] == ["0.9", ""]
+    assert rows["momentum"] == ["0.9"]
+    config = json.loads((trained_run / "config.json").read_text())
+    differs = {name for name, value in config.items() if value != RECIPES["paper"].as_dict()[name]}
+    assert {name for name in config if len(rows[name]) == 2} == differs
+    shown = [row[0] for row in Page(tmp_path / "page.html", closed=False).rows]
+    assert {name for name in config if name in shown} == differs
     environment = json.loads((trained_run / "environment.json").read_text())
     assert rows["torch"] == [environment["packages"]["torch"]]
     assert "finished: 2 epochs" in page.text
+    assert "60 images for training, 18 for validation, 3 classes." in page.text
+    ended = datetime.fromisoformat(log[-1]["time"]).astimezone()
+    began = datetime.fromisoformat(environment["began"]).astimezone()
+    assert f"Began {began:%Y-%m-%d %H:%M}, ended {ended:%Y-%m-%d %H:%M}." in page.text
+    assert 0 <= (ended - began).total_seconds() < 3600
     assert "the nearest of all training images" in page.text
+
+
+def test_what_eval_kept_is_shown(run: Path, tmp_path: Path) -> None:
+    """The newest of each checkpoint, split, number of views and crop."""
+    once = evaluation(top1=10.0)
+    malformed: list[Any] = [[], 3, None, evaluation(top1="x"), evaluation(split=["val"]), {"checkpoint": "best.pt"}]
+    keep_evaluations(run, once, evaluation(views=10), *malformed, evaluation(epochs=2, damaged=3))
+    with (run / "evaluations.jsonl").open("a") as file:
+        file.write('{"time": "2026')
+    result = write_report([run], tmp_path / "page.html")
+    assert result["left_out"] == [f"7 unreadable lines of {run / 'evaluations.jsonl'}"]
+    page = Page(tmp_path / "page.html")
+    assert page.headings[:4] == ["Training", "Epochs", "Evaluations", "What the first layer looks for"]
+    rows = [row for row in page.rows if row[0].startswith("best.pt")]
+    date = f"{datetime.fromisoformat(once['time']).astimezone():%Y-%m-%d %H:%M}"
+    scores = ["50.00 (40.4 to 59.6)", "90.00 (82.6 to 94.5)", date]
+    assert rows == [
+        ["best.pt, 1 epoch", *scores, "100", "10", "84", "fp32", "val", "/set"],
+        ["best.pt, 2 epochs", *scores, "100, 3 corrupt", "1", "84", "fp32", "val", "/set"],
+    ]
 
 
 def test_everything_is_escaped(nasty_page: Path) -> None:
@@ -171,6 +212,17 @@ def begun(run: Path) -> None:
         (run / name).unlink()
 
 
+def of_an_earlier_version(run: Path) -> None:
+    """Without what says when it ran, and on how many images."""
+    environment = json.loads((run / "environment.json").read_text())
+    for key in ("began", "train_images", "val_images", "classes"):
+        del environment[key]
+    (run / "environment.json").write_text(json.dumps(environment))
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    texts = [json.dumps({key: value for key, value in line.items() if key != "time"}) for line in lines]
+    (run / "log.jsonl").write_text("\n".join(texts) + "\n")
+
+
 def one_epoch_under_way(run: Path) -> None:
     (run / "last.pt").unlink()
     (run / "best.pt").unlink()
@@ -186,6 +238,7 @@ def without_val(run: Path) -> None:
 def other_lines(run: Path) -> None:
     with (run / "log.jsonl").open("a") as file:
         file.write('{"scales": {"conv1": 1.5}, "step": 9}\n{"step": 9, "epoch": 2, "loss": "x"}\n')
+        file.write('{"epoch": 2, "val_top1": 150.0, "val_top5": 150.0, "val_images": 5000}\n')  # no percentage
 
 
 def shards_gone(run: Path) -> None:
@@ -214,6 +267,7 @@ def corrupt_checkpoint(run: Path) -> None:
         ),
         (without_val, ["validation accuracy"], ["Training", "What the first layer looks for", "Five best predictions"]),
         (other_lines, [], ["Training", "Epochs"]),
+        (of_an_earlier_version, [], ["Training", "Epochs", "What the first layer looks for"]),
         (
             shards_gone,
             ["predictions, neighbours, confusion: moved/away is not a shard set"],

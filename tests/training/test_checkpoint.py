@@ -23,6 +23,7 @@ from alexnet_fast.errors import InputError, TrainingError
 from alexnet_fast.evaluation import scoring as evaluation
 from alexnet_fast.inference.networks import open_network
 from alexnet_fast.recipes import make_config
+from alexnet_fast.shards.reader import ShardSet
 from alexnet_fast.training import checkpoint, placement, run_folder, start, trainer
 from alexnet_fast.training.log import Log
 from alexnet_fast.training.step import train_step
@@ -69,7 +70,8 @@ def log(run: Path) -> list[dict[str, Any]]:
     """Without what depends on the clock and the machine."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [
-        {key: line[key] for key in line if key not in ("images_per_second", "data_wait", "peak_gib")} for line in lines
+        {key: line[key] for key in line if key not in ("images_per_second", "data_wait", "peak_gib", "time")}
+        for line in lines
     ]
 
 
@@ -317,7 +319,7 @@ def test_before_anything_is_saved_a_run_begins_again(whole: Path, raw_shards: Pa
         if value != getattr(make_config("fast"), name)
     }
     given["recipe"] = "fast"
-    run_folder.create(run, make_config(**given))
+    run_folder.create(run, make_config(**given), ShardSet(raw_shards).manifest)
     (run / "log.jsonl").write_text('{"step": 3, "epoch": 0, "loss": 1}\n')
     for _ in range(2):
         assert start.train(CPU, run, given, resume=True).finished
@@ -327,7 +329,7 @@ def test_before_anything_is_saved_a_run_begins_again(whole: Path, raw_shards: Pa
 def test_before_anything_is_saved_another_set_becomes_the_run_s(raw_shards: Path, tmp_path: Path) -> None:
     """config.json, which the report reads, names the set that it is trained on."""
     run, moved = tmp_path / "run", shutil.copytree(raw_shards, tmp_path / "moved")
-    run_folder.create(run, settings(raw_shards, epochs=1))
+    run_folder.create(run, settings(raw_shards, epochs=1), ShardSet(raw_shards).manifest)
     assert resume(run, shards=str(moved)).finished
     assert json.loads((run / "config.json").read_text())["shards"] == str(moved)
     assert checkpoint.load(run / "last.pt")["config"]["shards"] == str(moved)

@@ -37,6 +37,7 @@ def flat(lines: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
     """As TensorBoard has it: of every tag, steps and values."""
     scalars: dict[str, list[tuple[int, float]]] = {}
     for line in lines:
+        del line["time"]  # TensorBoard's events have their own
         step = line.pop("step", line.pop("epoch") * STEPS)
         for key, value in line.items():
             parts = {f"{key}/{layer}": x for layer, x in value.items()} if isinstance(value, dict) else {key: value}

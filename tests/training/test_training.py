@@ -74,7 +74,7 @@ def test_a_run_learns_and_leaves_its_folder(jpeg_shards: Path, tmp_path: Path) -
     }
     steps = [line for line in log_of(tmp_path / "run") if "loss" in line]
     evaluations = [line for line in log_of(tmp_path / "run") if "val_top1" in line]
-    measured = {"images_per_second", "data_wait", "peak_gib"}
+    measured = {"images_per_second", "data_wait", "peak_gib", "time"}
     assert set(steps[0]) == {"step", "epoch", "loss", "top1", "damaged", "lr", *measured}
     # 0.4 for 1,024 images is 0.00625 for 16: reached in an epoch of four steps; half-way from there to the end, half
     rates = [line["lr"] for line in steps]
@@ -202,7 +202,7 @@ def test_what_does_not_fit_is_refused(jpeg_shards: Path, tmp_path: Path) -> None
     with pytest.raises(InputError, match="crop 32 is too small for AlexNet"):
         start(settings(jpeg_shards, crop=32), tmp_path / "b")
     assert not list(tmp_path.iterdir())
-    create(tmp_path / "b", settings(jpeg_shards))
+    create(tmp_path / "b", settings(jpeg_shards), ShardSet(jpeg_shards).manifest)
     with pytest.raises(InputError, match="already holds a run"):
         start(settings(jpeg_shards), tmp_path / "b")
 

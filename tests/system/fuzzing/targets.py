@@ -21,6 +21,7 @@ from safetensors.torch import save
 from alexnet_fast import native
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.errors import InputError
+from alexnet_fast.inference.evaluations import EVALUATIONS
 from alexnet_fast.inference.predictions import challenge_ids
 from alexnet_fast.interchange.caffemodel import read_mean
 from alexnet_fast.interchange.imports import from_caffe, from_safetensors, from_torchvision, read_classes
@@ -43,6 +44,7 @@ from alexnet_fast.shards.sidecars import side_files
 from alexnet_fast.training import checkpoint
 from tests.conftest import picture
 from tests.interchange import test_import
+from tests.report.conftest import evaluation
 from tests.sharding.sources import layouts
 from tests.system.fuzzing.harness import Target
 
@@ -261,15 +263,25 @@ def cut(path: Path) -> None:
 def run_folder(folder: Path, *, file: str) -> Path:
     steps = [
         {"step": n, "epoch": n // 4, "loss": 2.0 - n / 9, "top1": 5.0 * n, "images_per_second": 90.0, "data_wait": 0.1,
-         "peak_gib": 1.5, "damaged": 0} for n in range(1, 9)
+         "peak_gib": 1.5, "damaged": 0, "time": f"2026-11-30T21:44:2{n}+00:00"} for n in range(1, 9)
     ]  # fmt: skip
-    lines = [*steps, *({"epoch": n, "val_top1": 20.0 * n, "val_top5": 40.0 * n} for n in (1, 2))]
+    lines = [*steps, *({"epoch": n, "val_top1": 20.0 * n, "val_top5": 40.0 * n, "val_images": 18} for n in (1, 2))]
     bodies = {
         "config.json": json.dumps(TrainConfig(epochs=2, batch=16).as_dict()),
         "environment.json": json.dumps(
-            {"packages": {"torch": "2"}, "gpus": ["a", "b"], "command": ["a", "b c"], "cores": 2}
+            {
+                "began": "2026-11-30T21:44:25+00:00",
+                "train_images": 60,
+                "val_images": 18,
+                "classes": 3,
+                "packages": {"torch": "2"},
+                "gpus": ["a", "b"],
+                "command": ["a", "b c"],
+                "cores": 2,
+            }
         ),
         "log.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
+        EVALUATIONS: json.dumps(evaluation()) + "\n",
     }
     for name, body in bodies.items():
         (folder / name).write_text(body)
@@ -391,7 +403,8 @@ def _targets() -> Iterator[Target]:
     for progressive in (False, True) if native.decoder() != "none" else ():
         how = partial(image, format="JPEG", progressive=progressive)
         yield photograph(f"stored JPEG{', progressive' * progressive}", how, read=cut)
-    for file, form in {"config.json": "json", "environment.json": "json", "log.jsonl": "json lines"}.items():
+    of_run = {"config.json": "json", "environment.json": "json", "log.jsonl": "json lines", EVALUATIONS: "json lines"}
+    for file, form in of_run.items():
         yield target(f"run: {file}", partial(run_folder, file=file), read_run, form)
         yield target(f"page: {file}", partial(run_folder, file=file), write_page, form, every=50)
     yield target("checkpoint", small_checkpoint, load_checkpoint, "zip")
