@@ -87,7 +87,7 @@ class RunRecord:
     def about(self) -> list[str]:
         """The run in some lines: its network and how far it has come; its images, classes and dates where they are
         recorded, as those of earlier versions are not; its folder."""
-        progress, data = self._progress(), self.environment
+        progress, data = self.progress(), self.environment
         lines = [f"{self.config.get('arch', '?')} network, {progress}."]
         counts = [data.get(key) for key in ("train_images", "val_images", "classes")]
         if all(type(count) is int for count in counts):
@@ -100,7 +100,8 @@ class RunRecord:
             lines.append(f"{known.capitalize()}.")
         return [*lines, str(self.folder.absolute())]
 
-    def _progress(self) -> str:
+    def progress(self) -> str:
+        """How far the run has come, in words."""
         epochs, done = self.config["epochs"], max((line["epoch"] for line in self.evaluations), default=0)
         with suppress(InputError):  # there is no last.pt before the first epoch's end
             done = max(done, int(checkpoint.load(self.folder / "last.pt")["epoch"]))
