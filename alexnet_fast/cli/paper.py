@@ -81,11 +81,12 @@ def paper_command(
     from alexnet_fast.paper import figures, runs, table
 
     gpus = choose_gpus(gpus, most=1)
-    experiment = runs.Experiment(out, chosen, shards, big, given, split)
+    log = partial(click.echo, err=True)
+    experiment, change = runs.fit(runs.Experiment(out, chosen, shards, big, given, split))
+    if change:
+        log(change)
     runs.check(experiment, gpus)
     out.mkdir(parents=True, exist_ok=True)
-
-    log = partial(click.echo, err=True)
 
     def save_table(left_out: dict[str, str]) -> dict[str, Any]:
         with locked(out / runs.LOCK, wait=True):
