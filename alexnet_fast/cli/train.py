@@ -15,12 +15,13 @@ from alexnet_fast import signals
 from alexnet_fast.cli.options import (
     GpusType,
     cache_options,
+    check_settings,
     gpus_option,
     json_option,
-    parse_settings,
     path_type,
     settings_help,
     show,
+    with_settings,
 )
 from alexnet_fast.config import CHOICES
 from alexnet_fast.environment import environment
@@ -90,14 +91,16 @@ def train_command(
     **overrides: Any,
 ) -> None:
     """Train a network and leave a run folder."""
+    values = tuple(setting for setting in settings if setting != "help")
+    given = with_settings({"recipe": recipe, **overrides}, values)
+    config = make_config(**{"recipe": "paper", **given})  # wrong ones are found before torch is imported
     if "help" in settings:
-        click.echo(settings_help(RECIPES[recipe or "paper"]))
+        show(settings_help(config), config.as_dict(), json_file)
         return
     if resume and run is None:
         raise InputError("--resume needs --run: the folder of the run to resume.")
-    overrides |= {"recipe": recipe, **parse_settings(settings)}
-    given = {name: value for name, value in overrides.items() if value is not None}
-    make_config(**{"recipe": "paper", **given})  # wrong ones are found before torch is imported
+    if not resume:  # where the run's own settings are not known here
+        check_settings(given, [config])
 
     with signals.start_up():
         from alexnet_fast.distributed import devices, topology

@@ -135,12 +135,15 @@ class Experiment:
         yield from (self.run(network, seed) for seed in sorted(int(seed) for seed in seeds if seed.isdecimal()))
 
 
-def fit(experiment: Experiment) -> tuple[Experiment, str]:
+def fit(experiment: Experiment, log: Callable[[str], None]) -> Experiment:
     """Returns the experiment with the batch that `train` would take for so many training images, unless one is given;
-    what that changed and why, in a line, or nothing. One batch for all networks, also for those of `big`."""
+    logs what that changed and why. One batch for all networks, also for those of `big`."""
     config = experiment.run(BASE, 0).config
     config, change = fitted(config, experiment.given, ShardSet.of(config).manifest.images("train"))
-    return (replace(experiment, given={**experiment.given, "batch": config.batch}) if change else experiment), change
+    if not change:
+        return experiment
+    log(change)
+    return replace(experiment, given={**experiment.given, "batch": config.batch})
 
 
 def check(experiment: Experiment, gpus: int) -> None:

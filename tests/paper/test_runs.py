@@ -46,19 +46,22 @@ def test_the_clock_learns_from_the_runs(small_shards: Path, tmp_path: Path) -> N
 def test_few_images_get_the_smaller_batch_of_train(small_shards: Path, tmp_path: Path) -> None:
     """60 training images: 32, the least, at a quarter of the recipe's 0.01; of the network to pre-train, too."""
 
-    def fitted(**given: object) -> tuple[runs.Experiment, str]:
-        return runs.fit(runs.Experiment(tmp_path, [], str(small_shards), str(small_shards), given))
+    log: list[str] = []
 
-    experiment, change = fitted(epochs=1)
-    assert "Taking a batch of 32: 2 and 2, learning rate 0.0025 in place of 0.01" in change
+    def fitted(**given: object) -> runs.Experiment:
+        return runs.fit(runs.Experiment(tmp_path, [], str(small_shards), str(small_shards), given), log.append)
+
+    experiment = fitted(epochs=1)
+    assert log.pop().endswith("Taking a batch of 32: 2 and 2, learning rate 0.0025 in place of 0.01")
     for name, rate in ((BASE, 0.0025), ("no-lrn", 0.0025), ("sixconv-big", 0.0025), ("sixconv-tuned", 0.00025)):
         config = experiment.run(name, 0).config
-        assert (config.batch, config.lr) == (32, pytest.approx(rate))
-    experiment, change = fitted(lr=0.3)
-    assert change.endswith("Taking a batch of 32: 2 and 180")
-    assert (experiment.run(BASE, 0).config.batch, experiment.run(BASE, 0).config.lr) == (32, 0.3)
-    assert fitted(batch=128)[1] == ""
-    assert fitted(batch=128)[0].run(BASE, 0).config.batch == 128
+        assert config.batch == 32
+        assert config.lr == pytest.approx(rate)
+    config = fitted(lr=0.3).run(BASE, 0).config
+    assert log.pop().endswith("Taking a batch of 32: 2 and 180")
+    assert (config.batch, config.lr) == (32, 0.3)
+    assert fitted(batch=128).run(BASE, 0).config.batch == 128
+    assert log == []
 
 
 def test_results_of_another_batch_are_not_mixed_with(small_shards: Path, tmp_path: Path) -> None:
