@@ -27,7 +27,7 @@ from alexnet_fast.config import CHOICES
 from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
 from alexnet_fast.recipes import RECIPES, fitted, make_config
-from alexnet_fast.text import number_of
+from alexnet_fast.text import byte_text, number_of
 
 if TYPE_CHECKING:
     from alexnet_fast.training.trainer import Result
@@ -130,10 +130,17 @@ def _result_text(result: Result, gpus: int, folder: Path) -> str:
     text = f"{score}{rate if result.seconds else f'{steps} done'}: {folder}"
     if result.finished:
         evaluate = "" if result.top1 is None else f"alexnet-fast eval {run} --views 10; "  # without a val split
-        return f"{text}\nNext: {evaluate}alexnet-fast report {run}"
+        return f"{text}\n{_kept_text(folder)}\nNext: {evaluate}alexnet-fast report {run}"
     program = "torchrun, as before, with: " if "TORCHELASTIC_RUN_ID" in os.environ else "alexnet-fast "
     command = f"{program}train --gpus {gpus} --run {run} --resume"
     return f"Stopped in epoch {result.epochs + 1}, {steps} done; saved. Resume with:\n  {command}\n{text}"
+
+
+def _kept_text(folder: Path) -> str:
+    """Returns which checkpoints a run keeps, and the disk that they take."""
+    files = sorted(folder.glob("*.pt"))
+    size = byte_text(sum(path.stat().st_size for path in files))
+    return f"Checkpoints kept: {', '.join(path.name for path in files)} ({size})"
 
 
 def _is_first() -> bool:
