@@ -230,6 +230,19 @@ def meanings() -> dict[str, str]:
     }
 
 
+def without_effect(config: TrainConfig) -> dict[str, str]:
+    """Returns the settings that change nothing beside the others, each with the setting that it goes with."""
+    goes_with = {
+        "trust": ("optimizer=lars", config.optimizer == "lars"),
+        "patience": ("schedule=plateau", config.schedule == "plateau"),
+        "window": ("order=window", config.order == "window"),
+        "init_layers": ("init=CHECKPOINT", bool(config.init)),
+        "cache": ("a shard set at a URL", "://" in config.shards),
+        "cache_bytes": ("a shard set at a URL", "://" in config.shards),
+    }
+    return {name: other for name, (other, is_there) in goes_with.items() if not is_there}
+
+
 def crops_of(value: Any) -> Any:
     """Returns the setting `crops` by its name of now: true and false are of earlier versions."""
     return {"true": "random", "false": "central"}.get(str(value).lower(), value)

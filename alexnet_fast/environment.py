@@ -9,7 +9,6 @@ import math
 import os
 import platform
 import re
-import subprocess
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from alexnet_fast import __version__, native
+from alexnet_fast.commit import RECORD, of_checkout
 
 COMMIT_VARIABLE = "ALEXNET_FAST_COMMIT"
 """Set in the image (Dockerfile), where there is no history to ask."""
@@ -65,19 +65,16 @@ def packages() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Returns the commit of this code: of its checkout (with -dirty where files were changed), of the image, or of the
-    repository that pip installed it from; None where none of them is known."""
-    root = Path(__file__).resolve().parents[1]
-    if (root / ".git").exists():
-        # safe.directory: a mounted checkout may belong to another user; we only look.
-        git = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(root)]
-        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        try:
-            return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return None
+    """Returns the commit of this code: of its checkout (with -dirty where files were changed), of the image, of the
+    checkout that the package was built from, or of the repository that pip installed it from; None where none of them
+    is known."""
+    package = Path(__file__).resolve().parent
+    if (package.parent / ".git").exists():
+        return of_checkout(package.parent)
     if from_image := os.environ.get(COMMIT_VARIABLE):
         return from_image
+    if (package / RECORD).is_file():
+        return (package / RECORD).read_text(encoding="ascii").strip()
     return _origin().get("vcs_info", {}).get("commit_id")  # type: ignore[no-any-return]
 
 

@@ -95,6 +95,6 @@ def fitted(config: TrainConfig, given: dict[str, Any], images: int) -> tuple[Tra
     before, after = (-(-images // size) for size in (config.batch, batch))
     return fitting, (
         f"{images:,} training images make too few steps of the recipe's batch of {config.batch:,}: {before:,} an "
-        f"epoch, {before * config.epochs:,} in all (wanted: {EPOCH_STEPS} and {RUN_STEPS:,}). Taking --batch {batch}: "
-        f"{after:,} and {after * config.epochs:,}{rate}"
+        f"epoch, {before * config.epochs:,} in all (wanted: {EPOCH_STEPS} and {RUN_STEPS:,}). Taking a batch of "
+        f"{batch}: {after:,} and {after * config.epochs:,}{rate}"
     )

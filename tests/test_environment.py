@@ -22,6 +22,7 @@ from click.testing import CliRunner
 
 import alexnet_fast
 from alexnet_fast.cli.main import main
+from alexnet_fast.commit import RECORD
 from alexnet_fast.distributed.devices import check_gpus, processes_here
 from alexnet_fast.environment import (
     COMMIT_VARIABLE,
@@ -162,7 +163,7 @@ def test_the_commit_is_the_checkout_s(tmp_path: Path, monkeypatch: pytest.Monkey
         pytest.skip("needs git")
     package = tmp_path / "alexnet_fast"
     package.mkdir()
-    for name in ("__init__.py", "environment.py"):
+    for name in ("__init__.py", "commit.py", "environment.py"):
         shutil.copy(Path(alexnet_fast.__file__).with_name(name), package)
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"], ["tag", "v1"]):
@@ -181,6 +182,8 @@ def test_the_commit_is_the_checkout_s(tmp_path: Path, monkeypatch: pytest.Monkey
     (package / "__init__.py").write_text("__version__ = '2'\n")
     assert told() == f"{made}-dirty"
     shutil.rmtree(tmp_path / ".git")
+    (package / RECORD).write_text("b0a7\n")  # as in a wheel
+    assert told() == "b0a7"
     assert told(**{COMMIT_VARIABLE: "c0ffee"}) == "c0ffee"
 
 

@@ -9,9 +9,9 @@ import alexnet_fast
 
 ROOT = Path(alexnet_fast.__file__).parent
 ROOMS = [
-    *("errors", "text", "files", "console", "memory", "signals", "random", "config", "recipes", "native"),
+    *("errors", "text", "files", "console", "memory", "signals", "random", "config", "recipes", "native", "commit"),
     *("environment", "shards", "sharding", "loading", "model", "distributed", "evaluation", "training", "inference"),
-    *("interchange", "report", "paper", "demo", "bench", "cli"),
+    *("interchange", "report", "paper", "demo", "bench", "cli", "wheel"),
 ]
 """A folder, or a file beside them. The package's own `__init__` and `__main__` are above and below all."""
 MODULES = {

@@ -27,7 +27,8 @@ CLI = """\
 {note}
 
 `--help` after a command prints the same. Every command that prints a result also takes `--json FILE`; its
-[keys](evaluation.md#numbers-for-scripts) are a contract.
+[keys](evaluation.md#numbers-for-scripts) are a contract. An option that would have no effect beside the others is
+refused, such as `--workers` with `--scheduler`.
 
 Exit codes: 0 done; 1 the work found something wrong, such as a corrupt sample; 2 the command line or its input is
 wrong.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from alexnet_fast import signals
-from alexnet_fast.cli.options import BytesType, check_alone, json_option, path_type, show
+from alexnet_fast.cli.options import BytesType, check_alone, check_ignored, json_option, path_type, show
 from alexnet_fast.environment import cores
 from alexnet_fast.errors import InputError
 
@@ -130,6 +130,10 @@ def shard_command(
     elif src is None:
         raise click.UsageError("Missing option '--src'.")
     else:
+        if scheduler:
+            check_ignored("--scheduler", {"workers"})
+        if making["encoding"] == "raw":
+            check_ignored("--encoding raw", {"quality"})
         try:
             with signals.termination_raised():
                 made = run.shard(src, list(outs), workers=workers, scheduler=scheduler, part=part, **making)

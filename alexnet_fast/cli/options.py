@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from alexnet_fast.config import CHOICES, TrainConfig, meanings
+from alexnet_fast.config import CHOICES, TrainConfig, meanings, without_effect
 from alexnet_fast.errors import InputError
 from alexnet_fast.text import printable
 
@@ -84,12 +84,48 @@ def show(text: str, result: dict[str, Any], json_file: str | None) -> None:
 def check_alone(option: str, allowed: set[str]) -> None:
     """Raises InputError where more is given to the command beside `option` than the `allowed` parameters: it would be
     ignored."""
+    params = click.get_current_context().command.params
+    check_ignored(option, {param.name or "" for param in params if param.opts[0] != option} - allowed)
+
+
+def check_ignored(what: str, names: set[str]) -> None:
+    """Raises InputError where one of the command's parameters `names`, which `what` ignores, is given to it."""
     context = click.get_current_context()
-    ours = ParameterSource.COMMANDLINE
     for param in context.command.params:
-        name = param.name or ""
-        if name not in allowed and param.opts[0] != option and context.get_parameter_source(name) is ours:
-            raise InputError(f"{option} ignores {param.opts[0]}: leave that out.")
+        given = context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+        if param.name in names and given:
+            raise InputError(f"{what} ignores {param.opts[0]}: leave that out.")
+
+
+def check_cache(shards: str) -> None:
+    """Raises InputError where --cache or --cache-size is given, but the shard set is in a folder."""
+    if "://" not in shards:
+        check_ignored(f"the folder {shards}", {"cache", "cache_bytes"})
+
+
+def check_settings(given: Iterable[str], configs: Sequence[TrainConfig]) -> None:
+    """Raises InputError where one of the settings `given`, by name, has an effect in none of the `configs`."""
+    for name in given:
+        goes_with = [without_effect(config).get(name) for config in configs]
+        if all(goes_with):
+            raise InputError(f"{_option(name)} has no effect here: it goes with {goes_with[0]}. Leave it out.")
+
+
+def with_settings(options: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
+    """Returns what `options` and --set give, by name, without what is None. Raises InputError, also where both give
+    the same."""
+    given = {name: value for name, value in options.items() if value is not None}
+    parsed = parse_settings(settings)
+    for name in parsed:
+        if name in given:
+            raise InputError(f"{_option(name)} and --set {name} give the same setting: leave one of them out.")
+    return given | parsed
+
+
+def _option(name: str) -> str:
+    """Returns the command's option for a setting; where it has none of its own, --set NAME."""
+    params = click.get_current_context().command.params
+    return next((param.opts[0] for param in params if param.name == name), f"--set {name}")
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:

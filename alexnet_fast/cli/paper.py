@@ -12,7 +12,15 @@ from typing import Any
 import click
 
 from alexnet_fast import signals
-from alexnet_fast.cli.options import check_alone, json_option, parse_settings, path_type, several_gpus_option, show
+from alexnet_fast.cli.options import (
+    check_alone,
+    check_settings,
+    json_option,
+    path_type,
+    several_gpus_option,
+    show,
+    with_settings,
+)
 from alexnet_fast.errors import InputError
 from alexnet_fast.files import locked
 
@@ -73,7 +81,7 @@ def paper_command(
         return
     if shards is None:
         raise click.UsageError("Missing option '--shards'.")
-    given = {name: value for name, value in {"epochs": epochs}.items() if value} | parse_settings(settings)
+    given = with_settings({"epochs": epochs}, settings)
     if fixed := given.keys() & {"shards", "init", "seed"}:
         raise InputError(f"--set {min(fixed)}: paper sets it itself, by network and seed. Leave it out.")
 
@@ -81,11 +89,12 @@ def paper_command(
     from alexnet_fast.paper import figures, runs, table
 
     gpus = choose_gpus(gpus, most=1)
+    log = partial(click.echo, err=True)
     experiment = runs.Experiment(out, chosen, shards, big, given, split)
+    check_settings(given, [experiment.run(name, 0).config for name in claims.NETWORKS])
+    experiment = runs.fit(experiment, log)
     runs.check(experiment, gpus)
     out.mkdir(parents=True, exist_ok=True)
-
-    log = partial(click.echo, err=True)
 
     def save_table(left_out: dict[str, str]) -> dict[str, Any]:
         with locked(out / runs.LOCK, wait=True):

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from alexnet_fast.cli.options import cache_options, gpus_option, json_option, path_type, show
+from alexnet_fast.cli.options import (
+    cache_options,
+    check_cache,
+    check_ignored,
+    gpus_option,
+    json_option,
+    path_type,
+    show,
+)
 from alexnet_fast.config import CHOICES
 from alexnet_fast.errors import InputError
 from alexnet_fast.text import printable
@@ -44,11 +52,7 @@ views_option = click.option(
 )
 @click.option("--per-class", is_flag=True, help="Also each class' accuracy and the pairs most often confused.")
 @click.option(
-    "--predictions",
-    "npz_file",
-    type=path_type,
-    metavar="FILE.npz",
-    help="Write the probabilities of every image.",
+    "--predictions", "npz_file", type=path_type, metavar="FILE.npz", help="Write the probabilities of every image."
 )
 @click.option("--submission", type=path_type, metavar="FILE.txt", help="Write five ids a line, as the challenge.")
 @click.option("--devkit", type=path_type, metavar="DIR", help="Of --submission: where the development kit is.")
@@ -74,7 +78,6 @@ def evaluate_command(
     """
     if devkit is not None and submission is None:
         raise InputError("--devkit goes with --submission.")
-    given = None if weights in ("equal", "search") else _numbers(weights)
 
     from alexnet_fast.files import check_target
     from alexnet_fast.inference import evaluations, predictions
@@ -83,9 +86,9 @@ def evaluate_command(
     started = perf_counter()
     check_target(npz_file, "--predictions", (".npz",))
     check_target(submission, "--submission", (".txt",))
-    if given:
-        predictions.check_weights(given, len(checkpoints))
+    given = predictions.parse_weights(weights, len(checkpoints))
     networks = open_networks(list(checkpoints), gpus)
+    check_cache(shards["shards"] or networks[0].config.shards)
     classes = networks[0].classes
     ids = {} if devkit is None else predictions.challenge_ids(devkit, classes)
     found = predictions.predict_split(
@@ -114,14 +117,6 @@ def evaluate_command(
         which = "ILSVRC ids" if devkit else "class index + 1, in the shard set's order, not ILSVRC ids: give --devkit"
         lines.append(f"five predictions a line ({which}), in the order of the images' names: {submission}")
     show("\n".join(lines), {**result, "seconds": perf_counter() - started}, json_file)
-
-
-def _numbers(text: str) -> list[float]:
-    """Returns `0.5,0.3` as numbers. Raises InputError."""
-    try:
-        return [float(word) for word in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"--weights {text}: expected equal, search, or numbers like 0.5,0.3,0.2.") from error
 
 
 def _accuracy_lines(predictions: Predictions, result: dict[str, Any]) -> list[str]:
@@ -248,6 +243,10 @@ def features_command(
     """
     if bool(images) == bool(shards):
         raise InputError("features takes either images and folders, or --shards.")
+    if shards is None:
+        check_ignored("features of images", {"split", "cache", "cache_bytes"})
+    else:
+        check_cache(shards)
 
     import numpy as np
 

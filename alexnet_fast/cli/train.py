@@ -15,18 +15,19 @@ from alexnet_fast import signals
 from alexnet_fast.cli.options import (
     GpusType,
     cache_options,
+    check_settings,
     gpus_option,
     json_option,
-    parse_settings,
     path_type,
     settings_help,
     show,
+    with_settings,
 )
 from alexnet_fast.config import CHOICES
 from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
 from alexnet_fast.recipes import RECIPES, fitted, make_config
-from alexnet_fast.text import number_of
+from alexnet_fast.text import byte_text, number_of
 
 if TYPE_CHECKING:
     from alexnet_fast.training.trainer import Result
@@ -90,14 +91,16 @@ def train_command(
     **overrides: Any,
 ) -> None:
     """Train a network and leave a run folder."""
+    values = tuple(setting for setting in settings if setting != "help")
+    given = with_settings({"recipe": recipe, **overrides}, values)
+    config = make_config(**{"recipe": "paper", **given})  # wrong ones are found before torch is imported
     if "help" in settings:
-        click.echo(settings_help(RECIPES[recipe or "paper"]))
+        show(settings_help(config), config.as_dict(), json_file)
         return
     if resume and run is None:
         raise InputError("--resume needs --run: the folder of the run to resume.")
-    overrides |= {"recipe": recipe, **parse_settings(settings)}
-    given = {name: value for name, value in overrides.items() if value is not None}
-    make_config(**{"recipe": "paper", **given})  # wrong ones are found before torch is imported
+    if not resume:  # where the run's own settings are not known here
+        check_settings(given, [config])
 
     with signals.start_up():
         from alexnet_fast.distributed import devices, topology
@@ -127,10 +130,17 @@ def _result_text(result: Result, gpus: int, folder: Path) -> str:
     text = f"{score}{rate if result.seconds else f'{steps} done'}: {folder}"
     if result.finished:
         evaluate = "" if result.top1 is None else f"alexnet-fast eval {run} --views 10; "  # without a val split
-        return f"{text}\nNext: {evaluate}alexnet-fast report {run}"
+        return f"{text}\n{_kept_text(folder)}\nNext: {evaluate}alexnet-fast report {run}"
     program = "torchrun, as before, with: " if "TORCHELASTIC_RUN_ID" in os.environ else "alexnet-fast "
     command = f"{program}train --gpus {gpus} --run {run} --resume"
     return f"Stopped in epoch {result.epochs + 1}, {steps} done; saved. Resume with:\n  {command}\n{text}"
+
+
+def _kept_text(folder: Path) -> str:
+    """Returns which checkpoints a run keeps, and the disk that they take."""
+    files = sorted(folder.glob("*.pt"))
+    size = byte_text(sum(path.stat().st_size for path in files))
+    return f"Checkpoints kept: {', '.join(path.name for path in files)} ({size})"
 
 
 def _is_first() -> bool:

@@ -150,6 +150,21 @@ def summary(predictions: Predictions) -> dict[str, Any]:
     return {**body, "softmax_classes": len(predictions.classes), "weights": predictions.weights}
 
 
+def parse_weights(text: str, num_networks: int) -> list[float] | None:
+    """Returns --weights such as `0.5,0.3` as numbers; None for equal and search. Raises InputError, also for those of
+    one network, of which they change nothing."""
+    weights = None
+    if text not in ("equal", "search"):
+        try:
+            weights = [float(word) for word in text.split(",")]
+        except ValueError as error:
+            raise InputError(f"--weights {text}: expected equal, search, or numbers like 0.5,0.3,0.2.") from error
+        check_weights(weights, num_networks)
+    if num_networks == 1 and text != "equal":
+        raise InputError(f"--weights {text} is for the average of several networks: leave it out.")
+    return weights
+
+
 def check_weights(weights: list[float], num_networks: int) -> list[float]:
     """Divided by their sum. Raises InputError when they are not one a network, all 0 or more and not all 0."""
     total = sum(weights)

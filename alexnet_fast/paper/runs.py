@@ -23,6 +23,7 @@ from alexnet_fast.loading.plan import steps_per_epoch
 from alexnet_fast.loading.synthetic import synthetic
 from alexnet_fast.paper.claims import NETWORKS, Claim, configure, plan
 from alexnet_fast.paper.measures import BASE, Found, NetworkScores
+from alexnet_fast.recipes import fitted
 from alexnet_fast.report.insight import best_predictions
 from alexnet_fast.report.record import read_run
 from alexnet_fast.shards.reader import ShardSet
@@ -132,6 +133,17 @@ class Experiment:
         """The runs that have a folder, finished or not, by seed."""
         seeds = (path.name.removeprefix(f"{network}-") for path in self.out.glob(f"{network}-*"))
         yield from (self.run(network, seed) for seed in sorted(int(seed) for seed in seeds if seed.isdecimal()))
+
+
+def fit(experiment: Experiment, log: Callable[[str], None]) -> Experiment:
+    """Returns the experiment with the batch that `train` would take for so many training images, unless one is given;
+    logs what that changed and why. One batch for all networks, also for those of `big`."""
+    config = experiment.run(BASE, 0).config
+    config, change = fitted(config, experiment.given, ShardSet.of(config).manifest.images("train"))
+    if not change:
+        return experiment
+    log(change)
+    return replace(experiment, given={**experiment.given, "batch": config.batch})
 
 
 def check(experiment: Experiment, gpus: int) -> None:

@@ -248,7 +248,7 @@ def test_bench_takes_the_batch_that_training_would(jpeg_shards: Path, monkeypatc
     output = CliRunner().invoke(main, command).output
     assert (seen[0].batch, seen[0].lr) == (32, 0.4 * 32 / 1024)
     assert "too few steps of the recipe's batch of 1,024: 1 an epoch, 30 in all (wanted: 20 and 1,000)." in output
-    assert "Taking --batch 32: 2 and 60, learning rate 0.0125 in place of 0.4\n" in output
+    assert "Taking a batch of 32: 2 and 60, learning rate 0.0125 in place of 0.4\n" in output
     assert CliRunner().invoke(main, [*command, "--batch", "48"]).output == "Error: that is all\n"
     assert seen[1].batch == 48
 

@@ -303,6 +303,9 @@ def test_a_refused_start_leaves_nothing_and_the_corrected_command_works(
     code, output = run(*start, *sets)
     assert code == 0, output
     assert json.loads((tmp_path / "runs" / "a" / "config.json").read_text())["shards"] == str(jpeg_shards)
+    assert sorted(path.name for path in (tmp_path / "runs" / "a").glob("*.pt")) == ["best.pt", "last.pt"]
+    size = sum((tmp_path / "runs" / "a" / name).stat().st_size for name in ("best.pt", "last.pt"))
+    assert f"\nCheckpoints kept: best.pt, last.pt ({size / 1e6:,.2f} MB)\n" in output
 
 
 def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:

@@ -333,6 +333,8 @@ def test_eval_refuses_before_it_begins(networks: list[Path], raw_shards: Path, t
     for arguments, message in (
         (["--weights", "half"], "--weights half: expected equal, search, or numbers like 0.5,0.3,0.2."),
         (["--weights", "1,2"], "--weights 1,2: expected 1 numbers, one a network, all 0 or more and not all 0."),
+        (["--weights", "search"], "--weights search is for the average of several networks: leave it out."),
+        (["--weights", "2"], "--weights 2 is for the average of several networks: leave it out."),
         (["--predictions", "p.csv"], "--predictions p.csv must end in .npz."),
         (["--submission", "no/s.txt"], "--submission no/s.txt must be a file in a folder that is there."),
         (["--devkit", str(kit)], "--devkit goes with --submission."),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STARTER = REPOSITORY.parent / "shared" / "docker-here.sh"
@@ -42,11 +43,20 @@ def engine() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def demo(engine: dict[str, str]) -> dict[str, Any]:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that tools/image is given."""
+    return tmp_path_factory.mktemp("image") / "a folder"
+
+
+@pytest.fixture(scope="module")
+def demo(engine: dict[str, str], kept: Path) -> dict[str, Any]:
     """What tools/image prints, after it built the image NAME."""
-    command = [str(REPOSITORY / "tools" / "image"), "--epochs", "1", "--json", "-"]
-    done = subprocess.run(command, env={**engine, **ONE_THREAD, "IMAGE": NAME}, capture_output=True, text=True)
+    command = [str(REPOSITORY / "tools" / "image"), "--out", kept.name, "--epochs", "1", "--json", "-"]
+    variables = {**engine, **ONE_THREAD, "IMAGE": NAME}
+    done = subprocess.run(command, env=variables, cwd=kept.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    where = f"Report: {kept}/report.html; curves and predictions: {kept}/demo.png"
+    assert done.stderr.splitlines()[-1] == where
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -69,6 +79,14 @@ def inside(docker: Docker) -> Docker:
 def test_the_demo_runs_in_it(demo: dict[str, Any]) -> None:
     assert demo["images"] == 400
     assert demo["top1"] > 20  # after one epoch; guessing gives 5
+
+
+@pytest.mark.usefixtures("demo")
+def test_its_report_and_picture_are_left_in_the_folder(kept: Path) -> None:
+    assert {path.name for path in kept.iterdir()} == {"report.html", "demo.png"}
+    assert "</html>" in (kept / "report.html").read_text(encoding="utf-8")
+    with Image.open(kept / "demo.png") as picture:
+        picture.load()
 
 
 @pytest.fixture(scope="module")
