@@ -235,6 +235,7 @@ def without_effect(config: TrainConfig) -> dict[str, str]:
     goes_with = {
         "trust": ("optimizer=lars", config.optimizer == "lars"),
         "patience": ("schedule=plateau", config.schedule == "plateau"),
+        "grow_until": ("grow_from below 1", config.grow_from < 1),
         "window": ("order=window", config.order == "window"),
         "init_layers": ("init=CHECKPOINT", bool(config.init)),
         "cache": ("a shard set at a URL", "://" in config.shards),
