@@ -84,13 +84,15 @@ class Progress:
         """Sets the total and starts the clock: the time before, for a listing say, is not in the rate."""
         self._total, self._started = max(total, 1), time.monotonic()
 
-    def counter(self, things: str) -> Callable[[int], None]:
-        """Returns a function to call with the number of things just done; it shows all of them and their rate."""
-        done = self._first
+    def counter(self, things: str) -> Callable[..., None]:
+        """Returns a function to call with the number of things just done, and of those beside them that will be counted
+        when their whole group is done; it shows all of them and their rate."""
+        counted = self._first
 
-        def count(more: int) -> None:
-            nonlocal done
-            done += more
+        def count(more: int, beside: int = 0) -> None:
+            nonlocal counted
+            counted += more
+            done = counted + beside
             rate = (done - self._first) / max(time.monotonic() - self._started, 1e-9)
             self.update(done, f"{done:,}/{self._total:,} {things}  {rate:,.0f} {things}/s")
 

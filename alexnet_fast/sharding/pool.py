@@ -21,6 +21,10 @@ from alexnet_fast.errors import InputError
 J = TypeVar("J")
 R = TypeVar("R")
 TRIES = 2
+POLL_SECONDS = 0.5
+"""Between two looks at how far the running jobs are."""
+_place: tuple[Any, int] | None = None
+"""In a worker of `Processes`: what each slot's job has reported, shared with the parent; and the worker's slot."""
 
 
 class Pool(Protocol):
@@ -33,6 +37,9 @@ class Pool(Protocol):
 
     def renew(self, slot: int) -> None:
         """Starts another worker for the slot, whose own was killed."""
+
+    def reported(self, slots: list[int]) -> int:
+        """Returns the sum of what the jobs running there have reported; 0 where that is not known."""
 
     def close(self) -> None:
         """Waits for the running jobs, and ends the workers."""
@@ -47,9 +54,11 @@ class Processes:
         self.slots = workers
         self._context: Any = get_context("forkserver")
         start_server()
-        self._executors = [self._start() for _ in range(workers)]
+        self._reported = self._context.RawArray("Q", workers)
+        self._executors = [self._start(slot) for slot in range(workers)]
 
     def submit(self, slot: int, function: Callable[[J], R], job: J) -> Future[R]:
+        self._reported[slot] = 0
         try:
             with _uninterrupted():  # it may start a process
                 return self._executors[slot].submit(function, job)
@@ -60,15 +69,19 @@ class Processes:
 
     def renew(self, slot: int) -> None:
         self._executors[slot].shutdown()
-        self._executors[slot] = self._start()
+        self._executors[slot] = self._start(slot)
+
+    def reported(self, slots: list[int]) -> int:
+        return sum(self._reported[slot] for slot in slots)
 
     def close(self) -> None:
         with _uninterrupted():  # a second Ctrl-C would leave half of it undone
             for executor in self._executors:
                 executor.shutdown(cancel_futures=True)
 
-    def _start(self) -> Executor:
-        return ProcessPoolExecutor(1, mp_context=self._context, initializer=_start_worker)
+    def _start(self, slot: int) -> Executor:
+        place = self._reported, slot
+        return ProcessPoolExecutor(1, mp_context=self._context, initializer=_start_worker, initargs=place)
 
 
 def start_server() -> None:
@@ -121,6 +134,9 @@ class DaskWorkers:
     def renew(self, slot: int) -> None:
         pass  # Dask's nanny has started another worker
 
+    def reported(self, slots: list[int]) -> int:
+        return 0  # they may run on other machines
+
     def close(self) -> None:
         self._executor.shutdown()
         self._client.close()
@@ -130,10 +146,12 @@ def run(
     pool: Pool,
     function: Callable[[J], R],
     jobs: Iterable[J],
-    finished: Callable[[R], None],
+    finished: Callable[[R, int], None],
+    moved: Callable[[int], None],
     print_line: Callable[[str], None],
 ) -> None:
     """Calls `function` on every job and `finished` with each result as it comes; jobs are taken as slots get free.
+    `finished` also gets what the jobs that still run have reported, and now and then `moved` gets it.
 
     A job whose worker was killed (by the kernel for want of memory, say) is tried once more. Raises InputError when
     that fails too, and whatever `function` raises.
@@ -141,6 +159,10 @@ def run(
     todo = iter(jobs)
     idle = list(range(pool.slots))
     running: dict[Future[R], tuple[int, J, int]] = {}
+
+    def reported() -> int:
+        return pool.reported([slot for slot, _, _ in running.values()])
+
     try:
         while True:
             while idle and (job := next(todo, None)) is not None:
@@ -148,10 +170,12 @@ def run(
                 running[_submit(pool, slot, function, job)] = slot, job, 1
             if not running:
                 return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            if not (done := wait(running, POLL_SECONDS, FIRST_COMPLETED).done):
+                moved(reported())
+            for future in done:
                 slot, job, tries = running.pop(future)
                 try:
-                    finished(future.result())
+                    finished(future.result(), reported())
                     idle.append(slot)
                 except pool.killed as error:
                     if tries == TRIES:
@@ -207,9 +231,18 @@ def _in_root() -> Iterator[None]:
         os.close(here)
 
 
-def _start_worker() -> None:
+def report(done: int) -> None:
+    """Reports how far the job that calls it is; costs next to nothing."""
+    if _place:
+        array, slot = _place
+        array[slot] = done
+
+
+def _start_worker(*place: Any) -> None:
     from threading import Thread
 
+    global _place
+    _place = place
     for number in signals.BOTH:
         signal.signal(number, signal.SIG_IGN)
     _prepare_process()

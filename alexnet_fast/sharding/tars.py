@@ -15,6 +15,7 @@ from isal import isal_zlib
 from alexnet_fast.errors import InputError, descriptor_error
 from alexnet_fast.sharding.output import Output, sealed, unsealed
 from alexnet_fast.sharding.plan import Job, Options
+from alexnet_fast.sharding.pool import report
 from alexnet_fast.sharding.reading import read_images
 from alexnet_fast.sharding.statistics import PixelSums
 from alexnet_fast.shards.format import FULL, MEMBER, MIXED, SQUARE, WORK, Tar, raw_bytes, tar_name
@@ -65,7 +66,9 @@ def write_tar(job: Job) -> int:
     temporary = output.temporary(str(job))
     try:
         with _HashedFile(temporary) as file:
-            for (image, found), raw in zip(read_images(job.root, job.images), job.raw, strict=True):
+            images = zip(read_images(job.root, job.images), job.raw, strict=True)
+            for number, ((image, found), raw) in enumerate(images):
+                report(number)
                 encoding = "raw" if raw else "jpeg"
                 try:
                     if isinstance(found, OSError):

@@ -137,7 +137,8 @@ def _write_tars(
     progress.begin(images)
     if missing:
         count = progress.counter("images")
-        run(pool(), write_tar, jobs(source, plan, output, set(missing)), count, progress.print)
+        todo = jobs(source, plan, output, set(missing))
+        run(pool(), write_tar, todo, finished=count, moved=partial(count, 0), print_line=progress.print)
     return images
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from alexnet_fast.console import Progress
 from alexnet_fast.errors import InputError
 from alexnet_fast.loading.loader import Loader
 from alexnet_fast.sharding.listing import Entry, Listing, Source
@@ -298,3 +299,17 @@ def test_keep_stores_fitting_squares_as_they_are(tmp_path: Path) -> None:
     with Image.open(folder / "84.jpg") as image:
         difference = batch.images[at].permute(1, 2, 0).numpy().astype(float) - np.asarray(image)
     assert np.abs(difference).mean() < 1
+
+
+def test_the_bar_moves_by_image(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every tar reports how many of its images are done, before each; they are shown beside those of finished tars."""
+    reported: list[int] = []
+    monkeypatch.setattr("alexnet_fast.sharding.tars.report", reported.append)
+    write(find_images(image_folder), tmp_path / "out")
+    splits = json.loads((tmp_path / "out" / "manifest.json").read_text())["splits"]
+    samples = [tar["samples"] for split in ("train", "val") for tar in splits[split]]
+    assert sorted(reported) == sorted(number for count in samples for number in range(count))
+    Progress("sharding", 8).counter("images")(5, 3)
+    assert "8/8 images" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from alexnet_fast.sharding.plan import Options
 from alexnet_fast.sharding.pool import Processes, run
 from alexnet_fast.sharding.sources import find_images
 from tests.conftest import SIZE, files, write
-from tests.system.deaths import die, die_the_first_time
+from tests.system.deaths import die, die_the_first_time, report_three
 from tests.waiting import wait_for
 
 KILL_AT_EVERY_FILE_OPERATION = """
@@ -41,6 +41,7 @@ class Here:
         future.set_result(function(job))
         return future
     def renew(self, slot): pass
+    def reported(self, slots): return 0
     def close(self): pass
 
 def write_and_die(out, moment):
@@ -156,11 +157,11 @@ from alexnet_fast.sharding import pool, write
 
 numbers = [int(number) for number in sys.argv.pop().split(",")]
 
-def stop_everybody(done):
+def stop_everybody(done, reported):
     for number in numbers:
         os.killpg(0, number)
 
-write.run = lambda its_pool, function, jobs, finished, show: pool.run(its_pool, function, jobs, stop_everybody, show)
+write.run = lambda *jobs, finished, **show: pool.run(*jobs, finished=stop_everybody, **show)
 run()
 """
 
@@ -211,7 +212,7 @@ def test_a_killed_worker_is_reported_with_its_job_which_is_tried_once_more(tmp_p
     markers = [tmp_path / name for name in ("a", "b", "c")]
     markers[0].touch()
     markers[2].touch()
-    run(Processes(2), die_the_first_time, markers, done.append, said.append)
+    run(Processes(2), die_the_first_time, markers, lambda name, _: done.append(name), lambda _: None, said.append)
     assert sorted(done) == ["a", "b", "c"]
     assert said == [
         f"the worker that wrote {markers[1]} was killed, most often for want of memory; trying once more",
@@ -220,7 +221,28 @@ def test_a_killed_worker_is_reported_with_its_job_which_is_tried_once_more(tmp_p
 
 def test_a_job_that_kills_its_worker_twice_stops_the_run() -> None:
     with pytest.raises(InputError, match=r"the worker that wrote b\.tar was killed 2 times.*fewer --workers"):
-        run(Processes(1), die, ["b.tar"], print, lambda text: None)
+        run(Processes(1), die, ["b.tar"], print, print, lambda text: None)
+
+
+def test_what_running_jobs_report_is_known_before_they_end(tmp_path: Path) -> None:
+    """One ends when what both have reported has arrived, the other when what the first reported is left out."""
+    moves: list[int] = []
+    results: list[tuple[str, int]] = []
+    ends = [tmp_path / "a", tmp_path / "b"]
+
+    def moved(reported: int) -> None:
+        moves.append(reported)
+        if reported == 6:
+            ends[0].touch()
+        elif ends[0].exists() and reported == 3:
+            ends[1].touch()
+
+    def finished(name: str, reported: int) -> None:
+        results.append((name, reported))
+
+    run(Processes(2), report_three, ends, finished, moved, print)
+    assert results == [("a", 3), ("b", 0)]
+    assert set(moves) <= {0, 3, 6}
 
 
 KILLED_SERVER = """
@@ -306,10 +328,10 @@ from alexnet_fast.sharding import pool, write
 
 lost = sys.argv.pop()
 
-def lose(done):
+def lose(done, reported):
     os.chmod(lost, 0o500 if os.path.isdir(lost) else 0)
 
-write.run = lambda its_pool, function, jobs, finished, show: pool.run(its_pool, function, jobs, lose, show)
+write.run = lambda *jobs, finished, **show: pool.run(*jobs, finished=lose, **show)
 run()
 """
 

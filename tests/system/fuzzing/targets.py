@@ -68,6 +68,9 @@ class Here:
 
     def renew(self, slot: int) -> None: ...
 
+    def reported(self, slots: list[int]) -> int:
+        return 0
+
     def close(self) -> None: ...
 
 
