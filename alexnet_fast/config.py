@@ -88,6 +88,8 @@ class TrainConfig:
     """Learning rate of the biases divided by that of the weights."""
     momentum: float = 0.9
     """Share of the last update that is added to the next, 0 or more."""
+    nesterov: bool = False
+    """Of sgd: Nesterov's momentum, as torch has it."""
     weight_decay: float = 5e-4
     """On weights; never on biases or batch norm."""
     schedule: str = "steps"
@@ -105,6 +107,8 @@ class TrainConfig:
     """Share of the target spread evenly over all classes, 0 to 1."""
     dropout: float = 0.5
     """Share of the units of fc6 and fc7 that a step leaves out, at least 0 and below 1."""
+    dropout_from: float = 0.0
+    """Epochs at the beginning without dropout. Not of the paper's nets."""
     hidden: int = 4096
     """Units of fc6 and fc7."""
     crop: int = 0
@@ -181,6 +185,11 @@ class TrainConfig:
             for name in PAPER_NETS_ONLY:
                 default = type(self).__dataclass_fields__[name].default
                 self._check(name, getattr(self, name) == default, f"{default!r} with arch {self.arch}")
+        if self.arch not in ("caffe", "onetower", "bn"):  # their weights are scaled by the share that dropout keeps
+            self._check("dropout_from", self.dropout_from == 0, f"0 with arch {self.arch}")
+        if self.nesterov:
+            self._check("optimizer", self.optimizer == "sgd", "sgd with nesterov")
+            self._check("momentum", self.momentum > 0, "above 0 with nesterov")
         if self.sync_bn:
             self._check("arch", self.arch == "bn", "bn with sync_bn")
             self._check("compile", not self.compile, "off with sync_bn")
@@ -236,6 +245,7 @@ def without_effect(config: TrainConfig) -> dict[str, str]:
         "trust": ("optimizer=lars", config.optimizer == "lars"),
         "patience": ("schedule=plateau", config.schedule == "plateau"),
         "grow_until": ("grow_from below 1", config.grow_from < 1),
+        "dropout_from": ("dropout above 0", config.dropout > 0),
         "window": ("order=window", config.order == "window"),
         "init_layers": ("init=CHECKPOINT", bool(config.init)),
         "cache": ("a shard set at a URL", "://" in config.shards),

@@ -44,7 +44,9 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     if config.optimizer == "lars":
         return Lars(groups, config.momentum, config.trust)
     # With a loss scaler a skipped first step leaves the fused kernel's momentum uninitialised (torch 2.13).
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=config.precision != "fp16")
+    return torch.optim.SGD(
+        groups, config.lr, config.momentum, nesterov=config.nesterov, fused=config.precision != "fp16"
+    )
 
 
 class Lars(torch.optim.Optimizer):

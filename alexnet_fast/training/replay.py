@@ -35,7 +35,8 @@ class Replay:
     """Takes steps by calling `work`, or by replaying it: whichever the first steps of a session show to be faster.
 
     `work`: one training step of a batch that updates the weights by `optimizer` and returns tensors on the device. All
-    it does there must be the same for each batch of a size, but for what is in tensors, and the learning rates.
+    it does there must be the same for each batch of a size, until `forget` is called, but for what is in tensors, and
+    the learning rates.
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class Replay:
         self._work, self._optimizer, self._print = work, optimizer, print_line
         self._side = 0
         """Of the images, pixels: what is known of one side does not hold for another."""
-        self._forget()
+        self.forget()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Forgets what was recorded and measured: from now on `work` does other things."""
         self._taken: Counter[int] = Counter()
         """Steps by their number of images."""
         self._graphs: dict[int, _Graph] = {}
@@ -65,7 +67,7 @@ class Replay:
         images, side = len(batch.labels), batch.images.shape[-1]
         if side != self._side:
             self._side = side
-            self._forget()
+            self.forget()
         self._taken[images] += 1
         if self._is_faster is False or self._taken[images] <= WARM_UP:
             return self._work(batch)

@@ -16,6 +16,18 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """What the network computes in, by the setting `precision`."""
 
 
+def set_dropout(model: nn.Module, config: TrainConfig, progress: float) -> bool:
+    """Sets the share that dropout leaves out after `progress` epochs; returns whether that is another than before.
+
+    Without dropout at first and with it later: "late dropout" of arXiv 2303.01500.
+    """
+    share = config.dropout if progress >= config.dropout_from else 0.0
+    layers = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p != share]
+    for layer in layers:
+        layer.p = share
+    return bool(layers)
+
+
 def train_step(
     model: nn.Module, state: State, batch: Batch, config: TrainConfig, share: float
 ) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ from alexnet_fast.training.saver import Saver
 from alexnet_fast.training.scales import LayerScales
 from alexnet_fast.training.settings import replays_steps, resolve
 from alexnet_fast.training.state import State, initial_state, restore
-from alexnet_fast.training.step import DTYPES, train_step
+from alexnet_fast.training.step import DTYPES, set_dropout, train_step
 
 STUCK_STEPS = 500
 """A loss still at ln(classes) after this many steps is called stuck."""
@@ -145,6 +145,8 @@ class Trainer:
         after = before.next_step()
         progress = before.steps_done / before.steps_per_epoch
         set_learning_rates(state.optimizer, config, progress, state.top1s)
+        if set_dropout(state.model, config, progress) and self.replay:
+            self.replay.forget()
         torch.manual_seed(random.dropout_seed(config.seed, before.steps_done, self.placed.dropout_rank))
         self.scales.begin(after.is_log_due(config.log_every))
         update = self.replay.step if self.replay and not self.scales.measures else self._update

@@ -209,3 +209,24 @@ def test_wrong_settings_are_named(name: str, value: object, message: str) -> Non
     with pytest.raises(InputError) as error:
         make_config("paper", **{name: value})
     assert str(error.value) == message
+
+
+def test_nesterov_s_momentum() -> None:
+    """By hand: with momentum 0.5 and a rate of 0.1, gradients of 1 make steps of 0.1 * (1 + 0.5 v), v being 1, 1.5."""
+    config = make_config("fast", hidden=16, momentum=0.5, weight_decay=0.0, nesterov=True)
+    model = build(2, config)
+    optimizer = make_optimizer(model, config)
+    before = model.classifier[-1].bias.detach().clone()
+    for expected in (0.15, 0.15 + 0.175):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        torch.testing.assert_close(before - model.classifier[-1].bias, torch.full((2,), expected))
+
+
+@pytest.mark.parametrize("other", [{"momentum": 0.0}, {"optimizer": "lars"}])
+def test_nesterov_needs_momentum_and_sgd(other: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(other))} is"):
+        make_config("fast", nesterov=True, **other)

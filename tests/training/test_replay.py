@@ -31,6 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
     "fast": {"recipe": "fast", "dropout": 0.3},
     "layer scales": {"recipe": "fast", "layer_scales": True, "log_every": 6},
     "growing": {"recipe": "fast", "crop": 80, "grow_from": 0.8, "grow_until": 0.3},
+    "late dropout": {"recipe": "fast", "dropout_from": 1.0, "nesterov": True},
 }
 
 
@@ -138,7 +139,8 @@ def test_results_are_the_same_with_and_without(
     monkeypatch.setattr(trainer, "replays_steps", lambda *_: True)
     result = trained(config, tmp_path / "with")
     assert [len(count) >= 3 for count in replays[-2:]] == [True, True]
-    assert len(replays) == (4 if "grow_from" in CASES[case] else 2)  # a recording for each side and number of images
+    # a recording for each number of images, and again for another side and with dropout
+    assert len(replays) == (4 if {"grow_from", "dropout_from"} & CASES[case].keys() else 2)
     assert result[0] == expected[0]
     for ours, theirs in zip((*result[1].values(), *result[2]), (*expected[1].values(), *expected[2]), strict=True):
         assert torch.equal(ours, theirs)
