@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alexnet_fast.config import CHOICES, TrainConfig
 from alexnet_fast.errors import InputError
@@ -185,6 +185,33 @@ def test_smaller_inputs_work_and_reach_every_weight(arch: str, side: int) -> Non
     assert logits.shape == (2, 7)
     nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("side", "maps", "dropout"), [(64, 1, 0.0), (112, 2, 0.0), (128, 3, 0.0), (160, 4, 0.0), (112, 2, 0.5)]
+)
+def test_fc6_takes_small_maps_as_the_pooled_ones(side: int, maps: int, dropout: float) -> None:
+    """Outputs and gradients, in float64, of maps that the adaptive pool makes 6x6; where dropout is to leave out values
+    they are pooled first, and it leaves out the same ones."""
+    net = build(10, TrainConfig(arch="bn", hidden=8, dropout=dropout)).double()
+    nn.init.normal_(net.layers()["fc8"].weight)
+    x = torch.randn(3, 3, side, side, dtype=torch.float64)
+    assert net.features(x).shape == (3, 256, maps, maps)
+
+    def pooled(x: Tensor) -> Tensor:
+        return net.classifier(net.avgpool(net.features(x)).flatten(1))  # type: ignore[no-any-return]
+
+    results = []
+    for forward in (net, pooled):
+        net.zero_grad()
+        torch.manual_seed(1)
+        logits = forward(x)
+        (logits**2).sum().backward()
+        results.append([logits.detach(), *(p.grad for p in net.parameters())])
+    torch.testing.assert_close(*results)
+    assert (net.columns(x).shape[1] < 256 * 36) == (maps < 4 and not dropout)
+    net.eval()
+    torch.testing.assert_close(net(x), pooled(x))
 
 
 def test_bn_starts_at_the_loss_of_chance() -> None:
