@@ -91,10 +91,10 @@ def fitted(config: TrainConfig, given: dict[str, Any], images: int) -> tuple[Tra
     if given.get("batch") is not None or batch == config.batch:
         return config, ""
     fitting = make_config(**{**given, "recipe": config.recipe, "batch": batch})
-    rate = "" if fitting.lr == config.lr else f", learning rate {fitting.lr:g} in place of {config.lr:g}"
+    rate = "" if fitting.lr == config.lr else f"; learning rate {fitting.lr:g} in place of {config.lr:g}"
     before, after = (-(-images // size) for size in (config.batch, batch))
     return fitting, (
-        f"{images:,} training images make too few steps of the recipe's batch of {config.batch:,}: {before:,} an "
-        f"epoch, {before * config.epochs:,} in all (wanted: {EPOCH_STEPS} and {RUN_STEPS:,}). Taking a batch of "
-        f"{batch}: {after:,} and {after * config.epochs:,}{rate}"
+        f"batch {batch} in place of the recipe's {config.batch:,}, because {images:,} training images are few: "
+        f"{after:,} steps an epoch and {after * config.epochs:,} in all, not {before:,} and "
+        f"{before * config.epochs:,}{rate}"
     )

@@ -301,7 +301,7 @@ def test_train_takes_all_gpus_unless_given_a_number(monkeypatch: pytest.MonkeyPa
     assert run("train", "--shards", "nowhere") == (2, "--gpus 2\nError: 2 processes\n")
     give_gpus(monkeypatch, 0, cuda=None)
     assert run("train", "--shards", "nowhere")[1].startswith(
-        f"--gpus 0: torch {torch.__version__} is built without CUDA."
+        f"training on the CPU: torch {torch.__version__} is built without CUDA."
     )
 
 

@@ -108,7 +108,7 @@ def train_command(
 
         chosen = devices.choose_gpus(gpus)
         if gpus is None and _is_first():
-            click.echo(f"--gpus {chosen}" + ("" if chosen else f": {devices.why_no_gpu()}"), err=True)
+            click.echo(f"--gpus {chosen}" if chosen else f"training on the CPU: {devices.why_no_gpu()}", err=True)
         folder = run or run_folder.default_folder(recipe or "paper")
         try:
             result = topology.run(start.train, chosen, folder, given, resume)

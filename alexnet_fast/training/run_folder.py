@@ -39,7 +39,7 @@ def settings(folder: Path, given: dict[str, Any], resume: bool) -> tuple[TrainCo
         if resume and not given.keys() - set(MAY_DIFFER):  # most likely a mistyped name
             raise InputError(
                 f"{folder} holds no run to resume. To begin one there that --resume finds later, give its settings "
-                "too (--recipe paper, say)."
+                "too (--recipe fast, say)."
             )
         _check_free(folder)
         return make_config(**{"recipe": "paper", **given}), True

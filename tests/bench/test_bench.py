@@ -247,8 +247,8 @@ def test_bench_takes_the_batch_that_training_would(jpeg_shards: Path, monkeypatc
     command = ["bench", "--shards", str(jpeg_shards), "--recipe", "fast"]
     output = CliRunner().invoke(main, command).output
     assert (seen[0].batch, seen[0].lr) == (32, 0.4 * 32 / 1024)
-    assert "too few steps of the recipe's batch of 1,024: 1 an epoch, 30 in all (wanted: 20 and 1,000)." in output
-    assert "Taking a batch of 32: 2 and 60, learning rate 0.0125 in place of 0.4\n" in output
+    assert "batch 32 in place of the recipe's 1,024, because 60 training images are few" in output
+    assert "2 steps an epoch and 60 in all, not 1 and 30; learning rate 0.0125 in place of 0.4\n" in output
     assert CliRunner().invoke(main, [*command, "--batch", "48"]).output == "Error: that is all\n"
     assert seen[1].batch == 48
 

@@ -313,7 +313,7 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
     assert_refused("--resume needs --run: the folder of the run to resume.", *resume)
     message = (
         "run holds no run to resume. To begin one there that --resume finds later, give its settings too "
-        "(--recipe paper, say)."
+        "(--recipe fast, say)."
     )
     for _ in range(2):  # no such folder, then an empty one
         assert_refused(message, *resume, "--run", "run", "--threads", "1", "--epochs", "2")

@@ -52,13 +52,13 @@ def test_few_images_get_the_smaller_batch_of_train(small_shards: Path, tmp_path:
         return runs.fit(runs.Experiment(tmp_path, [], str(small_shards), str(small_shards), given), log.append)
 
     experiment = fitted(epochs=1)
-    assert log.pop().endswith("Taking a batch of 32: 2 and 2, learning rate 0.0025 in place of 0.01")
+    assert log.pop().endswith("2 in all, not 1 and 1; learning rate 0.0025 in place of 0.01")
     for name, rate in ((BASE, 0.0025), ("no-lrn", 0.0025), ("sixconv-big", 0.0025), ("sixconv-tuned", 0.00025)):
         config = experiment.run(name, 0).config
         assert config.batch == 32
         assert config.lr == pytest.approx(rate)
     config = fitted(lr=0.3).run(BASE, 0).config
-    assert log.pop().endswith("Taking a batch of 32: 2 and 180")
+    assert log.pop().endswith("2 steps an epoch and 180 in all, not 1 and 90")
     assert (config.batch, config.lr) == (32, 0.3)
     assert fitted(batch=128).run(BASE, 0).config.batch == 128
     assert log == []
@@ -74,7 +74,7 @@ def test_results_of_another_batch_are_not_mixed_with(small_shards: Path, tmp_pat
     result = CliRunner().invoke(main, line)
     assert result.exit_code == 2
     first, error = result.output.splitlines()
-    assert first.endswith("Taking a batch of 32: 2 and 2, learning rate 0.0025 in place of 0.01")
+    assert first.endswith("2 in all, not 1 and 1; learning rate 0.0025 in place of 0.01")
     assert error.startswith(f"Error: {old.folder} was trained with batch=128, not 32: ")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [old.last]
     assert old.last.read_bytes() == before

@@ -278,12 +278,12 @@ def test_few_images_take_a_smaller_batch(
     config = begun("a", recipe="fast")
     assert (config.batch, config.lr) == (32, 0.4 * 32 / 1024)
     assert first_line() == (
-        "60 training images make too few steps of the recipe's batch of 1,024: 1 an epoch, 30 in all (wanted: 20 and "
-        "1,000). Taking a batch of 32: 2 and 60, learning rate 0.0125 in place of 0.4"
+        "batch 32 in place of the recipe's 1,024, because 60 training images are few: 2 steps an epoch and 60 in all, "
+        "not 1 and 30; learning rate 0.0125 in place of 0.4"
     )
     config = begun("b", recipe="fast", lr=0.1)
     assert (config.batch, config.lr) == (32, 0.1)
-    assert first_line().endswith("Taking a batch of 32: 2 and 60")
+    assert first_line().endswith("2 steps an epoch and 60 in all, not 1 and 30")
     config = begun("c", recipe="fast", batch=50)
     assert (config.batch, config.lr) == (50, 0.4 * 50 / 1024)
     assert first_line().startswith("network ")
