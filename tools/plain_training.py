@@ -66,7 +66,7 @@ def main(
     train, val = (
         DataLoader(
             MapDataset(shard_set.split(name), Cropped(crop, mean, random=name == "train")),
-            batch_size=batch,
+            batch_size=min(batch, len(shard_set.split("train"))),
             shuffle=name == "train",
             drop_last=name == "train",
             num_workers=workers,

@@ -77,7 +77,9 @@ class Trial:
 @click.option("--epochs", default=10, show_default=True)
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--target", default=75.0, show_default=True, help="Top-1 whose minutes are shown, per cent.")
-@click.option("--processes", default=cores, help="Trainings at a time, each on one core.  [default: one a core]")
+@click.option(
+    "--processes", type=int, default=cores, help="Trainings at a time, each on one core.  [default: one a core]"
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the record.")
 def main(
     runs: Path,
@@ -150,8 +152,9 @@ def table(names: list[str], trials: list[Trial], target: float) -> list[str]:
         line = f"{name:50s} {sum(own) / len(own):6.2f}"
         if len(own) > 1:
             line += f" {_interval(over_seeds(own))}"
-        if name != RECIPE and last[RECIPE] and len(own) + len(last[RECIPE]) > 2:
-            difference = between_seeds(own, last[RECIPE])
+        of_recipe = last.get(RECIPE, [])
+        if name != RECIPE and of_recipe and len(own) + len(of_recipe) > 2:
+            difference = between_seeds(own, of_recipe)
             line += f"  {difference.value:+.2f} {_interval(difference)}"
         times = [next((seconds / 60 for seconds, top1 in curve if top1 >= target), None) for curve in curves[name]]
         reached = [minutes for minutes in times if minutes is not None]
