@@ -23,7 +23,7 @@ GRAIN = 16
 def crop_in(config: TrainConfig, epoch: int) -> int:
     """Returns the side of the network's input in an epoch, counted from 0, pixels. `config`: from `settings.resolve`.
 
-    It grows linearly, as in FFCV's ResNet recipes: small images first cost less time and hardly any accuracy.
+    It grows linearly, as in FFCV's ResNet recipes: a step on smaller images takes less time.
     """
     done, until = epoch / config.epochs, config.grow_until
     if done >= until:

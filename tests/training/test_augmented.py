@@ -15,7 +15,7 @@ from alexnet_fast.loading.augment import ColourJitter, CutMix, Erasing, MixUp
 from alexnet_fast.report.record import read_run
 from alexnet_fast.training import checkpoint
 from alexnet_fast.training.settings import augmentation
-from tests.training.test_checkpoint import assert_same, begin, resume, settings
+from tests.training.test_checkpoint import assert_same, begin, resume, resume_after, settings
 
 EVERYTHING: dict[str, Any] = {
     "crops": "resized",
@@ -61,10 +61,7 @@ def test_a_run_with_all_of_it_is_resumed_exactly(raw_shards: Path, tmp_path: Pat
     assert any(not torch.equal(first[name], other[name]) for name in first)
     run = tmp_path / "run"
     begin(config, run)
-    os.replace(run / "step-00000003.pt", run / "last.pt")
-    for path in checkpoint.kept(run).values():
-        path.unlink()
-    assert resume(run, save_every=0).finished
+    resume_after(run, 3)
     assert_same(run, tmp_path / "whole")
 
 

@@ -1,6 +1,5 @@
 """Images that grow from epoch to epoch: their sides, the same pixels as loaders of each, and a resumed run."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,10 @@ from alexnet_fast import Loader, ShardSet
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.errors import InputError
 from alexnet_fast.recipes import make_config
-from alexnet_fast.training import checkpoint
 from alexnet_fast.training.batches import Batches, crop_in
 from alexnet_fast.training.settings import check_epochs
 from alexnet_fast.training.state import Position
-from tests.training.test_checkpoint import assert_same, begin, resume, settings
+from tests.training.test_checkpoint import assert_same, begin, resume_after, settings
 
 ALONE = Topology(0, 1, torch.device("cpu"))
 GROWING: dict[str, Any] = {"epochs": 4, "crop": 96, "grow_from": 0.65, "grow_until": 0.75}
@@ -65,10 +63,7 @@ def test_a_run_is_resumed_exactly(raw_shards: Path, tmp_path: Path) -> None:
     for done in (3, 5):
         run = tmp_path / f"{done}"
         begin(config, run)
-        os.replace(run / f"step-{done:08d}.pt", run / "last.pt")
-        for path in checkpoint.kept(run).values():
-            path.unlink()
-        assert resume(run, save_every=0).finished
+        resume_after(run, done)
         assert_same(run, tmp_path / "whole")
 
 

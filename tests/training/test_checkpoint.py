@@ -58,6 +58,14 @@ def resume(run: Path, **given: Any) -> Result:
     return start.train(CPU, run, given, resume=True)
 
 
+def resume_after(run: Path, steps: int) -> None:
+    """Trains the finished run, of which each step was saved, again from so many steps to its end."""
+    os.replace(run / f"step-{steps:08d}.pt", run / "last.pt")
+    for path in checkpoint.kept(run).values():
+        path.unlink()
+    assert resume(run, save_every=0).finished
+
+
 @pytest.fixture(scope="module")
 def whole(raw_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never stopped. Not to be changed: copy it."""

@@ -1,7 +1,6 @@
 """Dropout that begins later: nothing is left out before, and a run is resumed on either side."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ from torch import nn
 from alexnet_fast.errors import InputError
 from alexnet_fast.model.alexnet import build
 from alexnet_fast.recipes import make_config
-from alexnet_fast.training import checkpoint
 from alexnet_fast.training.step import set_dropout
-from tests.training.test_checkpoint import assert_same, begin, resume, settings
+from tests.training.test_checkpoint import assert_same, begin, resume_after, settings
 
 LATE: dict[str, Any] = {"epochs": 2, "dropout": 0.5, "dropout_from": 1.0, "log_every": 1}
 
@@ -49,10 +47,7 @@ def test_a_run_is_resumed_exactly(done: int, raw_shards: Path, tmp_path: Path) -
     begin(config, tmp_path / "whole")
     run = tmp_path / "run"
     begin(config, run)
-    os.replace(run / f"step-{done:08d}.pt", run / "last.pt")
-    for path in checkpoint.kept(run).values():
-        path.unlink()
-    assert resume(run, save_every=0).finished
+    resume_after(run, done)
     assert_same(run, tmp_path / "whole")
 
 
