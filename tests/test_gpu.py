@@ -115,7 +115,7 @@ def steps_without_waiting(topology: topology.Topology, shards: str, folder: str,
     common: dict[str, Any] = {"precision": "bf16", "hidden": 256, "batch": 16, "crop": 84, "threads": 1}
     config = make_config(**{**settings, **common, "shards": shards, "log_every": 1})
     trainer = Trainer(topology, config, ShardSet.of(config), Path(folder), None)
-    batches = iter(trainer.loader)
+    batches = iter(trainer.batches)
     for _ in range(WARM_UP + 1):
         trainer.step(next(batches))
     torch.cuda.synchronize()

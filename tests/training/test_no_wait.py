@@ -47,7 +47,7 @@ def test_a_step_asks_for_no_number(recipe: str, accumulate: int, raw_shards: Pat
     common = {"precision": "fp32", "hidden": 16, "batch": 16, "crop": 64, "threads": 1, "log_every": 1}
     config = make_config(recipe, shards=str(raw_shards), accumulate=accumulate, layer_scales=True, **common)
     trainer = Trainer(ALONE, config, ShardSet.of(config), tmp_path, None)
-    batches = iter(trainer.loader)
+    batches = iter(trainer.batches)
     for _ in range(2):  # the optimizer's state comes with the first
         batch = next(batches)
         with NoNumbers(allowed=trainer.finite._found.data_ptr()):

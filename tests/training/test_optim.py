@@ -216,14 +216,16 @@ def test_nesterov_s_momentum() -> None:
     config = make_config("fast", hidden=16, momentum=0.5, weight_decay=0.0, nesterov=True)
     model = build(2, config)
     optimizer = make_optimizer(model, config)
-    before = model.classifier[-1].bias.detach().clone()
+    bias = model.layers()["fc8"].bias
+    assert bias is not None
+    before = bias.detach().clone()
     for expected in (0.15, 0.15 + 0.175):
         for group in optimizer.param_groups:
             group["lr"] = 0.1
         for p in model.parameters():
             p.grad = torch.ones_like(p)
         optimizer.step()
-        torch.testing.assert_close(before - model.classifier[-1].bias, torch.full((2,), expected))
+        torch.testing.assert_close(before - bias, torch.full((2,), expected))
 
 
 @pytest.mark.parametrize("other", [{"momentum": 0.0}, {"optimizer": "lars"}])
