@@ -32,6 +32,8 @@ RESUMABLE = (
 )
 """Settings that may differ when a run is resumed: they change no result (`accumulate` dropout's masks and batch
 norm's statistics, which are each part's own)."""
+MAY_DIFFER = ("epochs", *RESUMABLE)
+"""Settings that may be given when a run is resumed; `epochs` as far as training/settings.py allows it."""
 EPOCH_SHARES = ("colour_off", "conv1_slow", "conv1_freeze")
 """Settings that are a share of the epochs, from which on something else happens."""
 REMOVABLE = ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7")

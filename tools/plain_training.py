@@ -25,9 +25,7 @@ from torch.utils.data import DataLoader
 from alexnet_fast import MapDataset, ShardSet
 from alexnet_fast.config import TrainConfig
 from alexnet_fast.model.alexnet import build
-from alexnet_fast.training.settings import best_precision
-
-CPU = torch.device("cpu")
+from tools.plain_loop import CPU, precision
 
 
 class Cropped:
@@ -77,7 +75,7 @@ def main(
     optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay)
     steps = len(train)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps, epochs))
-    dtype = torch.bfloat16 if best_precision(CPU) == "bf16" else torch.float32
+    dtype = precision()
     seconds = 0.0
     for epoch in range(epochs):
         net.train()

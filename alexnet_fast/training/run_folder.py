@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from alexnet_fast.config import RESUMABLE, TrainConfig, config_from, crops_of
+from alexnet_fast.config import MAY_DIFFER, TrainConfig, config_from, crops_of
 from alexnet_fast.distributed.topology import Topology, from_first
 from alexnet_fast.environment import environment
 from alexnet_fast.errors import InputError
@@ -18,9 +18,6 @@ from alexnet_fast.files import Taken, locked, write_json
 from alexnet_fast.recipes import make_config
 from alexnet_fast.shards.format import Manifest
 from alexnet_fast.text import now
-
-MAY_DIFFER = ("epochs", *RESUMABLE)
-"""Settings that may be given when a run is resumed; `epochs` as far as `settings.check_epochs` allows it."""
 
 
 def default_folder(recipe: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from alexnet_fast.config import LEAST_CROP, RESUMABLE, TrainConfig, default_crop, span
+from alexnet_fast.config import LEAST_CROP, MAY_DIFFER, TrainConfig, default_crop, span
 from alexnet_fast.distributed.devices import processes_here
 from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.environment import cores
@@ -47,7 +47,7 @@ def as_before(config: TrainConfig, saved: TrainConfig, path: Path) -> TrainConfi
     for `check_epochs`."""
     differing = {name: value for name, value in saved.as_dict().items() if getattr(config, name) != value}
     filled_in = {name: value for name, value in differing.items() if getattr(config, name) == FILLED_IN.get(name)}
-    if wrong := sorted(differing.keys() - filled_in.keys() - {*RESUMABLE, "epochs"}):
+    if wrong := sorted(differing.keys() - filled_in.keys() - set(MAY_DIFFER)):
         raise InputError(
             f"{path} was trained with {', '.join(f'{name} {differing[name]}' for name in wrong)}, config.json has "
             f"{', '.join(f'{name} {getattr(config, name)}' for name in wrong)}. Make config.json as it was, or "

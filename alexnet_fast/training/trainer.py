@@ -145,7 +145,7 @@ class Trainer:
         after = before.next_step()
         progress = before.steps_done / before.steps_per_epoch
         set_learning_rates(state.optimizer, config, progress, state.top1s)
-        if set_dropout(state.model, config, progress) and self.replay:
+        if config.dropout_from and set_dropout(state.model, config, progress) and self.replay:
             self.replay.forget()
         torch.manual_seed(random.dropout_seed(config.seed, before.steps_done, self.placed.dropout_rank))
         self.scales.begin(after.is_log_due(config.log_every))

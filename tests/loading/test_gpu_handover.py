@@ -67,6 +67,16 @@ def assert_same(batches: list[Batch], expected: Pipeline, names: set[str]) -> No
             assert torch.equal(one.tensors[name], other.tensors[name])
 
 
+def given_to_gpu(
+    shards: Path, share: float, dtype: torch.dtype, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, **how: Any
+) -> tuple[list[Batch], Pipeline]:
+    """The batches given to the GPU while the host decodes its share, and those of the same decoders on the CPU."""
+    set_host_share(monkeypatch, share)
+    on_gpu = used_on_gpu(pipeline(shards, GPU, dtype, **how), gpu)
+    monkeypatch.setattr(decoders, "needs_dali", lambda device: True)
+    return on_gpu, pipeline(shards, torch.device("cpu"), dtype, **how)
+
+
 @pytest.mark.usefixtures("native_decoder", "dali_for_gpu")
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -81,13 +91,10 @@ def test_a_batch_is_used_after_its_copies_and_never_waited_for(
 ) -> None:
     """Every use of a copy is checked by the stand-ins. The pixels are those of the same decoders on the CPU."""
     shards: Path = request.getfixturevalue(f"{encoding}_shards")
-    set_host_share(monkeypatch, share)
-    on_gpu = used_on_gpu(pipeline(shards, GPU, dtype), gpu)
+    on_gpu, on_cpu = given_to_gpu(shards, share, dtype, gpu, monkeypatch)
     assert gpu.waits == (share < 1)  # at the end, before DALI's memory is given back
     assert gpu.freed == [True] * (9 if share < 1 else 0)  # DALI's first run makes one more
-
-    monkeypatch.setattr(decoders, "needs_dali", lambda device: True)
-    assert_same(on_gpu, pipeline(shards, torch.device("cpu"), dtype), {"images", "labels"})
+    assert_same(on_gpu, on_cpu, {"images", "labels"})
 
 
 @pytest.mark.usefixtures("native_decoder", "dali_for_gpu")
@@ -103,14 +110,10 @@ def test_resized_and_augmented_batches_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shards: Path = request.getfixturevalue(f"{encoding}_shards")
-    set_host_share(monkeypatch, share)
     how: dict[str, Any] = {"scale": (0.2, 1.0), "augment": [ColourJitter(0.4, 0.4, 0.4), Erasing(), CutMix(), MixUp()]}
-    on_gpu = used_on_gpu(pipeline(shards, GPU, dtype, **how), gpu)
+    on_gpu, on_cpu = given_to_gpu(shards, share, dtype, gpu, monkeypatch, **how)
     assert all(gpu.freed)
-
-    monkeypatch.setattr(decoders, "needs_dali", lambda device: True)
-    names = {"images", "labels", "other_labels", "weights"}
-    assert_same(on_gpu, pipeline(shards, torch.device("cpu"), dtype, **how), names)
+    assert_same(on_gpu, on_cpu, {"images", "labels", "other_labels", "weights"})
 
 
 def test_augmenting_copies_only_what_is_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
