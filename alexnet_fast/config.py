@@ -19,7 +19,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "pool": (2, 3),
     "activation": ("relu", "tanh"),
     "init_layers": ("all", "conv"),
-    "optimizer": ("sgd", "lars"),
+    "optimizer": ("sgd", "lars", "muon"),
     "schedule": ("plateau", "steps", "cosine", "poly"),
     "crops": ("random", "resized", "central"),
     "order": ("random", "window"),
@@ -81,9 +81,12 @@ class TrainConfig:
     accumulate: int = 1
     """Parts that each process computes its images of a step in, one after another: less memory, the same step."""
     optimizer: str = "sgd"
-    """sgd, or lars: the rate of each layer's weights follows from their norm and their gradient's."""
+    """sgd; lars: the rate of each layer's weights follows from their norm and their gradient's; muon, of bn: sgd, but
+    the updates of convolutions are made orthogonal."""
     trust: float = 0.001
     """Of lars: a step's share of the weights' norm at a learning rate of 1."""
+    muon_rate: float = 0.2
+    """Of muon: the peak learning rate of convolutions, for this batch: the share of the weights that a step changes."""
     lr: float = 0.01
     """Peak learning rate of the weights, for this batch."""
     bias_lr_factor: float = 2.0
@@ -91,7 +94,7 @@ class TrainConfig:
     momentum: float = 0.9
     """Share of the last update that is added to the next, 0 or more."""
     nesterov: bool = False
-    """Of sgd: Nesterov's momentum, as torch has it."""
+    """Of sgd and muon: Nesterov's momentum, as torch has it."""
     weight_decay: float = 5e-4
     """On weights; never on biases or batch norm."""
     schedule: str = "steps"
@@ -190,8 +193,10 @@ class TrainConfig:
         if self.arch not in ("caffe", "onetower", "bn"):  # their weights are scaled by the share that dropout keeps
             self._check("dropout_from", self.dropout_from == 0, f"0 with arch {self.arch}")
         if self.nesterov:
-            self._check("optimizer", self.optimizer == "sgd", "sgd with nesterov")
+            self._check("optimizer", self.optimizer != "lars", "sgd or muon with nesterov")
             self._check("momentum", self.momentum > 0, "above 0 with nesterov")
+        if self.optimizer == "muon":  # other nets would compute something else with kernels of another norm
+            self._check("arch", self.arch == "bn", "bn with optimizer muon")
         if self.sync_bn:
             self._check("arch", self.arch == "bn", "bn with sync_bn")
             self._check("compile", not self.compile, "off with sync_bn")
@@ -199,7 +204,7 @@ class TrainConfig:
             self._check("arch", self.arch in ("paper", "sixconv"), "paper or sixconv with parallel towers")
             self._check("lrn", self.lrn != "all", "towers or none with parallel towers")
         if self.parallel != "data":
-            self._check("optimizer", self.optimizer != "lars", f"sgd with parallel {self.parallel}")
+            self._check("optimizer", self.optimizer == "sgd", f"sgd with parallel {self.parallel}")
             self._check("compile", not self.compile, f"off with parallel {self.parallel}")
             # with fp16 each process would scale its own part of the gradients by itself
             self._check("precision", self.precision != "fp16", f"bf16 or fp32 with parallel {self.parallel}")
@@ -245,6 +250,7 @@ def without_effect(config: TrainConfig) -> dict[str, str]:
     """Returns the settings that change nothing beside the others, each with the setting that it goes with."""
     goes_with = {
         "trust": ("optimizer=lars", config.optimizer == "lars"),
+        "muon_rate": ("optimizer=muon", config.optimizer == "muon"),
         "patience": ("schedule=plateau", config.schedule == "plateau"),
         "grow_until": ("grow_from below 1", config.grow_from < 1),
         "dropout_from": ("dropout above 0", config.dropout > 0),

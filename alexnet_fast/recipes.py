@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 from typing import Any
 
@@ -73,7 +74,8 @@ def batch_for(images: int, epochs: int, batch: int) -> int:
 
 def make_config(recipe: str, **overrides: Any) -> TrainConfig:
     """Returns the recipe with every override that is not None. A batch without a learning rate scales the recipe's rate
-    with it (arXiv 1404.5997, and the original code's notes). Raises InputError naming the setting that is wrong."""
+    with it (arXiv 1404.5997, and the original code's notes), and that of Muon, whose steps have a given length, with
+    its root (as arXiv 2205.10287 has it for Adam). Raises InputError naming the setting that is wrong."""
     base = RECIPES[recipe]
     given = {name: value for name, value in overrides.items() if value is not None}
     unknown = set(given) - {field.name for field in fields(TrainConfig)}
@@ -81,6 +83,8 @@ def make_config(recipe: str, **overrides: Any) -> TrainConfig:
         raise InputError(f"unknown setting {', '.join(sorted(unknown))}.")
     if "batch" in given and "lr" not in given:
         given["lr"] = base.lr * given["batch"] / base.batch
+    if "batch" in given and "muon_rate" not in given and given.get("optimizer", base.optimizer) == "muon":
+        given["muon_rate"] = base.muon_rate * math.sqrt(given["batch"] / base.batch)
     return replace(base, **given)
 
 

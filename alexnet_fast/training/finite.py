@@ -23,8 +23,8 @@ class FiniteCheck:
     """Checks every step's loss, and the gradients of the biases: a layer's is the sum of its output's gradient, so not
     finite where any of that is not. Nothing waits for the device: the result is read a few steps later at most.
 
-    torch's fused SGD and the loss scaler skip a step with such gradients, on the device; LARS does not. `is_local`: the
-    network can be called without the other processes, to find the layer.
+    torch's fused SGD and the loss scaler skip a step with such gradients, on the device; LARS and Muon do not.
+    `is_local`: the network can be called without the other processes, to find the layer.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class FiniteCheck:
         for name, layer in self._layers.items():
             if not layer.weight.isfinite().all():
                 is_cause = self._config.optimizer == "sgd" or self._config.precision == "fp16"
-                return f"the weights of {name}" if is_cause else ""  # with LARS all of them are by now
+                return f"the weights of {name}" if is_cause else ""  # with LARS and Muon all of them are by now
         if not batch.images.isfinite().all():
             return "the images"
         names: dict[nn.Module, str] = {m: path for path, m in self._model.named_modules() if not list(m.children())}

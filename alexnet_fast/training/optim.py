@@ -12,6 +12,7 @@ from torch import nn
 
 from alexnet_fast.config import EPOCH_SHARES, TrainConfig
 from alexnet_fast.model.alexnet import AlexNet
+from alexnet_fast.training.optimizers import Lars, Muon
 
 STEPS_FACTOR, STEPS_PHASES = 250.0, 4
 """cuda-convnet2's schedule of weights: /250 in all over four equal phases (each step /6.3) ..."""
@@ -25,56 +26,34 @@ CONV1_SLOW = 0.1
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD or LARS. Weights are decayed; biases and batch norm are not; conv1's have groups of their own, and those that
-    read dropped out units (see `AlexNet.kept_shares`).
+    """SGD, LARS or Muon. Weights are decayed, but not kernels by Muon; biases and batch norm are not; conv1's have
+    groups of their own, and those that read dropped out units (see `AlexNet.kept_shares`).
 
     torch multiplies the velocity by the learning rate, the paper the gradient; the two differ only for the few
     steps after the rate changes.
     """
     conv1 = next((set(m.parameters()) for m in model.modules() if isinstance(m, nn.Conv2d)), set())
     shares = model.kept_shares() if isinstance(model, AlexNet) else {}
-    members: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
+    members: dict[tuple[bool, str, float], list[nn.Parameter]] = {}
     for p in model.parameters():
-        members.setdefault((p in conv1, p.ndim <= 1, shares.get(p, 1.0)), []).append(p)
+        kind = "biases" if p.ndim <= 1 else "kernels" if p.ndim == 4 and config.optimizer == "muon" else "weights"
+        members.setdefault((p in conv1, kind, shares.get(p, 1.0)), []).append(p)
     groups: list[dict[str, Any]] = []
-    for (first, is_bias, kept), parameters in sorted(members.items(), key=lambda item: item[0]):
-        kind, decay = ("biases", 0.0) if is_bias else ("weights", config.weight_decay / kept**2)
+    for (first, kind, kept), parameters in sorted(members.items(), key=lambda item: item[0]):
+        decay = config.weight_decay / kept**2 if kind == "weights" else 0.0
         rate = 1.0 if config.optimizer == "lars" else kept**2  # of lars the rate follows from the norms
+        if kind == "kernels":
+            rate = config.muon_rate / config.lr if config.lr else 0.0
         groups.append({"params": parameters, "weight_decay": decay, "kind": kind, "conv1": first, "rate": rate})
     if config.optimizer == "lars":
         return Lars(groups, config.momentum, config.trust)
+    if config.optimizer == "muon":
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        return Muon(groups, config.momentum, nesterov=config.nesterov, dtype=dtype)
     # With a loss scaler a skipped first step leaves the fused kernel's momentum uninitialised (torch 2.13).
     return torch.optim.SGD(
         groups, config.lr, config.momentum, nesterov=config.nesterov, fused=config.precision != "fp16"
     )
-
-
-class Lars(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling (arXiv 1708.03888, algorithm 1).
-
-    v <- momentum v + lr * rate * (g + decay w); w <- w - v, where a weight tensor's rate is
-    trust * |w| / (|g| + decay |w|). Biases and batch norm, which start at zero and would stay there, have rate 1.
-    """
-
-    def __init__(self, groups: list[dict[str, Any]], momentum: float, trust: float) -> None:
-        super().__init__(groups, {"lr": 0.0, "momentum": momentum, "trust": trust, "weight_decay": 0.0})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for w in group["params"]:
-                if w.grad is None:
-                    continue
-                change = w.grad.add(w, alpha=group["weight_decay"])
-                if group["kind"] == "weights":
-                    size, slope = torch.linalg.vector_norm(w), torch.linalg.vector_norm(w.grad)
-                    rate = group["trust"] * size / (slope + group["weight_decay"] * size)
-                    change *= torch.where((size > 0) & (slope > 0), rate, 1.0)
-                state = self.state[w]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(w)
-                state["momentum_buffer"].mul_(group["momentum"]).add_(change, alpha=group["lr"])
-                w -= state["momentum_buffer"]
 
 
 def set_learning_rates(

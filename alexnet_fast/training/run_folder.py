@@ -51,7 +51,8 @@ def settings(folder: Path, given: dict[str, Any], resume: bool) -> tuple[TrainCo
         own = ", ".join(f"{name} {getattr(config, name)}" for name in fixed)
         raise InputError(
             f"{folder} was begun with {own}, and --resume keeps the run's own settings: leave out "
-            f"{', '.join(fixed)}, or choose another --run. Only {', '.join(MAY_DIFFER)} may differ."
+            f"{', '.join(fixed)}, or choose another --run. Only {', '.join(MAY_DIFFER)} may differ (shards: where the "
+            "same set lies)."
         )
     return replace(config, **changed), False
 

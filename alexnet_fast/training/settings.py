@@ -104,5 +104,5 @@ def replays_steps(config: TrainConfig, topology: Topology, largest_step: int) ->
     Not with a loss scaler or LARS, whose Python code reads numbers of the device or the learning rate in each step; nor
     of several processes, whose collectives would have to be recorded too.
     """
-    can_be = config.optimizer == "sgd" and config.precision != "fp16" and topology.world_size == 1
+    can_be = config.optimizer != "lars" and config.precision != "fp16" and topology.world_size == 1
     return config.cuda_graphs and can_be and topology.device.type == "cuda" and largest_step <= MOST_IMAGES

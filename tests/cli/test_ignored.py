@@ -93,6 +93,7 @@ def test_eval_refuses_a_cache_for_a_folder(raw_shards: Path, tmp_path: Path) -> 
     [
         ("--recipe fast --set patience=3", "--set patience", "schedule=plateau"),
         ("--set trust=0.1", "--set trust", "optimizer=lars"),
+        ("--set muon_rate=0.1", "--set muon_rate", "optimizer=muon"),
         ("--set window=3", "--set window", "order=window"),
         ("--set init_layers=conv", "--set init_layers", "init=CHECKPOINT"),
         ("--shards s --cache c", "--cache", "a shard set at a URL"),

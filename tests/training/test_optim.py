@@ -68,37 +68,6 @@ def test_poly_is_a_parabola_after_the_warm_up() -> None:
     assert [learning_rate(config, e) for e in (0, 2.5, 5, 55, 105)] == pytest.approx([0, 4, 8, 2, 0])
 
 
-def test_lars_is_its_paper_s_update() -> None:
-    """v <- 0.9 v + lr 0.001 |w| / (|g| + 0.0005 |w|) (g + 0.0005 w); w <- w - v; biases as plain SGD."""
-    layer = nn.Linear(3, 2)
-    nn.init.zeros_(layer.bias)
-    config = make_config("large")
-    optimizer = make_optimizer(layer, config)
-    for group in optimizer.param_groups:
-        group["lr"] = 5.0
-    w, v, b, u = layer.weight.detach().clone(), torch.zeros(2, 3), torch.zeros(2), torch.zeros(2)
-    for _ in range(4):
-        g, h = torch.randn(2, 3), torch.randn(2)
-        layer.weight.grad, layer.bias.grad = g.clone(), h.clone()
-        optimizer.step()
-        size, slope = w.square().sum().sqrt(), g.square().sum().sqrt()
-        v = 0.9 * v + 5.0 * 0.001 * size / (slope + 0.0005 * size) * (g + 0.0005 * w)
-        u = 0.9 * u + 5.0 * h
-        w, b = w - v, b - u
-    torch.testing.assert_close(layer.weight.detach(), w)
-    torch.testing.assert_close(layer.bias.detach(), b)
-
-
-def test_lars_moves_a_layer_that_starts_at_zero() -> None:
-    layer = nn.Linear(3, 2, bias=False)
-    nn.init.zeros_(layer.weight)
-    optimizer = make_optimizer(layer, make_config("large"))
-    optimizer.param_groups[0]["lr"] = 0.1
-    layer.weight.grad = torch.ones(2, 3)
-    optimizer.step()
-    torch.testing.assert_close(layer.weight.detach(), torch.full((2, 3), -0.1))
-
-
 def test_fast_schedule_warms_up_then_falls_to_zero() -> None:
     config = make_config("fast", lr=1.0, epochs=12, warmup_epochs=2.0)
     assert [learning_rate(config, e) for e in (0, 1, 2)] == [0, 0.5, 1]

@@ -30,6 +30,7 @@ CASES: dict[str, dict[str, Any]] = {
     "caffe in parts": {"recipe": "paper", "arch": "caffe", "accumulate": 2, "patience": 1},
     "fast": {"recipe": "fast", "dropout": 0.3},
     "layer scales": {"recipe": "fast", "layer_scales": True, "log_every": 6},
+    "muon": {"recipe": "fast", "optimizer": "muon", "nesterov": True},
     "growing": {"recipe": "fast", "crop": 80, "grow_from": 0.8, "grow_until": 0.3},
     "late dropout": {"recipe": "fast", "dropout_from": 1.0, "nesterov": True},
 }

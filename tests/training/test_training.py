@@ -215,8 +215,8 @@ def test_a_failed_save_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
 
 
 def test_an_accumulated_batch_is_one_step() -> None:
-    """4 x 128 accumulated equals 512, to float tolerance: weights after two steps, and the losses."""
-    config = make_config("paper", batch=512, hidden=64, dropout=0.0, precision="fp32", lr=0.001)
+    """4 x 32 accumulated equals 128, to float tolerance: weights after two steps, and the losses."""
+    config = make_config("paper", batch=128, hidden=64, dropout=0.0, precision="fp32", lr=0.001)
     results = []
     for accumulate in (1, 4):
         torch.manual_seed(0)
@@ -225,7 +225,7 @@ def test_an_accumulated_batch_is_one_step() -> None:
         losses = []
         for step in range(2):
             optim.set_learning_rates(state.optimizer, parts, step)
-            images, labels = torch.randn(512, 3, 64, 64) * 50, torch.randint(0, 10, (512,))
+            images, labels = torch.randn(128, 3, 64, 64) * 50, torch.randint(0, 10, (128,))
             loss, correct = train_step(state.model, state, Batch(images, labels, ROWS), parts, 1.0)
             losses.append((loss.item(), correct.item()))
         results.append((losses, state.model.state_dict()))
