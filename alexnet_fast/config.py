@@ -85,7 +85,7 @@ class TrainConfig:
     the updates of convolutions are made orthogonal."""
     trust: float = 0.001
     """Of lars: a step's share of the weights' norm at a learning rate of 1."""
-    muon_rate: float = 0.2
+    muon_rate: float = 0.12
     """Of muon: the peak learning rate of convolutions, for this batch: the share of the weights that a step changes."""
     lr: float = 0.01
     """Peak learning rate of the weights, for this batch."""

@@ -59,7 +59,7 @@ RUNS = {
     "onetower": Run("folders-jpeg", "--recipe paper --arch onetower --set dropout=0"),
     "sixconv": Run("folders-mixed", "--recipe paper --arch sixconv --accumulate 2 --set bottleneck=10"),
     "half": Run("folders-raw", "--recipe paper --arch half --set conv1_slow=0.3 --set conv1_freeze=0.6"),
-    "caffe": Run("folders-raw", "--recipe fast --arch caffe --set schedule=steps"),
+    "caffe": Run("folders-raw", "--recipe fast --arch caffe --set optimizer=sgd --set schedule=steps"),
     "claims": Run(
         "folders-raw",
         "--recipe paper --set lrn=all --set within_map_norm=true --set pool=2 --set activation=tanh "

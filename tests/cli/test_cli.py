@@ -328,7 +328,7 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
     assert_refused(
         "run was begun with batch 128, and --resume keeps the run's own settings: leave out batch, or choose another "
         "--run. Only epochs, shards, threads, cache, cache_bytes, parallel, accumulate, save_every, keep, log_every, "
-        "tensorboard, layer_scales, cuda_graphs may differ.",
+        "tensorboard, layer_scales, cuda_graphs may differ (shards: where the same set lies).",
         *(*resume, "--run", "run", "--epochs", "2", "--recipe", "paper", "--save-every", "5", "--set", "batch=8"),
     )
     (tmp_path / "run" / "last.pt").write_bytes(b"damaged")

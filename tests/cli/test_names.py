@@ -77,7 +77,7 @@ def test_the_commands_that_use_a_network_name_them(odd: Path, tmp_path: Path) ->
     assert json.loads((tmp_path / "e.json").read_text())["images"] == 2 * len(CLASSES)
     assert read_npz(out)["classes"].tolist() == CLASSES
     images = odd / "images" / "val" / CLASSES[0]
-    call("predict", odd / ODD, images, "--gpus", "0", "--json", tmp_path / "p.json")
+    call("predict", odd / ODD, images, "--top", str(len(CLASSES)), "--gpus", "0", "--json", tmp_path / "p.json")
     assert "雪" in json.dumps(json.loads((tmp_path / "p.json").read_text()), ensure_ascii=False)
     call("features", odd / ODD, images, "--gpus", "0", "--out", tmp_path / "f é.npz")
     call("report", odd / ODD, "--out", tmp_path / "r é.html")

@@ -19,7 +19,7 @@ from alexnet_fast.training.step import train_step
 from tests.conftest import interrupted
 from tests.training.test_checkpoint import assert_same, begin, resume, settings
 
-PLATEAU: dict[str, Any] = {"schedule": "plateau", "patience": 1, "colour_std": 0.1}
+PLATEAU: dict[str, Any] = {"schedule": "plateau", "patience": 1, "colour_std": 0.1, "grow_from": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_a_run_is_ended_where_it_is(raw_shards: Path, tmp_path: Path, monkeypatc
 def test_what_cannot_be_lengthened_is_refused(raw_shards: Path, tmp_path: Path) -> None:
     """Without a change in the run; the line says what to do, and that works."""
     run = tmp_path / "run"
-    begin(settings(raw_shards, epochs=2), run)
+    begin(settings(raw_shards, epochs=2, grow_from=1.0), run)
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     with pytest.raises(InputError) as caught:
         resume(run, epochs=3)
@@ -109,7 +109,7 @@ def test_what_cannot_be_lengthened_is_refused(raw_shards: Path, tmp_path: Path) 
     )
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
     assert resume(run, epochs=2).finished
-    assert begin(settings(raw_shards, epochs=1, init=str(run / "last.pt")), tmp_path / "more").finished
+    assert begin(settings(raw_shards, epochs=1, grow_from=1.0, init=str(run / "last.pt")), tmp_path / "more").finished
 
 
 @pytest.mark.parametrize("schedule", CHOICES["schedule"])
