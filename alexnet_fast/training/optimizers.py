@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
-ROUNDS, COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)
-"""Muon's Newton-Schulz iteration; its result's singular values lie about 1, from 0.7 to 1.2."""
+ROUNDS, COEFFICIENTS = 4, (3.4445, -4.7750, 2.0315)
+"""Of Muon's Newton-Schulz iteration. Its author has 3 rounds for CIFAR-10, torch 5."""
 
 
 class Lars(torch.optim.Optimizer):

@@ -46,6 +46,8 @@ def settings(shards: Path, **overrides: Any) -> TrainConfig:
         "log_every": 3,
         "threads": 1,
         "lr": 0.02,
+        "optimizer": "sgd",  # with Muon: test_optimizers.py
+        "dropout_from": 0.0,
     }
     return make_config("fast", **{"shards": str(shards), **small, **overrides})
 
@@ -71,6 +73,14 @@ def whole(raw_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never stopped. Not to be changed: copy it."""
     run = tmp_path_factory.mktemp("runs") / "whole"
     begin(settings(raw_shards), run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def every_step(raw_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, with a checkpoint of each step. Not to be changed: copy it."""
+    run = tmp_path_factory.mktemp("runs") / "every_step"
+    begin(settings(raw_shards, save_every=1, keep=100), run)
     return run
 
 
@@ -306,15 +316,11 @@ def test_the_last_ones_are_kept(
 
 
 @pytest.mark.parametrize("at", [1, 4, 6])
-def test_from_any_saved_step_a_run_is_resumed_exactly(at: int, whole: Path, raw_shards: Path, tmp_path: Path) -> None:
+def test_from_any_saved_step_a_run_is_resumed_exactly(at: int, whole: Path, every_step: Path, tmp_path: Path) -> None:
     """As after kill -9: the log has gone further. In mid-epoch and at its end, between two lines of the log."""
-    run = tmp_path / "run"
-    begin(settings(raw_shards, save_every=1, keep=100), run)
+    run = shutil.copytree(every_step, tmp_path / "run")
     assert_same(run, whole)
-    os.replace(run / f"step-{at:08d}.pt", run / "last.pt")
-    for path in checkpoint.kept(run).values():
-        path.unlink()
-    assert resume(run, save_every=0).finished
+    resume_after(run, at)
     assert_same(run, whole)
 
 

@@ -182,7 +182,7 @@ def test_wrong_settings_are_named(name: str, value: object, message: str) -> Non
 
 def test_nesterov_s_momentum() -> None:
     """By hand: with momentum 0.5 and a rate of 0.1, gradients of 1 make steps of 0.1 * (1 + 0.5 v), v being 1, 1.5."""
-    config = make_config("fast", hidden=16, momentum=0.5, weight_decay=0.0, nesterov=True)
+    config = make_config("fast", hidden=16, optimizer="sgd", momentum=0.5, weight_decay=0.0, nesterov=True)
     model = build(2, config)
     optimizer = make_optimizer(model, config)
     bias = model.layers()["fc8"].bias

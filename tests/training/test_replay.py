@@ -28,11 +28,10 @@ SMALL |= {"lr": 0.03}
 CASES: dict[str, dict[str, Any]] = {
     "paper": {"recipe": "paper", "conv1_slow": 0.3, "conv1_freeze": 0.6, "schedule": "steps"},
     "caffe in parts": {"recipe": "paper", "arch": "caffe", "accumulate": 2, "patience": 1},
-    "fast": {"recipe": "fast", "dropout": 0.3},
-    "layer scales": {"recipe": "fast", "layer_scales": True, "log_every": 6},
-    "muon": {"recipe": "fast", "optimizer": "muon", "nesterov": True},
-    "growing": {"recipe": "fast", "crop": 80, "grow_from": 0.8, "grow_until": 0.3},
-    "late dropout": {"recipe": "fast", "dropout_from": 1.0, "nesterov": True},
+    "fast": {"recipe": "fast", "dropout": 0.3, "dropout_from": 0.0},
+    "layer scales": {"recipe": "fast", "optimizer": "sgd", "layer_scales": True, "log_every": 6},
+    "growing": {"recipe": "fast", "optimizer": "sgd", "crop": 80, "grow_from": 0.8, "grow_until": 0.3},
+    "late dropout": {"recipe": "fast", "optimizer": "sgd", "dropout_from": 1.0},
 }
 
 
