@@ -196,7 +196,7 @@ class TrainConfig:
             self._check("optimizer", self.optimizer != "lars", "sgd or muon with nesterov")
             self._check("momentum", self.momentum > 0, "above 0 with nesterov")
         if self.optimizer == "muon":  # other nets would compute something else with kernels of another norm
-            self._check("arch", self.arch == "bn", "bn with optimizer muon")
+            self._check("arch", self.arch == "bn", "bn with optimizer muon, or optimizer sgd")
         if self.sync_bn:
             self._check("arch", self.arch == "bn", "bn with sync_bn")
             self._check("compile", not self.compile, "off with sync_bn")

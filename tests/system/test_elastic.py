@@ -25,7 +25,15 @@ from alexnet_fast.distributed.topology import Topology
 from alexnet_fast.training.start import train
 from tests.waiting import wait_for
 
-SETTINGS: dict[str, Any] = {"arch": "onetower", "epochs": 9, "batch": 4, "lr": 0.0005, "dropout": 0.0, "hidden": 16}
+SETTINGS: dict[str, Any] = {
+    "arch": "onetower",
+    "optimizer": "sgd",
+    "epochs": 9,
+    "batch": 4,
+    "lr": 0.0005,
+    "dropout": 0.0,
+    "hidden": 16,
+}
 SETTINGS |= {"crop": 64, "precision": "fp32", "threads": 1, "log_every": 1, "save_every": 4}
 STEPS = 15
 """Of an epoch: 60 images."""
