@@ -34,12 +34,13 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     """
     conv1 = next((set(m.parameters()) for m in model.modules() if isinstance(m, nn.Conv2d)), set())
     shares = model.kept_shares() if isinstance(model, AlexNet) else {}
-    members: dict[tuple[bool, str, float], list[nn.Parameter]] = {}
+    members: dict[tuple[bool, bool, float, str], list[nn.Parameter]] = {}
     for p in model.parameters():
         kind = "biases" if p.ndim <= 1 else "kernels" if p.ndim == 4 and config.optimizer == "muon" else "weights"
-        members.setdefault((p in conv1, kind, shares.get(p, 1.0)), []).append(p)
+        members.setdefault((p in conv1, p.ndim <= 1, shares.get(p, 1.0), kind), []).append(p)
     groups: list[dict[str, Any]] = []
-    for (first, kind, kept), parameters in sorted(members.items(), key=lambda item: item[0]):
+    # in this order: a checkpoint has the optimizer's state by number
+    for (first, _, kept, kind), parameters in sorted(members.items(), key=lambda item: item[0]):
         decay = config.weight_decay / kept**2 if kind == "weights" else 0.0
         rate = 1.0 if config.optimizer == "lars" else kept**2  # of lars the rate follows from the norms
         if kind == "kernels":

@@ -87,6 +87,15 @@ def test_weights_are_decayed_and_biases_and_norms_are_not() -> None:
     assert decayed == {id(layer.weight) for layer in model.layers().values()}
 
 
+def test_the_order_of_groups_is_that_of_earlier_checkpoints() -> None:
+    for recipe, kinds in {"paper": ["weights"] * 2, "large": ["weights"], "fast": ["kernels", "weights"]}.items():
+        config = make_config(recipe, hidden=16)
+        groups = make_optimizer(build(10, config), config).param_groups
+        conv1 = ["kernels" if recipe == "fast" else "weights", "biases"]
+        expected = [(kind, False) for kind in (*kinds, "biases")] + [(kind, True) for kind in conv1]
+        assert [(group["kind"], group["conv1"]) for group in groups] == expected
+
+
 def test_update_is_the_paper_s_while_the_rate_is_constant() -> None:
     """v <- 0.9 v - 0.0005 lr w - lr g; w <- w + v (section 5 of the paper)."""
     layer = nn.Linear(3, 2, bias=False)
