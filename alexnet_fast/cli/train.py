@@ -189,7 +189,7 @@ def bench_command(
 
 @click.command("demo", short_help="All of it on drawn images, in minutes, without a download.")
 @click.option("--out", type=path_type, default="runs/demo", show_default=True, help="Folder for all it makes.")
-@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True, help="Fewer: less time, worse.")
+@click.option("--epochs", type=click.IntRange(1), default=8, show_default=True, help="Fewer: less time, worse.")
 @json_option
 def demo_command(out: Path, epochs: int, json_file: str | None) -> None:
     """Sample images -> shards -> train -> eval -> report, on any machine, without a download."""

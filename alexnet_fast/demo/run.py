@@ -28,7 +28,7 @@ MARKER = ".alexnet-fast-demo"
 """An empty file that marks a demo's folder: only there may a new demo delete the old."""
 
 
-def run_demo(out: Path, *, train_per_class: int = 200, epochs: int = 8) -> tuple[dict[str, Any], str]:
+def run_demo(out: Path, *, epochs: int, train_per_class: int = 200) -> tuple[dict[str, Any], str]:
     """Draws, shards, trains and evaluates in the folder `out`; returns the result and a summary for people.
 
     An earlier demo in the same folder is replaced. Raises InputError when `out` holds anything else.

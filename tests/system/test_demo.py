@@ -30,8 +30,8 @@ def test_demo_touches_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "images" / "holiday.jpg").touch()
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(InputError) as error:
-        run_demo(tmp_path)
+        run_demo(tmp_path, epochs=1)
     assert str(error.value) == f"{tmp_path} is not empty and holds no demo. Choose an empty --out."
     with pytest.raises(InputError, match=r"is a file\. --out takes a folder"):
-        run_demo(tmp_path / "thesis.tex")
+        run_demo(tmp_path / "thesis.tex", epochs=1)
     assert (tmp_path / "images" / "holiday.jpg").exists()
