@@ -140,7 +140,7 @@ def test_results_are_the_same_with_and_without(
     result = trained(config, tmp_path / "with")
     assert [len(count) >= 3 for count in replays[-2:]] == [True, True]
     # a recording for each number of images, and again for another side and with dropout
-    assert len(replays) == (4 if {"grow_from", "dropout_from"} & CASES[case].keys() else 2)
+    assert len(replays) == (4 if case in ("growing", "late dropout") else 2)
     assert result[0] == expected[0]
     for ours, theirs in zip((*result[1].values(), *result[2]), (*expected[1].values(), *expected[2]), strict=True):
         assert torch.equal(ours, theirs)
