@@ -96,7 +96,7 @@ class TrainConfig:
     nesterov: bool = False
     """Of sgd and muon: Nesterov's momentum, as torch has it."""
     weight_decay: float = 5e-4
-    """On weights; never on biases or batch norm."""
+    """On weights; never on biases, batch norm or the convolutions that Muon trains."""
     schedule: str = "steps"
     """plateau: divided by 10, three times at most, when the validation top-1 stalls; steps: divided by 250 in all
     over four equal phases (cuda-convnet2); cosine: to 0; poly: to 0 as a parabola."""

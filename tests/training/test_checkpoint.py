@@ -47,6 +47,8 @@ def settings(shards: Path, **overrides: Any) -> TrainConfig:
         "threads": 1,
         "lr": 0.02,
         "optimizer": "sgd",  # with Muon: test_optimizers.py
+        "nesterov": False,
+        "weight_decay": 5e-4,
         "dropout_from": 0.0,
     }
     return make_config("fast", **{"shards": str(shards), **small, **overrides})
@@ -251,7 +253,7 @@ def test_training_survives_a_full_disk(
     raw_shards: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = settings(raw_shards, save_every=1, keep=100)
-    monkeypatch.setattr(checkpoint, "save", failing(2, 3))
+    monkeypatch.setattr(checkpoint, "save", failing(2, 4))
     assert begin(config, tmp_path / "run").finished
     printed = capsys.readouterr().err
     assert printed.count("last.pt could not be saved: No space left on device. What was saved before is kept") == 1
